@@ -1,0 +1,1 @@
+"""supcam: tells what type of chromosome cluster a crop shows."""

@@ -1,0 +1,1 @@
+"""Category-variant composition: new clusters, with proper labels, from the crops at hand."""

@@ -1,0 +1,1 @@
+"""Crops, their manifest, and everything that guards them."""

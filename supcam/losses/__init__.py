@@ -1,0 +1,1 @@
+"""Contrastive losses: pure functions and thin modules around them."""

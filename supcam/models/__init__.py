@@ -1,0 +1,1 @@
+"""Encoders, the momentum encoder, the key queue and the classifier."""

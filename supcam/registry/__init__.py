@@ -1,0 +1,1 @@
+"""The model registry: packaging, promotion, history, and the light client."""

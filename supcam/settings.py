@@ -1,0 +1,259 @@
+"""Settings of every stage, read from ``params.yaml`` and checked before any work starts."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.errors import SettingError, UsageError
+
+
+class Section(BaseModel):
+    """One section of ``params.yaml``: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RuntimeSettings(Section):
+    """What the result depends on besides data and method: seed, threads, device, number format."""
+
+    seed: int = Field(42, ge=0, lt=2**31)
+    threads: int = Field(2, ge=1, le=256)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
+    progress: bool = True
+
+
+class InputSettings(Section):
+    """How a crop becomes a square: ``letterbox`` scales it to fit, ``native`` keeps its pixel scale."""
+
+    size: int = Field(96, ge=32, le=512, multiple_of=8)
+    scale: Literal["letterbox", "native"] = "letterbox"
+
+
+class ModelSettings(Section):
+    """The encoder, by name, and its normalisation."""
+
+    encoder: Literal[
+        "resnet10", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnext101_32x8d", "convnext_tiny", "swin_t"
+    ] = "resnet18"
+    norm: Literal["batch", "group"] = "batch"
+
+
+class ValidateSettings(Section):
+    """Limits of the expectations on raw crops; each rule stops the pipeline or warns."""
+
+    min_side: int = Field(8, ge=1, le=4096)
+    max_side: int = Field(2048, ge=16, le=65536)
+    min_crops_per_type: int = Field(1, ge=0)
+    min_foreground: float = Field(0.02, ge=0.0, le=1.0)
+    max_foreground: float = Field(0.98, ge=0.0, le=1.0)
+    warn: list[str] = Field(default_factory=list)
+
+
+class SplitSettings(Section):
+    """How crops are divided into train, validation and test."""
+
+    protocol: Literal["by_case", "paper"] = "by_case"
+    validation: float = Field(0.15, gt=0.0, lt=0.5)
+    test: float = Field(0.15, gt=0.0, lt=0.5)
+    seed: int = Field(42, ge=0, lt=2**31)
+
+
+class ComposeSettings(Section):
+    """Category-variant composition: how many composites, of what, and how crops may meet (pixels, degrees)."""
+
+    count: int = Field(400, ge=0, le=1_000_000)
+    seed: int = Field(42, ge=0, lt=2**31)
+    workers: int = Field(2, ge=1, le=256)
+    on_the_fly: bool = False
+    target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
+    halo_level: int = Field(250, ge=2, le=255)
+    core_level: int = Field(225, ge=1, le=254)
+    min_core_share: float = Field(0.4, ge=0.0, le=1.0)
+    min_contact: int = Field(5, ge=1)
+    max_halo_overlap: int = Field(40, ge=0)
+    max_halo_overlap_share: float = Field(0.05, ge=0.0, le=1.0)
+    min_core_overlap_share: float = Field(0.04, gt=0.0, le=1.0)
+    max_core_overlap_share: float = Field(0.35, gt=0.0, le=1.0)
+    min_angle: float = Field(25.0, ge=0.0, le=90.0)
+    tries: int = Field(8, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ComposeSettings":
+        if self.core_level >= self.halo_level:
+            raise ValueError("core_level must be below halo_level")
+        if self.min_core_overlap_share >= self.max_core_overlap_share:
+            raise ValueError("min_core_overlap_share must be below max_core_overlap_share")
+        return self
+
+
+class ValidateComposedSettings(Section):
+    """Limits of the expectations on composed crops."""
+
+    warn: list[str] = Field(default_factory=list)
+
+
+class TuneSettings(Section):
+    """The Optuna study of margin (radians) and temperature."""
+
+    trials: int = Field(4, ge=1, le=10_000)
+    workers: int = Field(1, ge=1, le=256)
+    margin: tuple[float, float] = (0.0, 0.6)
+    temperature: tuple[float, float] = (0.07, 0.3)
+    pretrain_epochs: int = Field(2, ge=1)
+    finetune_epochs: int = Field(2, ge=1)
+    storage: str | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "TuneSettings":
+        for name, (low, high), floor, ceiling in (
+            ("margin", self.margin, 0.0, 1.5),
+            ("temperature", self.temperature, 0.01, 1.0),
+        ):
+            if not floor <= low <= high <= ceiling:
+                raise ValueError(f"{name} range must be rising and within {floor} to {ceiling}, got {low} to {high}")
+        return self
+
+
+class PretrainSettings(Section):
+    """Supervised contrastive pre-training with the self-margin loss."""
+
+    epochs: int = Field(10, ge=0, le=10_000)
+    batch_size: int = Field(64, ge=2, le=65_536)
+    accumulate: int = Field(1, ge=1, le=1024)
+    loss: Literal["unified", "supcon_out"] = "unified"
+    margin_on: Literal["none", "self", "all"] = "self"
+    margin: float = Field(0.4, ge=0.0, lt=1.5707)
+    margin_warmup: float = Field(0.15, ge=0.0, le=1.0)
+    temperature: float = Field(0.1, ge=0.01, le=1.0)
+    queue_size: int = Field(512, ge=2, le=1_000_000)
+    momentum_start: float = Field(0.99, ge=0.0, lt=1.0)
+    momentum_end: float = Field(0.999, ge=0.0, le=1.0)
+    projection: int = Field(128, ge=2, le=4096)
+    learning_rate: float = Field(0.06, gt=0.0, le=100.0)
+    weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
+    warmup: float = Field(0.1, ge=0.0, lt=1.0)
+    min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _queue_holds_a_batch(self) -> "PretrainSettings":
+        if self.queue_size < self.batch_size:
+            raise ValueError(f"queue_size {self.queue_size} must be at least batch_size {self.batch_size}")
+        return self
+
+
+class FinetuneSettings(Section):
+    """Cross-entropy fine-tuning of the pre-trained encoder: head first, then all layers."""
+
+    epochs: int = Field(10, ge=1, le=10_000)
+    head_epochs: int = Field(1, ge=0, le=10_000)
+    batch_size: int = Field(64, ge=2, le=65_536)
+    learning_rate: float = Field(0.02, gt=0.0, le=100.0)
+    head_learning_rate: float = Field(0.1, gt=0.0, le=100.0)
+    weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
+    warmup: float = Field(0.1, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
+    use_composed: bool = True
+
+
+class EvaluateSettings(Section):
+    """Intervals and calibration of the evaluation."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    bootstrap: int = Field(1000, ge=0, le=1_000_000)
+    seed: int = Field(42, ge=0, lt=2**31)
+
+
+class PromoteSettings(Section):
+    """The promotion rule: the figure that must not fall, by how much it may, and floors per type."""
+
+    model_name: str = Field("supcam", min_length=1, pattern=r"^[^/:@]+$")
+    figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
+    margin: float = Field(0.02, ge=0.0, le=1.0)
+    min_sensitivity: float = Field(0.0, ge=0.0, le=1.0)
+    min_test_crops_per_type: int = Field(3, ge=0)
+
+
+class Settings(Section):
+    """All of ``params.yaml``; sections are named like the stages."""
+
+    profile: str = "sample"
+    runtime: RuntimeSettings = RuntimeSettings()
+    input: InputSettings = InputSettings()
+    model: ModelSettings = ModelSettings()
+    validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    split: SplitSettings = SplitSettings()
+    compose: ComposeSettings = ComposeSettings()
+    validate_composed: ValidateComposedSettings = ValidateComposedSettings()
+    tune: TuneSettings = TuneSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    promote: PromoteSettings = PromoteSettings()
+
+
+def load_settings(path: Path, overrides: dict[str, str] | None = None) -> Settings:
+    """Read ``params.yaml`` and apply ``section.key`` overrides (values as YAML text).
+
+    Raises:
+        UsageError: when the file is missing or not YAML.
+        SettingError: for an unknown key or a value out of range; the message names key, value and range.
+    """
+    if not path.is_file():
+        raise UsageError(f"settings file {path} does not exist. Run in the project root, or: supcam profile sample")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"settings file {path} is not valid YAML: {error}. Correct it.") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"settings file {path} must hold sections, found {type(values).__name__}. Correct it.")
+    for name, text in (overrides or {}).items():
+        _override(values, name, text)
+    return parse_settings(values)
+
+
+def parse_settings(values: dict[str, Any]) -> Settings:
+    """Check a mapping of sections.
+
+    Raises:
+        SettingError: for the first unknown key or value out of range.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def _override(values: dict[str, Any], name: str, text: str) -> None:
+    *sections, key = name.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SettingError(name, text, "a section and a key such as pretrain.epochs")
+    target[key] = yaml.safe_load(text)
+
+
+def _readable(error: ValidationError) -> SettingError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "params.yaml"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(first["loc"][:-1]))
+        return SettingError(name, first["input"], f"the keys {known}", "Remove or rename the key.")
+    return SettingError(name, first["input"], first["msg"].removeprefix("Value error, "))
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location:
+        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+        inner = by_name.get(str(part))
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return list(TYPE_LABELS)
+        model = inner
+    return sorted(field.alias or key for key, field in model.model_fields.items())

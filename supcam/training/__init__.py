@@ -1,0 +1,1 @@
+"""Training tasks: supervised contrastive pre-training and fine-tuning."""
