@@ -1,0 +1,59 @@
+# `make` lists the targets. Everything runs in .venv, made from requirements.lock.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export GX_ANALYTICS_ENABLED := false
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help environment data reproduce show test lint types check stress benchmarks walk clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+environment: .venv/.complete ## make .venv with the locked versions
+
+data: .venv/.complete ## pull the crops that data.dvc names
+	dvc pull --quiet data.dvc
+
+reproduce: data ## environment, data, pipeline, a model in production, predictions shown
+	dvc repro
+	@$(MAKE) --no-print-directory show
+
+show: .venv/.complete ## show the production model, its figures and a few predictions
+	@supcam models
+	@supcam predict --limit 6 data/crops
+	@echo
+	@echo "MLflow page:  .venv/bin/supcam ui        (then open the address it prints)"
+	@echo "Data report:  reports/validate/index.html"
+
+test: .venv/.complete ## all tests with seeded slices of the exhaustive checks
+	pytest -m "not stress"
+
+lint: .venv/.complete ## ruff: rules and format
+	ruff check .
+	ruff format --check .
+
+types: .venv/.complete ## mypy, strict
+	mypy
+
+check: lint types test ## lint, types and tests
+
+stress: .venv/.complete ## the full counts of the exhaustive checks, as JSON
+	python -m benchmarks.stress
+
+benchmarks: .venv/.complete ## every benchmark, as JSON lines
+	@for name in composition pretraining data tuning inference; do python -m benchmarks.$$name || exit 1; done
+
+clean: ## remove what can be made again, but not .venv, data or the registry
+	rm -rf .pytest_cache .mypy_cache .ruff_cache reports runs
