@@ -1,0 +1,79 @@
+"""The in-memory crop set: the rows of a manifest and their decoded images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.cluster_type import ClusterType
+from supcam.data.images import decode_crop, letterbox, native_canvas
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """Crops in memory: ``frame`` has one manifest row per entry of ``images``, each (H, W) 8-bit grey on white."""
+
+    frame: pd.DataFrame
+    images: list[NDArray[np.uint8]]
+
+    def __post_init__(self) -> None:
+        if len(self.frame) != len(self.images):
+            raise ValueError(f"{len(self.frame)} rows but {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def load(cls, frame: pd.DataFrame, root: Path) -> "CropSet":
+        """Decode every crop of a manifest; ``root`` is the folder its paths start from.
+
+        Raises:
+            ImageError: for the first crop that cannot be read.
+        """
+        return cls(frame.reset_index(drop=True), [decode_crop(root / path) for path in frame["path"]])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices (N,), values of ``ClusterType``.
+
+        Raises:
+            UsageError: for a type that is none of the four.
+        """
+        codes = {name: int(ClusterType.parse(name)) for name in self.frame["type"].unique()}
+        return self.frame["type"].map(codes).to_numpy(dtype=np.int64)
+
+    @property
+    def groups(self) -> list[str]:
+        """What each crop shares its appearance with: ``source/case_id``, or the source where there is no case."""
+        pairs = zip(self.frame["source"], self.frame["case_id"], strict=True)
+        return [f"{source}/{case}" if case else str(source) for source, case in pairs]
+
+    def canvas(self, size: int, scale: Literal["letterbox", "native"] = "letterbox") -> NDArray[np.uint8]:
+        """All crops as squares on white, shape (N, 1, size, size), 8-bit."""
+        fit = letterbox if scale == "letterbox" else native_canvas
+        out = np.empty((len(self), 1, size, size), dtype=np.uint8)
+        for index, image in enumerate(self.images):
+            out[index, 0] = fit(image, size)
+        return out
+
+    def subset(self, mask: NDArray[Any] | Sequence[bool] | Sequence[int]) -> "CropSet":
+        """The crops of a boolean mask (N,) or of a list of positions, in that order."""
+        chosen = np.asarray(mask)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        if chosen.dtype == np.bool_ and len(chosen) != len(self):
+            raise ValueError(f"mask has {len(chosen)} entries for {len(self)} crops")
+        positions = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        images = [self.images[position] for position in positions]
+        return CropSet(self.frame.iloc[positions].reset_index(drop=True), images)
+
+    def concat(self, other: "CropSet") -> "CropSet":
+        """These crops followed by others; a column that one side lacks is empty text there."""
+        frame = pd.concat([self.frame, other.frame], ignore_index=True)
+        text = [name for name in frame.columns if name not in ("width", "height", "label_certain")]
+        frame[text] = frame[text].fillna("")
+        return CropSet(frame, self.images + other.images)

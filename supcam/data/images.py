@@ -1,0 +1,211 @@
+"""The one decoder of crops (numpy and Pillow only) and the two ways a crop becomes a square."""
+
+import io
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from supcam.errors import SupcamError
+
+IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
+FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 2**25
+WHITE = 255
+
+# A background at or above this level is left as it is; halo masks begin below it.
+_CLEAN_BACKGROUND = 250
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+
+
+class ImageError(SupcamError):
+    """A file is no crop that can be read; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class DecodedCrop:
+    """A decoded crop, (H, W) 8-bit grey on white, and what was changed on the way to it."""
+
+    image: NDArray[np.uint8]
+    notes: tuple[str, ...]
+
+
+def decode_crop(source: bytes | str | Path) -> NDArray[np.uint8]:
+    """Decode a crop to 8-bit grey with white background 255, shape (H, W).
+
+    Raises:
+        ImageError: for a file that is missing, too large, truncated, two formats at once or no image.
+    """
+    return read_crop(source).image
+
+
+def read_crop(source: bytes | str | Path) -> DecodedCrop:
+    """Decode a crop as :func:`decode_crop` does and say which of its properties were normalised.
+
+    Raises:
+        ImageError: as :func:`decode_crop`.
+    """
+    name = "image" if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else _read_bytes(Path(source))
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _refuse_foreign_bytes(content)
+            grey = _decode(content, notes)
+    except ImageError as error:
+        raise ImageError(f"{name} {error}") from None
+    except Exception as error:  # Pillow raises nearly every type on damaged files
+        raise ImageError(
+            f"{name} cannot be read as {', '.join(FORMATS)}: {error or type(error).__name__}. "
+            "It is damaged or another kind of file: export it again or leave it out."
+        ) from None
+    return DecodedCrop(_whiten(grey, notes), tuple(notes))
+
+
+def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scale a crop (H, W) to fit, keep its aspect and centre it on white, shape (size, size).
+
+    Shrinking averages over areas, so thin bridges between bodies fade rather than vanish.
+    """
+    height, width = crop.shape
+    scale = size / max(height, width)
+    if scale == 1:
+        return _centred(crop, size)
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    return _centred(np.asarray(Image.fromarray(crop).resize(shape, method)), size)
+
+
+def native_canvas(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Centre a crop (H, W) on white at its own pixel scale, shape (size, size); only a larger crop is shrunk."""
+    return letterbox(crop, size) if max(crop.shape) > size else _centred(crop, size)
+
+
+def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels along the four edges of a crop (H, W), shape (n,): what tells the background."""
+    return np.concatenate([crop[0], crop[-1], crop[:, 0], crop[:, -1]])
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"{path} holds {size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened: {error.strerror or error}. Check the path.") from None
+
+
+def _refuse_foreign_bytes(content: bytes) -> None:
+    """Stop files that end early or carry something behind the image, such as an archive."""
+    if len(content) > MAX_BYTES:
+        raise ImageError(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
+    if not content:
+        raise ImageError("is empty. Export it again or leave it out.")
+    end = len(content)
+    if content.startswith(b"\x89PNG"):
+        end = content.rfind(_PNG_END) + len(_PNG_END) if _PNG_END in content else -1
+    elif content.startswith(b"\xff\xd8"):
+        end = content.rfind(_JPEG_END) + len(_JPEG_END) if _JPEG_END in content else -1
+    elif content.startswith(b"BM"):
+        end = int.from_bytes(content[2:6], "little") or len(content)
+    if end < 0 or end > len(content):
+        raise ImageError("is truncated: its end is missing. Export it again or leave it out.")
+    if content[end:].strip(b"\x00\r\n \xff") or _is_archive(content):
+        raise ImageError("carries other data behind the image (two formats in one file). Export the image alone.")
+
+
+def _is_archive(content: bytes) -> bool:
+    if b"PK\x05\x06" not in content:
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return bool(archive.namelist())
+    except Exception:  # anything unreadable is no archive, so no polyglot
+        return False
+
+
+def _decode(content: bytes, notes: list[str]) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop."
+            )
+        opened.load()
+        upright = ImageOps.exif_transpose(opened)
+        if opened.getexif().get(0x0112, 1) != 1:
+            notes.append("rotated upright as its EXIF entry says")
+        grey = _to_grey(upright, notes)
+        if _has_second_page(opened):
+            notes.append("first of several pages used")
+    return grey
+
+
+def _has_second_page(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except (EOFError, OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def _to_grey(image: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+    mode = image.mode
+    if mode == "L" and "transparency" not in image.info:
+        return np.array(image, dtype=np.uint8)
+    if mode.startswith("I") or mode == "F":
+        return _scale_depth(np.asarray(image), notes)
+    notes.append(f"mode {mode} turned to grey")
+    if mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        paper = Image.new("RGBA", colour.size, (WHITE, WHITE, WHITE, WHITE))
+        image = Image.alpha_composite(paper, colour)
+    if image.mode not in {"RGB", "L", "1"}:
+        image = image.convert("RGB")
+    return np.array(image.convert("L"), dtype=np.uint8)
+
+
+def _scale_depth(values: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
+    """Bring deep grey to 8 bits by the depth the camera used: the smallest that holds the brightest pixel."""
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise ImageError("has negative or undefined pixels. Export it as 8- or 16-bit grey.")
+    top = float(values.max())
+    fractional = np.issubdtype(values.dtype, np.floating) and top <= 1
+    depth = next((bits for bits in (8, 10, 12, 14, 16, 32) if top <= 2**bits - 1), None)
+    if depth is None:
+        raise ImageError(f"has pixels up to {top:g}; allowed is at most 32 bits. Export it as 8- or 16-bit grey.")
+    notes.append("fractions of 1 scaled to 8 bits" if fractional else f"{depth}-bit grey scaled to 8 bits")
+    whole = 1.0 if fractional else float(2**depth - 1)
+    return np.round(values.astype(np.float64) * (WHITE / whole)).astype(np.uint8)
+
+
+def _whiten(grey: NDArray[np.uint8], notes: list[str]) -> NDArray[np.uint8]:
+    """Turn a dark background to white and stretch a grey one to 255, leaving clean crops untouched."""
+    border = border_of(grey)
+    level = float(np.median(border))
+    if level < 128 and float(grey.mean()) > level:
+        grey, border = WHITE - grey, WHITE - border
+        notes.append("dark background inverted")
+    # A body may cover part of the edge; the background is the bright part of it.
+    paper = int(np.percentile(border, 90))
+    if paper >= _CLEAN_BACKGROUND or paper < 128:
+        return grey
+    notes.append(f"grey background {paper} stretched to {WHITE}")
+    return np.minimum(np.round(grey * (WHITE / paper)), WHITE).astype(np.uint8)
+
+
+def _centred(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    height, width = crop.shape
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas = np.full((size, size), WHITE, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = crop
+    return canvas

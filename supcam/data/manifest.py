@@ -1,0 +1,107 @@
+"""The manifest: one row per crop, read and written the same way everywhere."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from supcam.errors import UsageError
+
+COLUMNS = ("crop_id", "path", "type", "case_id", "source", "sha256", "width", "height", "label_certain")
+MANIFEST = "manifest.csv"
+
+_TRUTH = {"yes": True, "true": True, "1": True, "": True, "no": False, "false": False, "0": False}
+
+
+def parse_certain(text: str) -> bool:
+    """Read ``label_certain``: yes, true, 1 or empty; no, false or 0.
+
+    Raises:
+        UsageError: for any other text.
+    """
+    try:
+        return _TRUTH[text.strip().lower()]
+    except KeyError:
+        raise UsageError(
+            f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it."
+        ) from None
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest: text columns (``case_id`` empty when there is none), integer sides, ``label_certain`` bool.
+
+    Further columns are kept as text. Content is judged by the expectations, only the form is checked here.
+
+    Raises:
+        UsageError: when the file is missing, is no CSV, lacks a column or holds a value of the wrong kind.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"manifest {path} does not exist. Get the data (dvc pull data.dvc) or run: supcam import SOURCE"
+        )
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (ValueError, UnicodeError) as error:
+        raise UsageError(f"manifest {path} is no readable CSV: {error}. Restore it: dvc checkout data.dvc") from None
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise UsageError(
+            f"manifest {path} lacks the column {', '.join(missing)}; needed are {', '.join(COLUMNS)}. "
+            "Restore it: dvc checkout data.dvc"
+        )
+    frame = frame.fillna("")
+    for name in ("width", "height"):
+        frame[name] = _integers(frame[name], path)
+    frame["label_certain"] = [_certain_in_row(path, row, text) for row, text in enumerate(frame["label_certain"], 2)]
+    return frame
+
+
+def write_manifest(frame: pd.DataFrame, path: Path) -> None:
+    """Write a manifest atomically, sorted by ``crop_id``: the same rows always give the same bytes."""
+    rows = frame.sort_values("crop_id", kind="stable").copy()
+    rows["label_certain"] = rows["label_certain"].map({True: "yes", False: "no"})
+    first = [name for name in COLUMNS if name in rows.columns]
+    rows = rows[first + [name for name in rows.columns if name not in first]]
+    write_text(path, rows.to_csv(index=False, lineterminator="\n"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place and rename it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def manifest_hash(frame: pd.DataFrame) -> str:
+    """sha256 over ids, types, cases and image hashes of all crops, whatever the order of the rows."""
+    columns = (frame[name].astype(str) for name in ("crop_id", "type", "case_id", "sha256"))
+    lines = sorted(json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _integers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+    wrong = ~column.str.fullmatch(r"[0-9]{1,9}")
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise UsageError(
+            f"manifest {path} line {row + 2}: {column.name} is {column.iloc[row]!r}; allowed are whole pixels. "
+            "Restore it: dvc checkout data.dvc"
+        )
+    return column.astype(int)
+
+
+def _certain_in_row(path: Path, row: int, text: str) -> bool:
+    try:
+        return parse_certain(text)
+    except UsageError as error:
+        raise UsageError(f"manifest {path} line {row}: {error}") from None
