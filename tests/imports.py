@@ -1,0 +1,52 @@
+"""Which modules of the project a module imports, read from the source and followed to the end."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a source file below the project root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_path(name: str) -> Path | None:
+    """Source file of one of the project's modules, None for anything else."""
+    base = ROOT.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def direct_imports(path: Path) -> frozenset[str]:
+    """Project modules that the file imports anywhere, also inside functions and for type checking."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found.update(name for name in names if name.split(".")[0] in {"supcam", "pipelines"} and module_path(name))
+    return frozenset(found)
+
+
+def all_imports(path: Path) -> set[str]:
+    """Project modules reached from the file, itself left out."""
+    seen: set[str] = set()
+    queue = list(direct_imports(path))
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        source = module_path(name)
+        assert source is not None
+        queue.extend(direct_imports(source))
+    return seen

@@ -1,0 +1,64 @@
+"""dvc.yaml says the truth: every module that a stage can reach is among its deps, and nothing that it cannot."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from supcam.settings import Settings
+from tests.imports import ROOT, all_imports, module_path
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def script_of(stage: str) -> Path:
+    module = STAGES[stage]["cmd"].removeprefix("python -m ")
+    path = module_path(module)
+    assert path is not None, f"stage {stage} runs {module}, which does not exist"
+    return path
+
+
+def code_deps(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if dep.startswith(("supcam/", "pipelines/"))}
+
+
+def reached(stage: str) -> set[str]:
+    script = script_of(stage)
+    files = [script]
+    for name in all_imports(script):
+        path = module_path(name)
+        if path is not None:
+            files.append(path)
+    # A package's __init__ runs but holds a docstring only; it adds no behaviour of its own.
+    return {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(dep.rstrip("/") + "/")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_module_a_stage_reaches_is_a_dep(stage: str) -> None:
+    deps = code_deps(stage)
+    missing = {file for file in reached(stage) if not any(covers(dep, file) for dep in deps)}
+    assert not missing, f"add to the deps of {stage}: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_depends_on_code_it_cannot_reach(stage: str) -> None:
+    files = reached(stage)
+    idle = {dep for dep in code_deps(stage) if not any(covers(dep, file) for file in files)}
+    assert not idle, f"remove from the deps of {stage}: {sorted(idle)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_of_a_stage_exist(stage: str) -> None:
+    defaults = Settings().model_dump(by_alias=True)
+    for name in STAGES[stage].get("params", []):
+        section, _, key = name.partition(".")
+        assert section in defaults, f"{stage} names the unknown section {section}"
+        assert not key or key in defaults[section], f"{stage} names the unknown setting {name}"
+
+
+def test_only_promote_is_always_changed() -> None:
+    assert [stage for stage in STAGES if STAGES[stage].get("always_changed")] == ["promote"]

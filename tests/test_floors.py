@@ -1,0 +1,73 @@
+"""The house keeps its shape: the exact top level, and imports that run only downward."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.imports import ROOT, direct_imports, module_name
+
+# Lower number, lower floor; a module imports from lower floors and from its own package.
+FLOORS = {
+    "supcam": 0,
+    "supcam.cluster_type": 1,
+    "supcam.errors": 1,
+    "supcam.settings": 1,
+    "supcam.tracking": 1,
+    "supcam.data": 2,
+    "supcam.composition": 3,
+    "supcam.views": 3,
+    "supcam.synthetic": 3.5,
+    "supcam.losses": 4,
+    "supcam.models": 4,
+    "supcam.training": 5,
+    "supcam.evaluation": 5.5,
+    "supcam.tuning": 6,
+    "supcam.registry": 6,
+    "supcam.ablation": 6.5,
+    "supcam.checks": 6.5,
+    "supcam.cli": 7,
+    "pipelines": 8,
+}
+FIRST_FLOOR = {"supcam.cluster_type", "supcam.errors", "supcam.settings", "supcam.tracking"}
+# `supcam/__init__` resolves load_production lazily, the only import that points upward.
+LAZY = {("supcam", "supcam.registry")}
+
+TOP_LEVEL = {
+    ".ci", ".dvc", ".dvcignore", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "LICENSE", "MLproject",
+    "Makefile", "README.md", "benchmarks", "data.dvc", "docs", "dvc.lock", "dvc.yaml", "outputs", "params.yaml",
+    "pipelines", "pyproject.toml", "python_env.yaml", "requirements.lock", "supcam", "tests",
+}  # fmt: skip
+
+
+def floor_of(module: str) -> str:
+    """The part of the house a module belongs to, for example supcam.data."""
+    return "pipelines" if module.startswith("pipelines") else ".".join(module.split(".")[:2])
+
+
+SOURCES = sorted([*(ROOT / "supcam").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_run_only_downward(source: Path) -> None:
+    here = floor_of(module_name(source))
+    assert here in FLOORS, f"{here} stands on no floor; add it to FLOORS and to docs"
+    for name in direct_imports(source):
+        there = floor_of(name)
+        if there in (here, "supcam") or (here, there) in LAZY or {here, there} <= FIRST_FLOOR:
+            continue
+        assert FLOORS[there] < FLOORS[here], f"{module_name(source)} imports {name}, which is not below it"
+
+
+def test_top_level_is_exactly_the_design() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split("/")[0] for line in tracked.stdout.splitlines()} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("module", ["supcam", "supcam.cluster_type", "supcam.registry.client", "supcam.cli"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    heavy = "torch lightning torchvision torchmetrics great_expectations optuna dvc mlflow matplotlib scipy sklearn"
+    code = f"import sys, {module}; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
