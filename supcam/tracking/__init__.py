@@ -1,0 +1,39 @@
+"""Tracked runs: where they are stored, what they ran on, and the run itself. Nothing here imports MLflow before use."""
+
+from supcam.tracking.hashes import dir_hash, file_hash, path_hash, stage_inputs
+from supcam.tracking.place import (
+    EXPERIMENT,
+    artifact_location,
+    in_dvc_experiment,
+    project_root,
+    quiet,
+    store_root,
+    tracking_uri,
+)
+from supcam.tracking.provenance import device_name, git_state, package_versions, run_tags
+from supcam.tracking.runs import Run, open_client, stage_run, take_parent_run
+from supcam.tracking.spool import pending_uploads, upload_pending
+
+__all__ = [
+    "EXPERIMENT",
+    "Run",
+    "artifact_location",
+    "device_name",
+    "dir_hash",
+    "file_hash",
+    "git_state",
+    "in_dvc_experiment",
+    "open_client",
+    "package_versions",
+    "path_hash",
+    "pending_uploads",
+    "project_root",
+    "quiet",
+    "run_tags",
+    "stage_inputs",
+    "stage_run",
+    "store_root",
+    "take_parent_run",
+    "tracking_uri",
+    "upload_pending",
+]
