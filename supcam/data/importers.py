@@ -1,0 +1,271 @@
+"""Import: sources become the data folder and its manifest, all of them or none."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from supcam.data.images import ImageError, read_crop
+from supcam.data.labels import Labelled, label_source
+from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
+from supcam.data.sources import Source, is_licence, open_source
+from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
+from supcam.errors import SupcamError, UsageError
+
+Progress = Callable[[int, int], None]
+_SHOWN = 20
+
+
+class ImportRefused(UsageError):
+    """Files that cannot be taken, each with its reason; nothing was imported."""
+
+    def __init__(self, refused: Mapping[str, str]) -> None:
+        self.refused = dict(refused)
+        lines = [f"  {path} {reason}" for path, reason in list(self.refused.items())[:_SHOWN]]
+        if len(self.refused) > _SHOWN:
+            lines.append(f"  ... and {len(self.refused) - _SHOWN} more")
+        super().__init__(f"nothing was imported, {len(self.refused)} refused:\n" + "\n".join(lines))
+
+
+@dataclass
+class ImportReport:
+    """What an import did, counted."""
+
+    added: int = 0
+    unchanged: int = 0
+    total: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    types: dict[str, int] = field(default_factory=dict)
+    type_maps: dict[str, dict[str, str]] = field(default_factory=dict)
+    manifest_hash: str = ""
+    versioned: bool = False
+
+    def lines(self) -> list[str]:
+        """The report as lines for a terminal."""
+        counts = ", ".join(f"{count} {name}" for name, count in self.types.items())
+        lines = [f"{self.added} crops added, {self.unchanged} already there; {self.total} in all: {counts}"]
+        for source, used in self.type_maps.items():
+            lines.append(f"{source}: " + ", ".join(f"folder {name} = {label}" for name, label in sorted(used.items())))
+        lines += [f"ignored: {count} {what}" for what, count in sorted(self.ignored.items())]
+        lines += [f"note: {count} crops {what}" for what, count in sorted(self.notes.items())]
+        lines.append(f"manifest {self.manifest_hash[:12]}" + (", version recorded in DVC" if self.versioned else ""))
+        return lines
+
+
+def import_sources(
+    sources: Sequence[Path],
+    into: Path,
+    *,
+    replace: bool = False,
+    type_map: Mapping[str, str] | None = None,
+    case_pattern: str | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
+
+    Original bytes are copied to ``crops/<source>/<path below the source>``. The new folder is built beside ``into``
+    and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
+
+    Raises:
+        ImportRefused: naming every file that cannot be taken, and why.
+        UsageError: for a wrong source, table, map or pattern, or data that are not checked out.
+    """
+    into = into.resolve()
+    _recover(into)
+    if not replace:
+        require_checked_out(into)
+    opened = [open_source(path) for path in sources]
+    _refuse_names(sources, opened, into)
+    report = ImportReport()
+    before = None if replace or not (into / MANIFEST).is_file() else read_manifest(into / MANIFEST)
+    start = _state(into)
+    with _workshop(into) as built:
+        if before is not None:
+            _link_tree(into / "crops", built / "crops")
+        frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
+        write_manifest(frame, built / MANIFEST)
+        report.total = len(frame)
+        report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
+        report.manifest_hash = manifest_hash(frame)
+        if _state(into) != start:
+            raise SupcamError(f"{into} was changed by another command during the import. Run the import again.")
+        report.versioned = _swap(built, into)
+    return report
+
+
+def _take_all(
+    opened: list[Source],
+    built: Path,
+    before: pd.DataFrame | None,
+    report: ImportReport,
+    type_map: Mapping[str, str] | None,
+    case_pattern: str | None,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    refused: dict[str, str] = {}
+    plan: list[tuple[Source, list[Labelled]]] = []
+    for source in opened:
+        rows, used = label_source(source, type_map, case_pattern)
+        plan.append((source, rows))
+        report.ignored.update(source.ignored)
+        refused.update({f"{source.name}/{path}": reason for path, reason in source.refused.items()})
+        if used:
+            report.type_maps[source.name] = used
+    known = {} if before is None else before.set_index("crop_id")[["sha256", "type", "case_id"]].to_dict("index")
+    total, done = sum(len(rows) for _, rows in plan), 0
+    fresh = []
+    for source, rows in plan:
+        _carry_licences(source, built)
+        for row in rows:
+            done += 1
+            try:
+                fresh += _take(source, row, built, known, report)
+            except (ImageError, UsageError) as error:
+                refused[f"{source.name}/{row.path}"] = str(error).removeprefix("image ")
+            if progress:
+                progress(done, total)
+    if refused:
+        raise ImportRefused(refused)
+    report.added = len(fresh)
+    parts = ([] if before is None else [before]) + ([pd.DataFrame(fresh)] if fresh else [])
+    frame = pd.concat(parts, ignore_index=True)
+    extra = [name for name in frame.columns if name not in COLUMNS]
+    frame[extra] = frame[extra].fillna("")
+    return frame
+
+
+def _take(
+    source: Source,
+    row: Labelled,
+    built: Path,
+    known: Mapping[Hashable, Mapping[Hashable, object]],
+    report: ImportReport,
+) -> list[dict[str, object]]:
+    """Read, check and copy one crop; an empty list when the very same crop is there already."""
+    content = source.read(row.path)
+    digest = hashlib.sha256(content).hexdigest()
+    crop_id = f"{source.name}/{row.path}"
+    if crop_id in known:
+        _same(known[crop_id], row, digest)
+        report.unchanged += 1
+        return []
+    decoded = read_crop(content)
+    height, width = decoded.image.shape
+    report.notes.update(decoded.notes)
+    target = built / "crops" / source.name / row.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    values = (crop_id, f"crops/{crop_id}", row.type, row.case_id, source.name, digest, width, height, row.certain)
+    return [{**dict(zip(COLUMNS, values, strict=True)), **row.extra}]
+
+
+def _same(there: Mapping[Hashable, object], row: Labelled, digest: str) -> None:
+    new = {"sha256": digest, "type": row.type, "case_id": row.case_id}
+    for name, value in new.items():
+        if there[name] != value:
+            raise UsageError(
+                f"is there already with another {name} ({there[name]!r}, now {value!r}). "
+                "Give the source folder another name, correct it, or start afresh with --replace."
+            )
+
+
+def _carry_licences(source: Source, built: Path) -> None:
+    for path in source.files:
+        if is_licence(path):
+            target = built / "crops" / source.name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.write_bytes(source.read(path))
+
+
+def _refuse_names(sources: Sequence[Path], opened: list[Source], into: Path) -> None:
+    if not opened:
+        raise UsageError("no source was given. Give a folder per type, a zip of one, or a folder with labels.csv.")
+    counts = Counter(source.name for source in opened)
+    for path, source in zip(sources, opened, strict=True):
+        if counts[source.name] > 1:
+            raise UsageError(
+                f"two sources are named {source.name!r}; names tell crops apart. Rename one of the folders."
+            )
+        place = path.resolve()
+        if place.is_relative_to(into) or into.is_relative_to(place):
+            raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")
+
+
+@contextmanager
+def _workshop(into: Path) -> Iterator[Path]:
+    """A folder beside ``into`` to build in, gone at the end whatever happens."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}.import-"))
+    try:
+        built = folder / into.name
+        built.mkdir()
+        yield built
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(built: Path, into: Path) -> bool:
+    """Put the new folder in place and record its version; on failure put everything back."""
+    previous = _previous(into)
+    kept = {
+        file: file.read_bytes() if file.exists() else None for file in (pointer_of(into), into.parent / ".gitignore")
+    }
+    if into.exists():
+        into.rename(previous)
+    try:
+        built.rename(into)
+        versioned = is_versioned(into)
+        if versioned:
+            record_version(into)
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        if previous.exists():
+            previous.rename(into)
+        for file, content in kept.items():
+            if content is None:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_bytes(content)
+        raise
+    if previous.exists():
+        previous.rename(built)
+    return versioned
+
+
+def _recover(into: Path) -> None:
+    """Undo an import that was killed between the swap and its end."""
+    previous = _previous(into)
+    if previous.exists():
+        shutil.rmtree(into, ignore_errors=True)
+        previous.rename(into)
+
+
+def _previous(into: Path) -> Path:
+    return into.with_name(f".{into.name}.previous")
+
+
+def _state(into: Path) -> str | None:
+    manifest = into / MANIFEST
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+
+
+def _link_tree(old: Path, new: Path) -> None:
+    """Show the files of ``old`` in ``new`` as hard links, or as copies where the file system has none."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    if old.is_dir():
+        shutil.copytree(old, new, copy_function=link)

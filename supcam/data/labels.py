@@ -1,0 +1,200 @@
+"""Types and cases of a source: from its ``labels.csv``, or from the names of its folders."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.data.manifest import COLUMNS, parse_certain
+from supcam.data.sources import LABELS, Source, is_image
+from supcam.errors import UsageError
+
+# Crops per type of ChrCluster (Lin et al., Medical Image Analysis 69:101943, 2021).
+CHRCLUSTER_COUNTS: dict[str, int] = {
+    "instance": 1712,
+    "touching": 3029,
+    "overlapping": 1038,
+    "touching-overlapping": 813,
+}
+
+_ADDED_BY_STAGES = ("split", "fold", "relation", "parent_a", "parent_b", "seed")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One crop of a source before it is read: its path below the source and what is known about it."""
+
+    path: str
+    type: str
+    case_id: str = ""
+    certain: bool = True
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def label_source(
+    source: Source, type_map: Mapping[str, str] | None = None, case_pattern: str | None = None
+) -> tuple[list[Labelled], dict[str, str]]:
+    """Find type and case of every crop of a source; also returns the map of folder names that was used.
+
+    Files that a ``labels.csv`` does not list are counted in ``source.ignored``; what cannot be labelled goes to
+    ``source.refused``.
+
+    Raises:
+        UsageError: for a table without its columns, a wrong map or pattern, or a source without crops.
+    """
+    pattern = _compile(case_pattern)
+    used = {folder: ClusterType.parse(name).label for folder, name in (type_map or {}).items()}
+    if LABELS in source.files:
+        rows = _from_table(source, used)
+    else:
+        if not used:
+            used = _known_counts(source)
+        rows = _from_folders(source, used)
+    if not rows and not source.refused:
+        raise UsageError(
+            f"source {source.name!r} holds no crop. Give a folder per type ({', '.join(TYPE_LABELS)}) or a {LABELS}."
+        )
+    if pattern is not None:
+        rows = [_with_case(row, pattern, source) for row in rows]
+    return rows, used
+
+
+def _from_folders(source: Source, used: Mapping[str, str]) -> list[Labelled]:
+    rows = []
+    for path in filter(is_image, source.files):
+        types = _folder_types(path, used)
+        if len(types) == 1:
+            rows.append(Labelled(path, types.pop()))
+        elif types:
+            source.refused[path] = f"lies in folders of several types ({', '.join(sorted(types))}). Keep one."
+        else:
+            source.refused[path] = (
+                f"lies in no folder named like a type; allowed are {', '.join(TYPE_LABELS)}. "
+                "Rename the folder, or map it: --map FOLDER=TYPE."
+            )
+    return rows
+
+
+def _folder_types(path: str, used: Mapping[str, str]) -> set[str]:
+    types = set()
+    for part in PurePosixPath(path).parts[:-1]:
+        if part in used:
+            types.add(used[part])
+            continue
+        try:
+            types.add(ClusterType.parse(part).label)
+        except UsageError:
+            continue
+    return types
+
+
+def _known_counts(source: Source) -> dict[str, str]:
+    """Map numeric folders of the full ChrCluster, whose counts per type are published and all differ."""
+    parents = Counter(PurePosixPath(path).parent.name for path in source.files if is_image(path))
+    numeric = {name: count for name, count in parents.items() if name.isdigit()}
+    by_count = {count: label for label, count in CHRCLUSTER_COUNTS.items()}
+    if sorted(numeric.values()) != sorted(CHRCLUSTER_COUNTS.values()):
+        return {}
+    return {name: by_count[count] for name, count in numeric.items()}
+
+
+def _from_table(source: Source, used: Mapping[str, str]) -> list[Labelled]:
+    frame = _read_table(source)
+    present = set(source.files)
+    twice = frame["path"].duplicated()
+    extras = [name for name in frame.columns if name not in ("path", "type", "case", "label_certain")]
+    rows = []
+    for line, row in enumerate(frame.to_dict("records"), 2):
+        path = row["path"] if row["path"] in present else row["path"].replace("\\", "/").removeprefix("./")
+        try:
+            if path not in present or not is_image(path):
+                state = "is not in the source" if path not in present else "has no image suffix"
+                raise UsageError(f"{state} ({LABELS} line {line}). Correct the path.")
+            if twice.iloc[line - 2]:
+                raise UsageError(f"is listed twice ({LABELS} line {line}). Keep one line.")
+            label = _type_in_line(row["type"], used, line)
+            _agree(path, label, used, line)
+            extra = {name: row[name] for name in extras}
+            certain = parse_certain(row["label_certain"])
+        except UsageError as error:
+            source.refused.setdefault(row["path"], str(error))
+            continue
+        rows.append(Labelled(path, label, row["case"].strip(), certain, extra))
+    listed = {row.path for row in rows} | set(source.refused)
+    unlisted = sum(is_image(path) and path not in listed for path in source.files)
+    if unlisted:
+        source.ignored[f"images not listed in {LABELS}"] += unlisted
+    return rows
+
+
+def _read_table(source: Source) -> pd.DataFrame:
+    where = f"{LABELS} of source {source.name!r}"
+    try:
+        text = source.read(LABELS).decode("utf-8-sig")
+        head = text.partition("\n")[0]
+        separator = ";" if ";" in head and "," not in head else ","
+        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False).fillna("")
+    except (ValueError, UnicodeError) as error:
+        raise UsageError(f"{where} is no readable CSV: {error}. Save it as CSV in UTF-8.") from None
+    frame = frame.rename(columns=lambda name: str(name).strip()).rename(columns={"case_id": "case"})
+    for name in ("path", "type"):
+        if name not in frame.columns:
+            raise UsageError(f"{where} lacks the column {name!r}; needed are path and type. Add it.")
+    clash = [
+        name for name in frame.columns if name in {*COLUMNS, *_ADDED_BY_STAGES} - {"path", "type", "label_certain"}
+    ]
+    if clash or frame.columns.duplicated().any():
+        names = ", ".join(clash or frame.columns[frame.columns.duplicated()])
+        raise UsageError(f"{where} has columns of its own named {names}, which are taken. Rename them.")
+    for name in ("case", "label_certain"):
+        if name not in frame.columns:
+            frame[name] = ""
+    return frame
+
+
+def _type_in_line(text: str, used: Mapping[str, str], line: int) -> str:
+    if text in used:
+        return used[text]
+    try:
+        return ClusterType.parse(text).label
+    except UsageError as error:
+        raise UsageError(f"({LABELS} line {line}): {error}") from None
+
+
+def _agree(path: str, label: str, used: Mapping[str, str], line: int) -> None:
+    others = _folder_types(path, used) - {label}
+    if others:
+        raise UsageError(
+            f"is {label} in {LABELS} (line {line}) but lies in a folder named {', '.join(sorted(others))}. "
+            "Correct one of them."
+        )
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--case-pattern {pattern!r} is no regular expression: {error}. Correct it.") from None
+    if not compiled.groups:
+        raise UsageError(
+            f"--case-pattern {pattern!r} has no group; put the case into brackets, such as '(case[0-9]+)/'."
+        )
+    return compiled
+
+
+def _with_case(row: Labelled, pattern: re.Pattern[str], source: Source) -> Labelled:
+    if row.case_id:
+        return row
+    found = pattern.search(row.path)
+    case = (found["case"] if "case" in pattern.groupindex else found[1]) if found else None
+    if not case:
+        source.refused[row.path] = f"does not match --case-pattern {pattern.pattern!r}. Widen the pattern."
+        return row
+    return Labelled(row.path, row.type, case, row.certain, row.extra)

@@ -1,0 +1,226 @@
+"""What can be imported, seen alike: a folder or a zip as a list of safe relative paths that can be read."""
+
+import os
+import stat
+import zipfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from supcam.data.images import IMAGE_SUFFIXES, MAX_BYTES
+from supcam.errors import UsageError
+
+MAX_FILES = 2_000_000
+MAX_RATIO = 1000
+LABELS = "labels.csv"
+
+_ENCRYPTED = 0x1
+
+
+class Source(ABC):
+    """One source: ``files`` are its regular files (POSIX paths below the source), ``refused`` the unsafe ones."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.files: list[str] = []
+        self.refused: dict[str, str] = {}
+        self.ignored: Counter[str] = Counter()
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Bytes of one file.
+
+        Raises:
+            UsageError: when it cannot be read or is larger than an image may be.
+        """
+
+    def enter_labelled_folder(self) -> None:
+        """Take the folder that holds the only ``labels.csv`` as the root, as zips wrap everything in one.
+
+        Raises:
+            UsageError: when there are several label tables, or crops outside the labelled folder.
+        """
+        tables = [path for path in self.files if PurePosixPath(path).name == LABELS]
+        if not tables or tables == [LABELS]:
+            return
+        if len(tables) > 1:
+            shown = ", ".join(sorted(tables)[:5])
+            raise UsageError(
+                f"source {self.name!r} holds several label tables ({shown}). Import each folder by itself."
+            )
+        folder = PurePosixPath(tables[0]).parent
+        outside = [path for path in self.files if is_image(path) and not PurePosixPath(path).is_relative_to(folder)]
+        if outside:
+            raise UsageError(
+                f"source {self.name!r} has crops outside the folder of {tables[0]}, such as {outside[0]}. "
+                f"Import {folder} by itself."
+            )
+        self._descend(f"{folder}/")
+
+    @abstractmethod
+    def _descend(self, start: str) -> None: ...
+
+    def _keep(self, path: str) -> None:
+        """List a regular file unless its name is unsafe or it is no crop, label table or licence."""
+        parts = PurePosixPath(path).parts
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            self.ignored["hidden files"] += 1
+        elif not (is_image(path) or _is_labels(parts) or is_licence(path)):
+            self.ignored["files without an image suffix"] += 1
+        elif not _printable(path):
+            self.refused[ascii(path)] = "has unprintable characters in its name. Rename it."
+        else:
+            self.files.append(path)
+
+
+class FolderSource(Source):
+    """A folder. Symbolic links may not leave it; pipes and devices are refused."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root.resolve().name)
+        self.root = root.resolve()
+        self._base = self.root
+        for folder, folders, names in os.walk(self.root):
+            folders.sort()
+            here = Path(folder)
+            for name in [entry for entry in folders if (here / entry).is_symlink()]:
+                self._judge_link(here / name, "linked folders")
+            for name in sorted(names):
+                self._judge(here / name)
+
+    def read(self, path: str) -> bytes:
+        """Bytes of one file below the folder."""
+        file = self._base / path
+        try:
+            if file.stat().st_size > MAX_BYTES:
+                raise UsageError(
+                    f"holds {file.stat().st_size} bytes; allowed are at most {MAX_BYTES}. Save single crops."
+                )
+            return file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot be opened: {error.strerror or error}. Check the file.") from None
+
+    def _judge(self, file: Path) -> None:
+        path = file.relative_to(self.root).as_posix()
+        if file.is_symlink() and not self._judge_link(file, None):
+            return
+        try:
+            regular = stat.S_ISREG(file.stat().st_mode)
+        except OSError as error:
+            self.refused[path] = f"cannot be opened: {error.strerror or error}. Check the file."
+            return
+        if regular:
+            self._keep(path)
+        elif is_image(path):
+            self.refused[path] = "is a pipe, socket or device, not a file. Remove it."
+
+    def _judge_link(self, link: Path, ignore_as: str | None) -> bool:
+        if not link.resolve().is_relative_to(self.root):
+            self.refused[link.relative_to(self.root).as_posix()] = (
+                "is a link out of the source. Replace it by its file."
+            )
+            return False
+        if ignore_as:
+            self.ignored[ignore_as] += 1
+        return True
+
+    def _descend(self, start: str) -> None:
+        self._base /= start
+        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
+
+
+class ZipSource(Source):
+    """A zip read in place: nothing is unpacked to disk, so no entry can write anywhere."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.resolve().stem)
+        self._path = path
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        try:
+            self._zip = zipfile.ZipFile(path)
+            entries = self._zip.infolist()
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{path} is no readable zip: {error}. Download it again.") from None
+        if len(entries) > MAX_FILES:
+            raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
+        for entry in entries:
+            self._judge(entry)
+
+    def read(self, path: str) -> bytes:
+        """Bytes of one entry, never more than an image may hold."""
+        try:
+            with self._zip.open(self._entries[path]) as file:
+                content = file.read(MAX_BYTES + 1)
+        except Exception as error:  # zipfile and zlib raise many types on damaged archives
+            raise UsageError(f"cannot be unpacked: {error or type(error).__name__}. Download the zip again.") from None
+        if len(content) > MAX_BYTES:
+            raise UsageError(f"unpacks to more than {MAX_BYTES} bytes. Save single crops.")
+        return content
+
+    def _judge(self, entry: zipfile.ZipInfo) -> None:
+        name = entry.filename
+        if entry.is_dir():
+            return
+        reason = _unsafe_entry(entry, name in self._entries)
+        if reason:
+            self.refused[name if _printable(name) else ascii(name)] = reason
+            return
+        self._entries[name] = entry
+        self._keep(name)
+
+    def _descend(self, start: str) -> None:
+        self._entries = {name.removeprefix(start): self._entries[name] for name in self.files if name.startswith(start)}
+        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
+
+
+def open_source(path: Path) -> Source:
+    """Open a folder, a zip or the folder of a ``labels.csv``.
+
+    Raises:
+        UsageError: for anything else, naming it.
+    """
+    if path.is_dir():
+        source: Source = FolderSource(path)
+    elif path.is_file() and path.name == LABELS:
+        source = FolderSource(path.resolve().parent)
+    elif path.is_file() and path.suffix.lower() == ".zip":
+        source = ZipSource(path)
+    else:
+        state = "is no folder, zip or labels.csv" if path.exists() else "does not exist"
+        raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a folder with labels.csv.")
+    source.enter_labelled_folder()
+    return source
+
+
+def is_image(path: str) -> bool:
+    """Whether the suffix is one of ``IMAGE_SUFFIXES``, in any case."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_licence(path: str) -> bool:
+    """Whether a file holds licence terms, which travel with every copy of the crops."""
+    pure = PurePosixPath(path)
+    return pure.stem.lower() in {"license", "licence", "copying"} and pure.suffix.lower() in {"", ".txt", ".md"}
+
+
+def _is_labels(parts: tuple[str, ...]) -> bool:
+    return parts[-1] == LABELS
+
+
+def _printable(name: str) -> bool:
+    return name.isprintable() and name.encode(errors="replace").decode() == name
+
+
+def _unsafe_entry(entry: zipfile.ZipInfo, twice: bool) -> str | None:
+    name = entry.filename
+    if name.startswith("/") or "\\" in name or ":" in name or {"..", ""} & set(name.split("/")):
+        return "leads out of the zip. Make the zip again from a plain folder."
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a link. Put the file itself into the zip."
+    if entry.flag_bits & _ENCRYPTED:
+        return "is encrypted. Make the zip again without a password."
+    if twice:
+        return "is in the zip twice. Make the zip again."
+    if entry.file_size > MAX_BYTES or entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):
+        return f"unpacks to {entry.file_size} bytes; allowed are {MAX_BYTES} and {MAX_RATIO} times its packed size."
+    return None

@@ -1,0 +1,76 @@
+"""The versions of the data folder, recorded and compared through the ``dvc`` command."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from supcam.errors import MissingExtra, SupcamError, UsageError
+
+
+def pointer_of(data: Path) -> Path:
+    """The file that names the version of a data folder: ``data.dvc`` beside ``data``."""
+    return data.with_name(f"{data.name}.dvc")
+
+
+def is_versioned(data: Path) -> bool:
+    """Whether a data folder lies in a DVC project and so gets versions."""
+    return any((parent / ".dvc").is_dir() for parent in data.resolve().parents)
+
+
+def require_checked_out(data: Path) -> None:
+    """Refuse to build on data that are not the version ``data.dvc`` names.
+
+    Raises:
+        UsageError: when they are missing or were changed, with the command that gets them.
+    """
+    pointer = pointer_of(data)
+    if not pointer.is_file():
+        return
+    if not data.is_dir():
+        raise UsageError(
+            f"{pointer.name} names data that are not checked out. Run: dvc pull {pointer.name} "
+            "(or start afresh: --replace)"
+        )
+    state = json.loads(_dvc(["status", "--json", pointer.name], data.parent) or "{}")
+    if any(_is_changed(change) for change in state.get(pointer.name, [])):
+        raise UsageError(
+            f"{data.name}/ differs from the version that {pointer.name} names. Go back to it: dvc pull {pointer.name} "
+            f"and dvc checkout --force {pointer.name}; or keep your changes: dvc add {data.name}; "
+            "or start afresh: --replace"
+        )
+
+
+def record_version(data: Path) -> None:
+    """Record the present content of a data folder as its new version (``dvc add``).
+
+    Raises:
+        SupcamError: with DVC's own words when it fails.
+    """
+    _dvc(["add", "--quiet", data.name], data.parent)
+
+
+def _is_changed(change: object) -> bool:
+    outs = change.get("changed outs", {}) if isinstance(change, dict) else {}
+    return any(state in ("modified", "deleted", "new") for state in outs.values())
+
+
+def _dvc(arguments: list[str], folder: Path) -> str:
+    if find_spec("dvc") is None:
+        raise MissingExtra("Versions of the data")
+    # A call inside a stage or experiment must not inherit its run environment.
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()
+        raise SupcamError(f"dvc {' '.join(arguments)} failed in {folder}: {words}")
+    return done.stdout
