@@ -1,5 +1,6 @@
 """Tracked runs: where they are stored, what they ran on, and the run itself. Nothing here imports MLflow before use."""
 
+from supcam.tracking.fetch import fetch_outputs
 from supcam.tracking.hashes import dir_hash, file_hash, path_hash, stage_inputs
 from supcam.tracking.place import (
     EXPERIMENT,
@@ -20,6 +21,7 @@ __all__ = [
     "artifact_location",
     "device_name",
     "dir_hash",
+    "fetch_outputs",
     "file_hash",
     "git_state",
     "in_dvc_experiment",

@@ -53,7 +53,7 @@ def stage_inputs(root: Path, stage: str, located: Mapping[str, Path] | None = No
     definition = stages[stage]
     names = [name if isinstance(name, str) else next(iter(name)) for name in definition.get("deps", [])]
     deps = {name: path_hash((located or {}).get(name, root / name), root) for name in names}
-    return {"deps": deps, "params": _params(root, definition.get("params", []))}
+    return {"deps": deps, "params": _params(root, definition.get("params", []), located or {})}
 
 
 def stage_names(root: Path) -> list[str]:
@@ -74,14 +74,15 @@ def _stages(root: Path) -> dict[str, Any]:
     return (_read_yaml(root / "dvc.yaml").get("stages") or {}) if (root / "dvc.yaml").is_file() else {}
 
 
-def _params(root: Path, declared: list[Any]) -> dict[str, Any]:
+def _params(root: Path, declared: list[Any], located: Mapping[str, Path]) -> dict[str, Any]:
     wanted: dict[str, list[str] | None] = {}
     for item in declared:
         for file, keys in item.items() if isinstance(item, dict) else [("params.yaml", [item])]:
             wanted[file] = None if keys is None else (wanted.get(file) or []) + keys
     values = {}
     for file, keys in wanted.items():
-        content = _read_yaml(root / file) if (root / file).is_file() else {}
+        path = located.get(file, root / file)
+        content = _read_yaml(path) if path.is_file() else {}
         for key in content if keys is None else keys:
             found, value = _lookup(content, key)
             if found:
