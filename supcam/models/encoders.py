@@ -1,0 +1,104 @@
+"""Backbones from torchvision by name, with one-channel input and without their classification layer."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from supcam.models import torchvision_cpu  # noqa: F401  (first: torchvision needs it to import)
+
+import torchvision.models as zoo  # isort: skip
+from torchvision.models.resnet import BasicBlock, ResNet  # isort: skip
+
+from supcam.errors import SettingError
+from supcam.settings import ModelSettings
+
+GROUPS = 16
+
+
+class Encoder(nn.Module):
+    """A backbone that maps crops to one feature vector each.
+
+    Attributes:
+        num_features: Length F of the feature vector.
+
+    Shape:
+        - input: (B, 1, S, S) float, 0 background to 1 dark.
+        - output: (B, F).
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = num_features
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Features (B, F) of crops (B, 1, S, S)."""
+        features: Tensor = self.backbone(crops)
+        return features
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 16 groups, or with as many as divide the channels."""
+    groups = GROUPS
+    while channels % groups:
+        groups //= 2
+    return nn.GroupNorm(groups, channels)
+
+
+def build_encoder(settings: ModelSettings) -> Encoder:
+    """Make the encoder that the settings name, with random weights from torch's global generator.
+
+    ``norm: group`` replaces batch normalisation, so that no crop's features depend on its batch; convnext and swin
+    have layer normalisation, which already is so, and stay as they are.
+
+    Raises:
+        SettingError: for a name that is none of the supported backbones.
+    """
+    name = settings.encoder
+    norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
+    if name.startswith("res"):
+        return _residual(name, norm)
+    if name == "convnext_tiny":
+        return _convnext()
+    if name == "swin_t":
+        return _swin()
+    raise SettingError("model.encoder", name, "a residual network, convnext_tiny or swin_t by torchvision's name")
+
+
+def _residual(name: str, norm: Callable[[int], nn.Module] | None) -> Encoder:
+    make = partial(ResNet, BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(zoo, name)
+    network = make(norm_layer=norm)
+    network.conv1 = _one_channel(network.conv1)
+    width = network.fc.in_features
+    network.fc = nn.Identity()
+    return Encoder(network, width)
+
+
+def _convnext() -> Encoder:
+    network = zoo.convnext_tiny()
+    network.features[0][0] = _one_channel(network.features[0][0])
+    width = network.classifier[2].in_features
+    network.classifier[2] = nn.Identity()
+    return Encoder(network, width)
+
+
+def _swin() -> Encoder:
+    network = zoo.swin_t()
+    network.features[0][0] = _one_channel(network.features[0][0])
+    width = network.head.in_features
+    network.head = nn.Identity()
+    return Encoder(network, width)
+
+
+def _one_channel(layer: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution for one grey channel; the weights are the sum over colours, which keeps their scale."""
+    grey = nn.Conv2d(
+        1, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=layer.bias is not None  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        grey.weight.copy_(layer.weight.sum(dim=1, keepdim=True))
+        if layer.bias is not None and grey.bias is not None:
+            grey.bias.copy_(layer.bias)
+    return grey

@@ -1,0 +1,153 @@
+"""Training views of crops: turned, mirrored, scaled and shifted whole, never cropped, so the type stays what it was.
+
+Everything is batched on the crops' device. Random numbers are counted, not drawn in order: a view depends on its seed
+alone, whatever the batch, the process or the device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+
+# Foreground is v < 250 of 255; in inverted units half a grey level below its lightest value.
+HALO = 5.5 / 255.0
+NOISE_FIELDS = 32
+_DRAWS = 12
+
+
+@dataclass(frozen=True)
+class ViewRanges:
+    """How far a view may move from its crop.
+
+    Attributes:
+        scale: Smallest and largest scale.
+        shift: Largest shift along an axis, as a share of the side.
+        gamma: Largest absolute logarithm of the exponent on darkness.
+        contrast: Largest absolute logarithm of the factor on darkness.
+        blur: Largest share of blurred image mixed in, 0 to 1.
+        sharpen: Largest share of detail added, 0 or more.
+        noise: Largest standard deviation of noise on the foreground, in units of full darkness.
+    """
+
+    scale: tuple[float, float] = (0.85, 1.15)
+    shift: float = 0.05
+    gamma: float = 0.35
+    contrast: float = 0.25
+    blur: float = 0.8
+    sharpen: float = 0.8
+    noise: float = 0.03
+
+
+def to_input(crops: Tensor) -> Tensor:
+    """Turn uint8 crops (255 background) into float32 darkness, 0 background to 1 black; any shape."""
+    return (255.0 - crops.float()) / 255.0
+
+
+def _mixed(value: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al. 2014) on int64, which wraps as unsigned arithmetic does."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        value = (value ^ ((value >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return value ^ ((value >> 31) & ((1 << 33) - 1))
+
+
+def counted_uniform(seeds: Tensor, count: int) -> Tensor:
+    """Uniform numbers (B, count) float64 in [0, 1) of int64 seeds (B,): row b depends on ``seeds[b]`` only."""
+    steps = torch.arange(1, count + 1, device=seeds.device) * -0x61C8864680B583EB
+    bits = _mixed(seeds[:, None] + steps[None, :])
+    return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+def view_seeds(crops: Tensor, slots: Tensor, *, seed: int, epoch: int, view: int) -> Tensor:
+    """One int64 seed (B,) per view from crop indices (B,), slots in the epoch (B,), run seed, epoch and view number."""
+    state = torch.full_like(crops, seed)
+    for part in (epoch, view, slots, crops):
+        state = _mixed((state ^ part) + 0x1E3779B97F4A7C15)
+    return state
+
+
+class TrainViews(nn.Module):
+    """Random whole views of crops.
+
+    Attributes:
+        ranges: How far a view may move from its crop.
+
+    Shape:
+        - crops: (B, 1, S, S) uint8, 255 background; seeds: (B,) int64, one per view.
+        - output: (B, 1, S, S) float32, 0 background to 1.
+    """
+
+    noise: Tensor
+
+    def __init__(self, ranges: ViewRanges | None = None) -> None:
+        super().__init__()
+        self.ranges = ranges or ViewRanges()
+        fields = torch.randn(NOISE_FIELDS, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("noise", fields, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor, seeds: Tensor) -> Tensor:
+        """Views of the crops, one for each seed."""
+        draws = counted_uniform(seeds, _DRAWS).float()
+        return self.appearance(self.geometry(to_input(crops), draws), draws)
+
+    def geometry(self, darkness: Tensor, draws: Tensor) -> Tensor:
+        """Turn, mirror, scale and shift (B, 1, S, S); scaled down further where a foreground would leave the square."""
+        low, high = self.ranges.scale
+        angle = draws[:, 0] * (2.0 * math.pi)
+        cos, sin = angle.cos(), angle.sin()
+        mirror = torch.where(draws[:, 1] < 0.5, -1.0, 1.0)
+        forward = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
+        least, most = _extents(darkness, forward)
+        room = 1.0 - 1.0 / darkness.shape[-1]
+        fitting = 2.0 * room / (most - least).amax(dim=1).clamp(min=1e-3)
+        scale = torch.minimum(low + (high - low) * draws[:, 2], fitting)[:, None]
+        shift = (draws[:, 3:5] * 2.0 - 1.0) * (2.0 * self.ranges.shift)
+        shift = torch.maximum(torch.minimum(shift, room - scale * most), -room - scale * least)
+        back = forward.transpose(1, 2) / scale[:, :, None]
+        theta = torch.cat([back, -(back @ shift[:, :, None])], dim=2)
+        grid = affine_grid(theta, list(darkness.shape), align_corners=False)
+        return grid_sample(darkness, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def appearance(self, darkness: Tensor, draws: Tensor) -> Tensor:
+        """Vary tone, sharpness and noise (B, 1, S, S) inside the foreground; its outline stays to the pixel."""
+        ranges, shape = self.ranges, (-1, 1, 1, 1)
+        foreground = darkness > HALO
+        tone = ((darkness - HALO) / (1.0 - HALO)).clamp(min=0.0)
+        gamma = ((draws[:, 5] * 2.0 - 1.0) * ranges.gamma).exp().reshape(shape)
+        contrast = ((draws[:, 6] * 2.0 - 1.0) * ranges.contrast).exp().reshape(shape)
+        tone = (tone.pow(gamma) * contrast).clamp(max=1.0)
+        blurred = avg_pool2d(avg_pool2d(tone, 3, 1, 1), 3, 1, 1)
+        detail = draws[:, 7] * (ranges.blur + ranges.sharpen) - ranges.blur
+        tone = tone + detail.reshape(shape) * (tone - blurred)
+        tone = tone + (draws[:, 8] * ranges.noise).reshape(shape) * self._grain(draws, tone.shape[-1])
+        inside = HALO + (1.0 - HALO) * tone.clamp(0.0, 1.0)
+        return torch.where(foreground, inside.clamp(min=1.01 * HALO), darkness)
+
+    def _grain(self, draws: Tensor, size: int) -> Tensor:
+        """Unit noise (B, 1, S, S): a stored field tiled, by its number and sign."""
+        chosen = self.noise[(draws[:, 9] * NOISE_FIELDS).long()]
+        repeat = -(-size // chosen.shape[-1])
+        sign = torch.where(draws[:, 10] < 0.5, -1.0, 1.0)
+        return chosen.repeat(1, 1, repeat, repeat)[:, :, :size, :size] * sign.reshape(-1, 1, 1, 1)
+
+
+def _extents(darkness: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and most (B, 2) coordinates of the foreground after the linear map ``forward`` (B, 2, 2), in [-1, 1] units.
+
+    Only each row's first and last foreground pixel can be extreme, so the others are not looked at.
+    """
+    size = darkness.shape[-1]
+    foreground = darkness[:, 0] > HALO
+    first = foreground.byte().argmax(dim=2)
+    last = size - 1 - foreground.flip(2).byte().argmax(dim=2)
+    ends = torch.stack([first, last], dim=1).to(darkness.dtype)
+    rows = torch.arange(size, device=darkness.device, dtype=darkness.dtype).expand_as(ends)
+    points = (torch.stack([ends, rows], dim=-1) * 2.0 + 1.0) / size - 1.0
+    turned = (points.flatten(1, 2) @ forward.transpose(1, 2)).reshape(*points.shape)
+    some = foreground.any(dim=2)[:, None, :, None].expand_as(turned)
+    border = 1.0 / size
+    least = torch.where(some, turned, 1.0).amin(dim=(1, 2)) - border
+    most = torch.where(some, turned, -1.0).amax(dim=(1, 2)) + border
+    return torch.minimum(least, most), torch.maximum(least, most)
