@@ -1,0 +1,139 @@
+"""The model card: what a packaged model is, what made it, how good it is, and what it is not for."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.registry.engine import CARD_FILE, CARD_FORMAT, read_card
+
+INTENDED_USE = (
+    "Sorting crops of metaphase chromosomes by cluster type, so that the right segmentation runs on each crop; "
+    "doubtful crops go to a person."
+)
+LIMITS = (
+    "Not a medical device and not a diagnosis: it tells types of clusters, never abnormalities.",
+    "Trained on the stains, microscopes and segmentations of the data named here; measure it on yours before use.",
+    "Expects one cluster a crop, on a white or evenly grey background.",
+)
+
+
+class Part(BaseModel):
+    """A section of the card: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputCard(Part):
+    """What the graph takes: one square of 8-bit grey on white, (N, 1, size, size) uint8."""
+
+    size: int = Field(ge=8)
+    scale: Literal["letterbox", "native"] = "letterbox"
+
+
+class DataCard(Part):
+    """Which crops made and judged the model; ``counts`` is crops by part and type."""
+
+    manifest_hash: str
+    split_hash: str
+    composed_hash: str = ""
+    sources: list[str] = Field(default_factory=list)
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+class Figure(Part):
+    """A figure on the test part with its confidence interval; ``crops`` is what it was measured on."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    crops: int | None = None
+
+
+class CalibrationCard(Part):
+    """Temperature fitted on validation (it is inside the graph) and the calibration error on test, 0-1."""
+
+    temperature: float = Field(1.0, gt=0)
+    error: float | None = Field(None, ge=0, le=1)
+
+
+class ReviewCard(Part):
+    """Confidence below which a crop goes to review, chosen on validation to keep ``coverage`` of the crops."""
+
+    threshold: float = Field(0.0, ge=0, le=1)
+    coverage: float = Field(1.0, ge=0, le=1)
+    risk: float | None = Field(None, ge=0, le=1)
+    risk_coverage: list[tuple[float, float]] = Field(default_factory=list)
+
+
+class ParityCard(Part):
+    """Largest absolute difference of probabilities between the ONNX graph and torch on real crops."""
+
+    difference: float = Field(ge=0)
+    crops: int = Field(ge=1)
+
+
+class ModelCard(Part):
+    """The whole card; everything in it is determined by code, data and settings, so a rebuild writes the same."""
+
+    format: Literal[1] = CARD_FORMAT
+    types: list[str] = Field(default_factory=lambda: list(TYPE_LABELS))
+    input: InputCard
+    encoder: str
+    settings: dict[str, Any]
+    data: DataCard
+    code_hash: str
+    metrics: dict[str, Figure]
+    sensitivity: dict[str, Figure]
+    calibration: CalibrationCard = CalibrationCard()
+    review: ReviewCard = ReviewCard()
+    parity: ParityCard | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    licence: str = "Apache-2.0"
+    intended_use: str = INTENDED_USE
+    limits: list[str] = Field(default_factory=lambda: list(LIMITS))
+
+    def missing(self) -> list[str]:
+        """Names of entries that promotion needs and that are empty."""
+        texts = {
+            "encoder": self.encoder,
+            "code_hash": self.code_hash,
+            "data.manifest_hash": self.data.manifest_hash,
+            "data.split_hash": self.data.split_hash,
+            "licence": self.licence,
+            "intended_use": self.intended_use,
+        }
+        empty = [name for name, text in texts.items() if not text]
+        collections = {"settings": self.settings, "metrics": self.metrics, "limits": self.limits}
+        empty += [name for name, value in collections.items() if not value]
+        empty += [f"sensitivity.{label}" for label in self.types if label not in self.sensitivity]
+        if self.parity is None:
+            empty.append("parity")
+        return empty
+
+    def to_json(self) -> str:
+        """The card as text, the same bytes for the same card."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read and check the card of a package.
+
+    Raises:
+        PackageError: when the card is missing, no JSON or of another format.
+    """
+    return ModelCard.model_validate(read_card(folder))
+
+
+def content_hash(card: ModelCard, files: dict[str, str]) -> str:
+    """What makes two models the same: graph, weights, data, input and review threshold; SHA-256, hexadecimal."""
+    parts = {
+        "files": {name: digest for name, digest in files.items() if name != CARD_FILE},
+        "data": [card.data.manifest_hash, card.data.split_hash],
+        "input": card.input.model_dump(),
+        "review": card.review.threshold,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,186 @@
+"""Turn a trained model into a package: ONNX graph, safetensors weights, card, hash lists. No pickle anywhere."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.errors import GateRefused, UsageError
+from supcam.registry.card import ModelCard, ParityCard
+from supcam.registry.engine import CARD_FILE, CHECKSUM_FILE, GRAPH_FILE, PROBABILITY_COLUMNS, file_hash, open_session
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+WEIGHTS_FILE = "weights.safetensors"
+SPLIT_FILE = "split.csv"
+PREDICTIONS_FILE = "test_predictions.csv"
+PARITY_TOLERANCE = 1e-4
+PARITY_CROPS = 256
+
+_OPSET = 18
+_BATCH = 64
+
+
+def package_model(
+    module: "nn.Module",
+    card: ModelCard,
+    out: Path,
+    *,
+    split: pd.DataFrame,
+    test: pd.DataFrame,
+    canvases: NDArray[np.uint8],
+    tolerance: float = PARITY_TOLERANCE,
+) -> Path:
+    """Write the package of a model into ``out``, replacing what was there; the same model gives the same bytes.
+
+    Args:
+        module: (B, 1, S, S) uint8 to probabilities (B, 4), everything from inversion to calibration inside.
+        card: The card; its parity is measured here.
+        out: Folder of the package.
+        split: Columns ``sha256`` and ``split`` of every crop that trained, tuned or judged the model.
+        test: Columns ``sha256`` and ``type`` of the test crops.
+        canvases: The test crops as the graph takes them, (N, 1, S, S), row by row those of ``test``.
+        tolerance: Largest allowed difference of probabilities between ONNX and torch.
+
+    Raises:
+        UsageError: when rows and canvases do not belong together.
+        GateRefused: when ONNX and torch differ by more than ``tolerance``.
+    """
+    if not len(test) or canvases.shape != (len(test), 1, card.input.size, card.input.size):
+        raise UsageError(
+            f"canvases of shape {canvases.shape} do not fit {len(test)} test crops of {card.input.size} pixels; "
+            "give one (1, size, size) canvas for each of at least one test crop."
+        )
+    with replaced_folder(out) as folder:
+        export_onnx(module, card.input.size, folder / GRAPH_FILE)
+        _write_weights(module, folder / WEIGHTS_FILE)
+        probabilities = _run_graph(folder / GRAPH_FILE, canvases)
+        parity = measure_parity(module, probabilities, canvases)
+        if not parity.difference <= tolerance:
+            raise GateRefused(
+                f"the ONNX graph differs from torch by {parity.difference:.2g} in probability; allowed: {tolerance:g}. "
+                "The model was not packaged: check its layers against the exporter."
+            )
+        _write_rows(split[["sha256", "split"]].drop_duplicates(), folder / SPLIT_FILE)
+        answers = pd.DataFrame(probabilities, columns=list(PROBABILITY_COLUMNS))
+        listed = test[["sha256", "type"]].reset_index(drop=True)
+        _write_rows(pd.concat([listed, answers], axis=1), folder / PREDICTIONS_FILE)
+        (folder / CARD_FILE).write_text(card.model_copy(update={"parity": parity}).to_json(), encoding="utf-8")
+        write_checksums(folder)
+    return out
+
+
+def export_onnx(module: "nn.Module", size: int, path: Path) -> None:
+    """Export with a dynamic batch, weights inside, and nothing in it that depends on where the code lies."""
+    import onnx
+    import torch
+
+    module.eval()
+    example = torch.full((2, 1, size, size), 255, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=["image"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
+    if program is None:
+        raise UsageError("the exporter returned no graph; torch.onnx.export needs the dynamo exporter.")
+    model = program.model_proto
+    _clear_traces(model)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def measure_parity(module: "nn.Module", probabilities: NDArray[np.float32], canvases: NDArray[np.uint8]) -> ParityCard:
+    """Compare the graph's probabilities (N, 4) with torch's on the first crops."""
+    import torch
+
+    module.eval()
+    checked = min(len(canvases), PARITY_CROPS)
+    with torch.inference_mode():
+        expected = np.concatenate(
+            [
+                module(torch.from_numpy(canvases[start : min(start + _BATCH, checked)])).cpu().numpy()
+                for start in range(0, checked, _BATCH)
+            ]
+        )
+    difference = np.abs(expected - probabilities[:checked]).max()
+    return ParityCard(difference=float(f"{difference:.3g}"), crops=checked)
+
+
+def write_checksums(folder: Path) -> None:
+    """List the SHA-256 of every file of ``folder``, in the format of ``sha256sum``."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUM_FILE)
+    lines = [f"{file_hash(folder / name)}  {name}\n" for name in names]
+    (folder / CHECKSUM_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place when the block ends well, and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        fresh.chmod(0o755)
+        yield fresh
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            out.replace(old / out.name)
+            fresh.replace(out)
+            shutil.rmtree(old)
+        else:
+            fresh.replace(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _clear_traces(model: "onnx.ModelProto") -> None:
+    model.doc_string = ""
+    model.producer_version = ""
+    del model.metadata_props[:]
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def _write_weights(module: "nn.Module", path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def _run_graph(graph: Path, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
+    session = open_session(graph)
+    name = session.get_inputs()[0].name
+    batches = [
+        session.run(None, {name: canvases[start : start + _BATCH]})[0] for start in range(0, len(canvases), _BATCH)
+    ]
+    return np.concatenate(batches)
+
+
+def _write_rows(frame: pd.DataFrame, path: Path) -> None:
+    """Rows in order of their hash, so that the file does not tell the order of the manifest."""
+    frame.sort_values(list(frame.columns[:2])).to_csv(path, index=False, lineterminator="\n", float_format="%.7g")

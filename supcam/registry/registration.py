@@ -1,0 +1,140 @@
+"""Log a package as an MLflow model made from code, and register it once under the alias ``candidate``."""
+
+import hashlib
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import supcam
+from supcam.registry.card import content_hash, load_card
+from supcam.registry.engine import PROBABILITY_COLUMNS, verify_package
+from supcam.registry.store import CANDIDATE, CONTENT_TAG, Registry, RegistryError, Version
+
+# What the served model imports; it is copied into each model, so that a model loads where supcam is not installed.
+_SHIPPED = ("errors.py", "cluster_type.py", "data/images.py", "registry/engine.py")
+_SERVED = "registry/served.py"
+_NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}
+_REGISTRATION_WAIT = 120.0  # seconds
+
+
+def register_candidate(
+    package: Path,
+    *,
+    run_id: str,
+    tracking_uri: str,
+    tags: Mapping[str, str] | None = None,
+    name: str = "supcam",
+) -> Version:
+    """Register a package and point ``candidate`` at it; the same model on the same data is never registered twice.
+
+    Args:
+        package: Folder written by :func:`supcam.registry.package.package_model`.
+        run_id: Run that made the model; its artifacts hold the files.
+        tracking_uri: Tracking and registry address.
+        tags: Tags of a new version, for example the chain of stages upstream.
+        name: Name of the registered model.
+
+    Raises:
+        PackageError: when the package is incomplete or was changed.
+        Busy: when a promotion holds the registry for longer than two minutes.
+    """
+    card = load_card(package)
+    content = content_hash(card, verify_package(package))
+    registry = Registry(tracking_uri, name, create=True)
+    _ensure_model(registry)
+    with registry.lock(wait=_REGISTRATION_WAIT):
+        version = registry.by_content(content) or _log_and_register(registry, package, run_id, content, tags or {})
+        registry.client.set_registered_model_alias(name, CANDIDATE, str(version.number))
+    return version
+
+
+def save_served(package: Path, out: Path) -> Path:
+    """Write the MLflow model of a package into ``out``: MLmodel, requirements, the package and the code it needs."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as scratch:
+        library = _shipped_library(Path(scratch))
+        served = Path(scratch) / "served.py"
+        served.write_text(_renamed(_source(_SERVED), library.name), encoding="utf-8")
+        data = Path(scratch) / "package"
+        shutil.copytree(package, data)
+        before = dict(sys.modules)
+        with warnings.catch_warnings():
+            # The signature is explicit, so the advice to give an example input is not for us.
+            warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+            mlflow.pyfunc.save_model(
+                path=str(out),
+                python_model=str(served),
+                artifacts={"package": str(data)},
+                code_paths=[str(library)],
+                pip_requirements=requirements(),
+                signature=_signature(),
+            )
+        for added in [key for key in sys.modules if key.startswith("code_model_") and key not in before]:
+            del sys.modules[added]
+    return out
+
+
+def requirements() -> list[str]:
+    """What a model needs to predict, no training package among it."""
+    return [f"{name}>={lowest}" for name, lowest in _NEEDED.items()]
+
+
+def _ensure_model(registry: Registry) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry.client.create_registered_model(
+            registry.name, description="Type of chromosome cluster: instance, touching, overlapping, or both."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
+
+
+def _log_and_register(registry: Registry, package: Path, run_id: str, content: str, tags: Mapping[str, str]) -> Version:
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = save_served(package, Path(scratch) / "model")
+        # The path names the content: what an interrupted registration left is overwritten by the very same files.
+        artifact = f"supcam-{content[:12]}"
+        registry.client.log_artifacts(run_id, str(saved), artifact)
+    created = registry.client.create_model_version(
+        registry.name, source=f"runs:/{run_id}/{artifact}", run_id=run_id, tags={**tags, CONTENT_TAG: content}
+    )
+    return registry.version(int(created.version))
+
+
+def _shipped_library(folder: Path) -> Path:
+    """The few modules of ours under a name of their own, so that no installed supcam can stand in their way."""
+    sources = {path: _source(path) for path in _SHIPPED}
+    digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest()[:12]
+    library = folder / f"supcam_model_{digest}"
+    for path, source in sources.items():
+        target = library / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (target.parent / "__init__.py").touch()
+        target.write_text(_renamed(source, library.name), encoding="utf-8")
+    return library
+
+
+def _renamed(source: str, library: str) -> str:
+    return re.sub(r"^(\s*from )supcam\.", rf"\1{library}.", source, flags=re.MULTILINE)
+
+
+def _source(path: str) -> str:
+    return (Path(supcam.__file__).parent / path).read_text(encoding="utf-8")
+
+
+def _signature() -> object:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    outputs: list[Any] = [ColSpec("string", "type"), ColSpec("double", "confidence")]
+    outputs += [ColSpec("double", column) for column in PROBABILITY_COLUMNS]
+    outputs += [ColSpec("boolean", "needs_review")]
+    return ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs))

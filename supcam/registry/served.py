@@ -1,0 +1,36 @@
+"""The model as MLflow serves it. This file is copied into the logged model; nothing is pickled."""
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel
+
+
+class ServedClassifier(PythonModel):
+    """Column ``image`` (encoded bytes) in; type, confidence, four probabilities and ``needs_review`` out."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the package that lies beside this file."""
+        from pathlib import Path
+
+        from supcam.registry.engine import Engine
+
+        self.engine = Engine(Path(context.artifacts["package"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Answer every row; one image that cannot be read refuses the request and names the row.
+
+        Raises:
+            MlflowException: (HTTP 400) for a row that holds no crop.
+        """
+        probabilities, errors = self.engine.predict(list(model_input["image"]))
+        for row, error in enumerate(errors):
+            if error is not None:
+                raise MlflowException(f"row {row}: {error}", error_code=INVALID_PARAMETER_VALUE)
+        return pd.DataFrame(self.engine.answer(probabilities), index=model_input.index)
+
+
+mlflow.models.set_model(ServedClassifier())

@@ -1,0 +1,120 @@
+"""A small real model, its packages, and real sqlite registries in temporary folders."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor, manual_seed, nn
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
+from supcam.registry.package import package_model
+
+SIZE = 32
+MakePackage = Callable[..., Path]
+
+
+class SmallModel(nn.Module):
+    """A convolution, a mean and a linear layer: quick to export, with the interface of the real one."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        manual_seed(seed)
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.head = nn.Linear(128, 4)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        probabilities: Tensor = self.head(self.features(1 - crops.float() / 255) * 20).softmax(dim=1)
+        return probabilities
+
+
+def drawn_crops(count: int, seed: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """Dark bars on white, (count, size, size)."""
+    generator = np.random.default_rng(seed)
+    crops = np.full((count, size, size), 255, dtype=np.uint8)
+    for crop in crops:
+        top, left = generator.integers(2, size // 2, 2)
+        height, width = generator.integers(4, size // 2, 2)
+        crop[top : top + height, left : left + width] = generator.integers(40, 180)
+    return crops
+
+
+def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0.9) -> ModelCard:
+    figures = {name: Figure(value=sensitivity, low=0.8, high=0.95, crops=40) for name in TYPE_LABELS}
+    return ModelCard(
+        input=InputCard(size=SIZE),
+        encoder="small",
+        settings={"seed": 42},
+        data=DataCard(manifest_hash=data, split_hash="split-1", sources=["drawn"]),
+        code_hash=code,
+        metrics={"macro_sensitivity": Figure(value=sensitivity), "accuracy": Figure(value=sensitivity)},
+        sensitivity=figures,
+    )
+
+
+def crop_rows(count: int, seed: int) -> pd.DataFrame:
+    """Hash and type of ``count`` drawn crops, ten of each type in forty."""
+    names = [f"{seed:04d}{index:060d}" for index in range(count)]
+    return pd.DataFrame({"sha256": names, "type": [TYPE_LABELS[index % 4] for index in range(count)]})
+
+
+@pytest.fixture(scope="session")
+def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
+    """Packages by seed of the weights; each is exported once and copied."""
+
+    def make(seed: int = 1, *, card: ModelCard | None = None, crops_seed: int = 0) -> Path:
+        test = crop_rows(40, crops_seed)
+        split = pd.DataFrame({"sha256": [*test["sha256"], *crop_rows(40, 900 + crops_seed)["sha256"]]})
+        split["split"] = ["test"] * 40 + ["train"] * 40
+        return package_model(
+            SmallModel(seed),
+            card or make_card(),
+            tmp_path_factory.mktemp("package") / "model",
+            split=split,
+            test=test,
+            canvases=drawn_crops(40, crops_seed)[:, np.newaxis],
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def package(make_package: MakePackage) -> Path:
+    return make_package()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once: making them takes longer than a test."""
+    from supcam.registry.store import open_client
+
+    folder = tmp_path_factory.mktemp("store")
+    open_client(f"sqlite:///{folder / 'mlflow.db'}", create=True).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def registry_uri(empty_store: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def run_id(registry_uri: str, tmp_path: Path) -> str:
+    return new_run(registry_uri, tmp_path)
+
+
+def new_run(uri: str, folder: Path) -> str:
+    from supcam.registry.store import open_client
+
+    client = open_client(uri, create=True)
+    found = client.get_experiment_by_name("tests")
+    where = (folder / "artifacts").as_uri()
+    experiment = found.experiment_id if found else client.create_experiment("tests", artifact_location=where)
+    run = client.create_run(experiment)
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)

@@ -1,0 +1,165 @@
+"""Packaging and registering: same bytes, no pickle, no second version, loads where nothing of ours is installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from supcam.errors import GateRefused, UsageError
+from supcam.registry.card import content_hash, load_card
+from supcam.registry.engine import Engine, PackageError, verify_package
+from supcam.registry.package import WEIGHTS_FILE, package_model
+from supcam.registry.registration import register_candidate
+from supcam.registry.store import Registry
+from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_crops, make_card, new_run
+
+
+def test_same_model_gives_the_same_bytes(package: Path, make_package: MakePackage) -> None:
+    again = make_package()
+    assert {path.name: path.read_bytes() for path in package.iterdir()} == {
+        path.name: path.read_bytes() for path in again.iterdir()
+    }
+
+
+def test_graph_holds_no_path_of_the_checkout(package: Path, project_root: Path) -> None:
+    content = (package / "model.onnx").read_bytes()
+    assert b"conftest" not in content
+    assert str(project_root).encode() not in content
+    assert b".py" not in content
+
+
+def test_graph_and_weights_agree_with_torch(package: Path) -> None:
+    import torch
+
+    crops = drawn_crops(9, 5)
+    module = SmallModel(1)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(crops[:, np.newaxis])).numpy()
+    got, errors = Engine(package).predict(list(crops))
+    assert errors == [None] * 9
+    assert np.abs(got - expected).max() < 1e-4
+    weights = load_file(package / WEIGHTS_FILE)
+    assert {name: tensor.shape for name, tensor in weights.items()} == {
+        name: tuple(tensor.shape) for name, tensor in module.state_dict().items()
+    }
+    assert load_card(package).parity is not None
+
+
+def test_a_graph_that_differs_is_not_packaged(tmp_path: Path) -> None:
+    rows = crop_rows(4, 0)
+    with pytest.raises(GateRefused, match="differs from torch"):
+        package_model(
+            SmallModel(1),
+            make_card(),
+            tmp_path / "model",
+            split=rows.assign(split="test"),
+            test=rows,
+            canvases=drawn_crops(4, 0)[:, np.newaxis],
+            tolerance=-1.0,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_canvases_must_belong_to_the_rows(tmp_path: Path) -> None:
+    rows = crop_rows(4, 0)
+    with pytest.raises(UsageError, match="do not fit 4 test crops"):
+        package_model(
+            SmallModel(1), make_card(), tmp_path / "model", split=rows, test=rows, canvases=drawn_crops(3, 0)[:, None]
+        )
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "card.json", "split.csv", "weights.safetensors"])
+def test_a_changed_file_is_found(package: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(package, tmp_path / "copy"))
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(PackageError, match=f"{name} was changed"):
+        Engine(copy)
+    (copy / name).unlink()
+    with pytest.raises(PackageError, match=f"lacks {name}"):
+        Engine(copy)
+
+
+def test_same_content_is_registered_once(
+    package: Path, make_package: MakePackage, registry_uri: str, run_id: str, tmp_path: Path
+) -> None:
+    first = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+    other_run = new_run(registry_uri, tmp_path)
+    again = register_candidate(make_package(), run_id=other_run, tracking_uri=registry_uri)
+    assert again.number == first.number == 1
+    other_data = make_package(card=make_card(data="data-2"))
+    second = register_candidate(other_data, run_id=other_run, tracking_uri=registry_uri)
+    registry = Registry(registry_uri)
+    assert second.number == 2
+    assert registry.aliases() == {"candidate": 2}
+    assert [version.number for version in registry.versions()] == [2, 1]
+    register_candidate(package, run_id=other_run, tracking_uri=registry_uri)
+    assert registry.aliases() == {"candidate": 1}
+
+
+def test_content_changes_with_data_and_weights(package: Path, make_package: MakePackage) -> None:
+    def content(folder: Path) -> str:
+        return content_hash(load_card(folder), verify_package(folder))
+
+    folders = [package, make_package(2), make_package(card=make_card(data="other"))]
+    assert len({content(folder) for folder in folders}) == 3
+    assert content(make_package()) == content(package)
+
+
+def test_no_pickle_in_the_registered_model(package: Path, registry_uri: str, run_id: str) -> None:
+    registry = Registry(registry_uri, create=True)
+    version = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+    model = registry.package(version).parents[1]
+    names = {path.suffix for path in model.rglob("*") if path.is_file()}
+    assert names <= {"", ".py", ".txt", ".yaml", ".yml", ".onnx", ".json", ".csv", ".safetensors"}
+    assert "torch" not in (model / "requirements.txt").read_text()
+
+
+BARE = """
+import io, os, sys
+import mlflow, pandas as pd, numpy as np
+from PIL import Image
+model = mlflow.pyfunc.load_model("models:/supcam@candidate")
+crop = np.full((30, 20), 255, np.uint8); crop[5:20, 5:10] = 90
+buffer = io.BytesIO(); Image.fromarray(crop).save(buffer, "PNG")
+answer = model.predict(pd.DataFrame({"image": [buffer.getvalue()] * 3}))
+assert list(answer.columns)[:2] == ["type", "confidence"] and len(answer) == 3, answer
+assert "torch" not in sys.modules
+assert not any(name == "supcam" or name.startswith("supcam.") for name in sys.modules)
+try:
+    model.predict(pd.DataFrame({"image": [b"no image"]}))
+except mlflow.exceptions.MlflowException as error:
+    assert error.get_http_status_code() == 400 and "row 0" in str(error), error
+else:
+    raise AssertionError("a bad image was answered")
+print(answer.to_json())
+"""
+
+
+def test_loads_with_bare_mlflow_without_pickle_and_without_supcam(
+    package: Path, registry_uri: str, run_id: str, tmp_path: Path
+) -> None:
+    register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+    # An import hook would prove less: the name supcam is made to fail for good.
+    blocked = tmp_path / "blocked" / "supcam"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ImportError('supcam is not installed here')\n")
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": registry_uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": str(blocked.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "p_touching_overlapping" in done.stdout
