@@ -32,6 +32,7 @@ class InputSettings(Section):
 
     size: int = Field(96, ge=32, le=512, multiple_of=8)
     scale: Literal["letterbox", "native"] = "letterbox"
+    memory_map: bool = False  # keep the canvases in a file below the state folder instead of in memory
 
 
 class ModelSettings(Section):
@@ -69,18 +70,40 @@ class ComposeSettings(Section):
     count: int = Field(400, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
     workers: int = Field(2, ge=1, le=256)
+    # Compose anew in every epoch instead of reading the set that DVC keeps.
     on_the_fly: bool = False
+    # What to compose. Without target_shares: inversely to the class counts of the sources.
     target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
+    # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20.
+    cells: list[str] | None = None
+    # Weights of touch, overlap and both among the cells that give the target.
+    relation_mix: dict[Literal["touch", "overlap", "both"], float] = {"touch": 1.0, "overlap": 1.0, "both": 0.2}
+    # Share of cells whose type differs from both parents' types (the ablation compares 0 with 1).
+    variant_share: float = Field(0.8, ge=0.0, le=1.0)
+    # Shares of composites of 2, 3, 4 and 5 sources.
+    chain_shares: list[float] = Field(default=[0.75, 0.15, 0.07, 0.03], min_length=1, max_length=4)
+    # Sources of one composite from several cases or sources: other contrast and sharpness in one crop.
+    across_cases: bool = False
+    # Masks.
     halo_level: int = Field(250, ge=2, le=255)
     core_level: int = Field(225, ge=1, le=254)
+    min_pixels: int = Field(40, ge=1)
     min_core_share: float = Field(0.4, ge=0.0, le=1.0)
+    canvas: int = Field(512, ge=32, le=4096)
+    # Placement.
+    scale: tuple[float, float] = (0.9, 1.1)
     min_contact: int = Field(5, ge=1)
     max_halo_overlap: int = Field(40, ge=0)
     max_halo_overlap_share: float = Field(0.05, ge=0.0, le=1.0)
     min_core_overlap_share: float = Field(0.04, gt=0.0, le=1.0)
     max_core_overlap_share: float = Field(0.35, gt=0.0, le=1.0)
     min_angle: float = Field(25.0, ge=0.0, le=90.0)
+    # Haloes that go on meeting further than this from the shared core lie alongside: a second contact.
+    contact_reach: int = Field(12, ge=1, le=512)
+    floor: int = Field(40, ge=0, le=254)
+    # Shifts tried for one pair, and sets of sources tried for one composite.
     tries: int = Field(8, ge=1, le=1000)
+    source_tries: int = Field(8, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ComposeSettings":
@@ -88,6 +111,14 @@ class ComposeSettings(Section):
             raise ValueError("core_level must be below halo_level")
         if self.min_core_overlap_share >= self.max_core_overlap_share:
             raise ValueError("min_core_overlap_share must be below max_core_overlap_share")
+        if not 0.25 <= self.scale[0] <= self.scale[1] <= 4.0:
+            raise ValueError("scale must be two rising numbers within 0.25 to 4")
+        for name in ("target_shares", "relation_mix"):
+            weights = getattr(self, name)
+            if weights is not None and (min(weights.values(), default=0.0) < 0 or sum(weights.values()) <= 0):
+                raise ValueError(f"{name} needs weights of 0 or more with a positive sum")
+        if min(self.chain_shares) < 0 or sum(self.chain_shares) <= 0:
+            raise ValueError("chain_shares needs shares of 0 or more with a positive sum")
         return self
 
 
@@ -138,6 +169,8 @@ class PretrainSettings(Section):
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
+    balance: float = Field(1.0, ge=0.0, le=1.0)  # 0 draws types as often as they occur, 1 equally often
+    watch_crops: int = Field(512, ge=0, le=1_000_000)  # crops for probe, kNN and pictures; 0 leaves them out
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> "PretrainSettings":
@@ -158,7 +191,10 @@ class FinetuneSettings(Section):
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
+    balance: float = Field(1.0, ge=0.0, le=1.0)  # 0 draws types as often as they occur, 1 equally often
     use_composed: bool = True
+    average: float = Field(0.99, ge=0.0, lt=1.0)  # decay of the averaged weights per step, 0 averages nothing
+    test_views: Literal[1, 2, 4, 8] = 8  # symmetries of the square averaged at prediction
 
 
 class EvaluateSettings(Section):
@@ -167,6 +203,7 @@ class EvaluateSettings(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     bootstrap: int = Field(1000, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
+    reliability_bins: int = Field(15, ge=2, le=1000)
 
 
 class PromoteSettings(Section):
@@ -174,9 +211,26 @@ class PromoteSettings(Section):
 
     model_name: str = Field("supcam", min_length=1, pattern=r"^[^/:@]+$")
     figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
-    margin: float = Field(0.02, ge=0.0, le=1.0)
+    margin: float = Field(0.02, ge=0.0, le=1.0)  # how far a type's sensitivity may fall
     min_sensitivity: float = Field(0.0, ge=0.0, le=1.0)
-    min_test_crops_per_type: int = Field(3, ge=0)
+    floors: dict[Literal["instance", "touching", "overlapping", "touching-overlapping"], float] = Field(
+        default_factory=dict  # sensitivity of single types, instead of min_sensitivity
+    )
+    min_test_crops_per_type: int = Field(3, ge=1)  # a type with fewer shared crops is not compared
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    bootstrap: int = Field(2000, ge=100, le=1_000_000)
+    seed: int = Field(42, ge=0, lt=2**31)
+    max_calibration_error: float = Field(0.3, ge=0.0, le=1.0)
+    max_parity_difference: float = Field(1e-4, gt=0.0, le=1.0)
+    max_latency_ms: float = Field(500.0, gt=0.0)  # one crop, one thread
+    review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops answered without review
+
+    @model_validator(mode="after")
+    def _floors_are_shares(self) -> "PromoteSettings":
+        for label, floor in self.floors.items():
+            if not 0.0 <= floor <= 1.0:
+                raise ValueError(f"floors.{label} must be within 0 to 1, got {floor}")
+        return self
 
 
 class Settings(Section):
@@ -257,3 +311,23 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
             return list(TYPE_LABELS)
         model = inner
     return sorted(field.alias or key for key, field in model.model_fields.items())
+
+
+def profile_path(name: str) -> Path:
+    """File of a named profile.
+
+    Raises:
+        UsageError: for a profile that does not exist.
+    """
+    folder = Path(__file__).parent / "profiles"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        allowed = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UsageError(f"profile {name!r} does not exist; allowed are {allowed}.")
+    return path
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write every setting, defaults included, in the form of ``params.yaml``."""
+    values = settings.model_dump(mode="json", by_alias=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,54 @@
+"""The main job of `mlflow run .`: every stage from validate to evaluate, then the registry."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines import compose, evaluate, finetune, pretrain, promote, split, tune, validate, validate_composed
+from pipelines.stage import (
+    EXTRA_OPTIONS,
+    Device,
+    FromRun,
+    OwnFolder,
+    Profile,
+    Work,
+    execute,
+    exit_codes,
+    open_place,
+)
+from supcam import tracking
+
+STAGES: dict[str, Work] = {
+    "validate": validate.validate,
+    "split": split.split,
+    "compose": compose.compose,
+    "validate_composed": validate_composed.validate_composed,
+    "tune": tune.tune,
+    "pretrain": pretrain.pretrain,
+    "finetune": finetune.finetune,
+    "evaluate": evaluate.evaluate,
+}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings=EXTRA_OPTIONS)
+def main(
+    context: typer.Context,
+    own_folder: OwnFolder = True,
+    profile: Profile = "",
+    device: Device = "",
+    from_run: FromRun = "",
+    through_gate: Annotated[str, typer.Option("--promote", help="true: go through the promotion gate.")] = "false",
+) -> None:
+    """Run all stages into one folder and register the model as candidate, or promote it."""
+    root = tracking.project_root()
+    last = promote.promote if through_gate.lower() == "true" else promote.register
+    place, parent = open_place(root, "main", own_folder, profile, device, from_run, context.args)
+    for name, work in (STAGES | {"promote": last}).items():
+        execute(name, work, place, parent)
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        app()

@@ -1,0 +1,235 @@
+"""What every stage script shares: settings, where inputs come from, where outputs go, the tracked run, exit codes."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from supcam import tracking
+from supcam.errors import SupcamError, UsageError
+from supcam.settings import Settings, load_settings, profile_path, save_settings
+
+OUTPUTS = Path("outputs")
+# What DVC versions anyway stays out of the artifacts of a `dvc repro` run.
+HEAVY = {".safetensors", ".onnx"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the stages of one execution read and write.
+
+    ``outputs`` is ``outputs/`` under DVC and a folder of its own under ``mlflow run``; ``upstream`` are further folders in
+    which inputs are looked up, in order.
+    """
+
+    root: Path
+    settings: Settings
+    outputs: Path
+    upstream: tuple[Path, ...] = ()
+    own_folder: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, relative: str) -> Path | None:
+        """An output of an earlier stage, for example ``compose/manifest.csv``; None when there is none yet."""
+        found = (folder / relative for folder in (self.outputs, *self.upstream))
+        return next((path for path in found if path.exists()), None)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage at work: its settings, inputs, output folder and tracked run."""
+
+    name: str
+    place: Place
+    run: tracking.Run
+    inputs: dict[str, Any]
+
+    @property
+    def settings(self) -> Settings:
+        """All settings of this execution."""
+        return self.place.settings
+
+    @property
+    def data(self) -> Path:
+        """The folder that ``data.dvc`` tracks."""
+        return self.place.root / "data"
+
+    @property
+    def out(self) -> Path:
+        """Folder of this stage's outputs."""
+        return self.place.outputs / self.name
+
+    @property
+    def report(self) -> Path:
+        """Folder for pages that are read and not versioned."""
+        reports = self.place.outputs / "reports" if self.place.own_folder else self.place.root / "reports"
+        return reports / self.name
+
+    def read(self, relative: str) -> Path:
+        """Path of an earlier stage's output.
+
+        Raises:
+            UsageError: when no folder has it.
+        """
+        path = self.place.find(relative)
+        if path is None:
+            raise UsageError(
+                f"stage {self.name} needs {OUTPUTS / relative}, which does not exist. Run: dvc repro {self.name}"
+            )
+        return path
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the result: inputs, code, settings, profile (not how many trials or workers)."""
+        settings = self.settings.model_dump(mode="json", by_alias=True)
+        settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in {"trials", "workers"}}
+        del settings["compose"]["workers"], settings["runtime"]["progress"]
+        relevant = {name: settings[name] for name in ("profile", "runtime", "input", "model", self.name)}
+        text = json.dumps({"deps": self.inputs["deps"], "settings": relevant}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def state(self) -> Path:
+        """Folder for checkpoints and studies: the same key resumes, another starts anew, old ones are kept."""
+        return self.place.root / "state" / self.name / self.key
+
+
+Work = Callable[[Stage], str]
+
+
+@contextmanager
+def _tracked(name: str, place: Place, parent: str | None) -> Iterator[Stage]:
+    dependencies = {f"{OUTPUTS}/{path}": found for path in _upstream_names(place.root, name) if (found := place.find(path))}
+    if place.own_folder:
+        dependencies["params.yaml"] = place.outputs / "params.yaml"
+    inputs = tracking.stage_inputs(place.root, name, dependencies)
+    with tracking.stage_run(
+        name, place.root, place.settings, parent_run_id=parent, tags=place.tags, located=dependencies
+    ) as run:
+        yield Stage(name, place, run, inputs)
+
+
+def _upstream_names(root: Path, name: str) -> list[str]:
+    deps = tracking.stage_inputs(root, name)["deps"]
+    return [dep.removeprefix(f"{OUTPUTS}/") for dep in deps if dep.startswith(f"{OUTPUTS}/")]
+
+
+def execute(name: str, work: Work, place: Place, parent: str | None = None) -> None:
+    """Do one stage: run its work, keep its outputs as artifacts, print its summary line."""
+    with _tracked(name, place, parent) as stage:
+        stage.out.mkdir(parents=True, exist_ok=True)
+        summary = work(stage)
+        _keep_artifacts(stage)
+    Console().print(f"[bold]{name}[/bold]: {summary}", highlight=False, soft_wrap=True)
+
+
+def _keep_artifacts(stage: Stage) -> None:
+    if stage.place.own_folder:
+        stage.run.log_artifacts(stage.out, f"{OUTPUTS}/{stage.name}")
+        return
+    for path in sorted(stage.out.iterdir()):
+        if path.is_file() and path.suffix not in HEAVY:
+            stage.run.log_artifact(path, f"{OUTPUTS}/{stage.name}")
+
+
+def place_for_dvc(root: Path, overrides: Mapping[str, str]) -> Place:
+    """Read and write ``outputs/``, as ``dvc.yaml`` says."""
+    return Place(root, load_settings(root / "params.yaml", dict(overrides)), root / OUTPUTS)
+
+
+def place_of_its_own(
+    root: Path, profile: str | None, overrides: Mapping[str, str], from_run: str | None, label: str
+) -> Place:
+    """A new folder below ``runs/``; inputs come from it, then from the run ``from_run``, then from ``outputs/``.
+
+    Raises:
+        UsageError: for an unknown run.
+    """
+    source = profile_path(profile) if profile else root / "params.yaml"
+    settings = load_settings(source, dict(overrides))
+    outputs = root / "runs" / label
+    outputs.mkdir(parents=True)
+    upstream = [root / OUTPUTS]
+    if from_run:
+        fetched = outputs / "upstream"
+        tracking.fetch_outputs(root, from_run, fetched)
+        upstream.insert(0, fetched / OUTPUTS)
+    save_settings(settings, outputs / "params.yaml")
+    tags = {"supcam.from_run": from_run} if from_run else {}
+    return Place(root, settings, outputs, tuple(upstream), own_folder=True, tags=tags)
+
+
+def overrides_from(extra: list[str]) -> dict[str, str]:
+    """Read ``--section.key value`` pairs.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    overrides = {}
+    for flag, value in zip(extra[::2], [*extra[1::2], ""][: (len(extra) + 1) // 2], strict=True):
+        if not flag.startswith("--") or "." not in flag:
+            raise UsageError(f"option {flag!r} is unknown; allowed are settings such as --pretrain.epochs 5.")
+        overrides[flag.removeprefix("--")] = value
+    return overrides
+
+
+def main(name: str, work: Work) -> None:
+    """Entry point of a stage script. Ends with the exit code of the design; a user's mistake shows no traceback."""
+    with exit_codes():
+        _application(name, work)()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn errors that users cause into one line on stderr and their exit code."""
+    try:
+        yield
+    except SupcamError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _application(name: str, work: Work) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=(sys.modules[work.__module__].__doc__ or name).strip(), context_settings=EXTRA_OPTIONS)
+    def command(
+        context: typer.Context,
+        own_folder: OwnFolder = False,
+        profile: Profile = "",
+        device: Device = "",
+        from_run: FromRun = "",
+    ) -> None:
+        root = tracking.project_root()
+        place, parent = open_place(root, name, own_folder, profile, device, from_run, context.args)
+        execute(name, work, place, parent)
+
+    return app
+
+
+EXTRA_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+OwnFolder = Annotated[bool, typer.Option(help="Write below runs/ and leave what DVC tracks untouched.")]
+Profile = Annotated[str, typer.Option(help="sample, real or chrcluster; empty: params.yaml as it is.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; empty: as the settings say.")]
+FromRun = Annotated[str, typer.Option(help="Take upstream outputs from this run; empty: the present DVC outputs.")]
+
+
+def open_place(
+    root: Path, label: str, own_folder: bool, profile: str, device: str, from_run: str, extra: list[str]
+) -> tuple[Place, str | None]:
+    """The place of one execution and the parent run, which ``mlflow run`` hands over in the environment."""
+    tracking.quiet()
+    overrides = overrides_from(extra) | ({"runtime.device": device} if device else {})
+    parent = tracking.take_parent_run()
+    if not own_folder:
+        return place_for_dvc(root, overrides), parent
+    unique = f"{label}-{parent or os.urandom(8).hex()}"
+    return place_of_its_own(root, profile or None, overrides, from_run or None, unique), parent

@@ -1,0 +1,27 @@
+"""Stage validate_composed: the data gate for composed crops."""
+
+import json
+
+from pipelines.stage import Stage, main
+from supcam.data.expectations import validate_composed as check
+from supcam.data.gate import require_passed
+from supcam.data.manifest import read_manifest
+
+
+def validate_composed(stage: Stage) -> str:
+    """Check the composed crops against their parents and the label algebra."""
+    manifest = stage.read("compose/manifest.csv")
+    sources = read_manifest(stage.read("split/manifest.csv"))
+    report = check(
+        read_manifest(manifest),
+        sources[sources["split"] == "train"],
+        manifest.parent,
+        stage.settings.validate_composed,
+        requested=json.loads(stage.read("compose/report.json").read_text(encoding="utf-8"))["counts"],
+        docs=stage.report,
+    )
+    return require_passed(report, stage.out / "validation.json", stage.report)
+
+
+if __name__ == "__main__":
+    main("validate_composed", validate_composed)

@@ -1,0 +1,5 @@
+"""The `supcam` command."""
+
+from supcam.cli.app import main
+
+__all__ = ["main"]

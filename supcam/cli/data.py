@@ -1,0 +1,86 @@
+"""Commands about crops: import, synthesize, validate."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from supcam import tracking
+from supcam.errors import UsageError
+from supcam.settings import load_settings
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command."""
+    app.command("import")(import_)
+    app.command("synthesize")(synthesize)
+    app.command("validate")(validate)
+
+
+def import_(
+    sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or a labels.csv.")],
+    into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Start afresh instead of adding.")] = False,
+    type_map: Annotated[
+        str | None, typer.Option("--map", help="Types of numeric folders: 0=instance,1=touching,...")
+    ] = None,
+    case_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the case in a path, by a group (?P<case>...).")
+    ] = None,
+) -> None:
+    """Take in crops, all or nothing, and record the new version of the data."""
+    from supcam.data.importers import import_sources
+
+    target = into or tracking.project_root() / "data"
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("import", total=None)
+        report = import_sources(
+            sources,
+            target,
+            replace=replace,
+            type_map=_read_map(type_map),
+            case_pattern=case_pattern,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for line in report.lines():
+        typer.echo(line)
+
+
+def _read_map(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*", text):
+        raise UsageError(f"--map {text!r} is not of the form 0=instance,1=touching,2=overlapping. Correct it.")
+    return dict(pair.split("=") for pair in text.split(","))
+
+
+def synthesize(
+    into: Annotated[Path, typer.Option(help="New folder for images/ and labels.csv.")],
+    cases: Annotated[int, typer.Option(help="Cases that differ in contrast, sharpness and condensation.", min=1)] = 12,
+    crops: Annotated[int, typer.Option(help="Crops in all.", min=4)] = 720,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same crops.", min=0)] = 42,
+) -> None:
+    """Draw synthetic G-band crops of all four types; take them in with: supcam import INTO."""
+    from supcam.synthetic import synthesize as draw
+
+    if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
+        raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
+    frame = draw(into, cases=cases, crops=crops, seed=seed)
+    counts = ", ".join(f"{count} {name}" for name, count in frame["type"].value_counts().items())
+    typer.echo(f"{len(frame)} crops of {cases} cases in {into}: {counts}")
+
+
+def validate() -> None:
+    """Run the expectations on data/, print failing crops and write the data report; opens nothing."""
+    from supcam.data.expectations import validate_crops
+    from supcam.data.gate import require_passed
+    from supcam.data.manifest import read_manifest
+
+    root = tracking.project_root()
+    settings = load_settings(root / "params.yaml")
+    page = root / "reports" / "validate"
+    report = validate_crops(read_manifest(root / "data" / "manifest.csv"), root / "data", settings.validate_, docs=page)
+    typer.echo(require_passed(report, page / "validation.json", page))

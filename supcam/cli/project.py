@@ -1,0 +1,91 @@
+"""Commands about the project itself: its profile, its settings, its MLflow page."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from supcam import tracking
+from supcam.errors import UsageError
+from supcam.settings import Settings, load_settings, profile_path
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command."""
+    app.command("profile")(profile)
+    app.command("settings")(settings)
+    app.command("ui")(ui)
+
+
+def profile(
+    name: Annotated[str, typer.Argument(help="sample, real or chrcluster")],
+    replace: Annotated[bool, typer.Option(help="Overwrite settings that you changed in params.yaml.")] = False,
+) -> None:
+    """Switch params.yaml to a profile; the change shows in git diff."""
+    target = tracking.project_root() / "params.yaml"
+    chosen = profile_path(name).read_text(encoding="utf-8")
+    if target.is_file() and not replace and not _is_a_profile(target):
+        raise UsageError(
+            f"{target} holds changes of your own, which profile {name!r} would overwrite. "
+            "Commit them and run again with --replace."
+        )
+    beside = target.with_suffix(".yaml.new")
+    beside.write_text(chosen, encoding="utf-8")
+    beside.replace(target)
+    settings = load_settings(target)
+    typer.echo(
+        f"params.yaml is now profile {name}: {settings.model.encoder}, {settings.input.size} px, "
+        f"queue {settings.pretrain.queue_size}. See: git diff params.yaml"
+    )
+
+
+def _is_a_profile(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return any(file.read_text(encoding="utf-8") == text for file in profile_path("sample").parent.glob("*.yaml"))
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow page on the project's store."""
+    root = tracking.project_root()
+    typer.echo(f"MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    uri = tracking.tracking_uri(root)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    location = tracking.artifact_location(root, uri)
+    if location:
+        command += ["--default-artifact-root", location]
+    try:
+        raise typer.Exit(subprocess.run(command, cwd=root, check=False).returncode)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def settings() -> None:
+    """List every setting with its value in params.yaml, default and allowed range."""
+    current = load_settings(tracking.project_root() / "params.yaml").model_dump(mode="json", by_alias=True)
+    table = Table("setting", "value", "default", "allowed")
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        name = field.alias or section
+        for key, schema in model.model_json_schema()["properties"].items():
+            value, default = current[name][key], schema.get("default")
+            table.add_row(f"{name}.{key}", str(value), "" if value == default else str(default), _allowed(schema))
+    Console().print(table)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option) for option in schema["anyOf"])
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "pattern": "matches"}
+    limits = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return " ".join([schema.get("type", ""), *limits]).strip()

@@ -1,0 +1,170 @@
+"""The main job in real processes: dvc repro, mlflow run, and the production model in a fresh interpreter."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.project import call, change_settings, commit, small_project, succeed
+
+LOAD = """
+import mlflow, sys, pandas as pd
+from pathlib import Path
+model = mlflow.pyfunc.load_model("models:/supcam@production")
+crops = sorted(Path("data/crops").rglob("*.png"))[:5]
+print(model.predict(pd.DataFrame({"image": [crop.read_bytes() for crop in crops]})).to_json())
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after its first `dvc repro`, committed."""
+    made = small_project(tmp_path_factory.mktemp("main job") / "project")
+    succeed(made, "dvc", "repro")
+    commit(made, "first model")
+    return made
+
+
+def tracked_files(project: Path) -> dict[str, str]:
+    """Hash of every file that DVC or the user owns."""
+    names = ["dvc.lock", "data.dvc", "params.yaml"]
+    files = [project / name for name in names] + sorted((project / "outputs").rglob("*"))
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
+
+
+def aliases(project: Path) -> dict[str, str]:
+    """Versions behind the aliases of the registered model."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
+    return dict(MlflowClient(uri, registry_uri=uri).get_registered_model("supcam").aliases)
+
+
+def test_a_model_is_in_production(project: Path) -> None:
+    decision = json.loads((project / "outputs/promote/decision.json").read_text(encoding="utf-8"))
+    assert decision["verdict"] == "promoted"
+    assert aliases(project)["production"] == aliases(project)["candidate"]
+
+
+def test_second_repro_runs_only_promote_which_has_nothing_to_do(project: Path) -> None:
+    before = tracked_files(project)
+    said = succeed(project, "dvc", "repro")
+    assert [line for line in said.splitlines() if line.startswith("Running stage")] == ["Running stage 'promote':"]
+    assert "nothing to do" in said
+    assert tracked_files(project) == before
+
+
+def test_status_lists_only_promote(project: Path) -> None:
+    said = succeed(project, "dvc", "status", "--json")
+    assert set(json.loads(said)) == {"promote"}
+
+
+def test_bare_mlflow_loads_the_production_model(project: Path) -> None:
+    (project / "load.py").write_text(LOAD, encoding="utf-8")
+    said = succeed(project, "python", "load.py", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
+    (project / "load.py").unlink()
+    predicted = pd.read_json(said.splitlines()[-1])
+    assert list(predicted["type"].isin(["instance", "touching", "overlapping", "touching-overlapping"])) == [True] * 5
+
+
+def test_predict_writes_one_row_per_image(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crops (new)"
+    shutil.copytree(project / "data/crops", folder)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("ignored", encoding="utf-8")
+    images = [path for path in folder.rglob("*.*") if path.suffix == ".png"]
+    done = call(project, "supcam", "predict", str(folder), "--output", str(tmp_path / "types.csv"))
+    rows = pd.read_csv(tmp_path / "types.csv")
+    assert done.returncode == 1
+    assert sorted(rows["path"]) == sorted(str(path) for path in images)
+    assert rows.loc[rows["path"].str.endswith("broken.png"), "error"].notna().all()
+    assert rows["error"].notna().sum() == 1
+    assert rows[[name for name in rows if name.startswith("p_")]].sum(axis=1).dropna().between(0.999, 1.001).all()
+
+
+def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
+    before, production = tracked_files(project), aliases(project)["production"]
+    said = succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1")
+    assert "nothing" not in said or "evaluate" in said
+    assert tracked_files(project) == before
+    assert aliases(project)["production"] == production
+    assert aliases(project)["candidate"] != production
+
+
+def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
+    before = tracked_files(project)
+    succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-e", "split", "-P", "split.seed=3")
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
+    client = MlflowClient(uri)
+    run = client.search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0].info
+    assert run.status == "FINISHED"
+    succeed(
+        project, "mlflow", "run", ".", "--env-manager", "local", "-e", "compose",
+        "-P", f"from_run={run.run_id}", "-P", "compose.count=6",
+    )  # fmt: skip
+    assert tracked_files(project) == before
+
+
+def test_changing_one_crop_starts_a_new_study(project: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "project"
+    shutil.copytree(project, changed, symlinks=True)
+    studies = {path.name for path in (changed / "state/tune").iterdir()}
+    crop = sorted((changed / "data/crops").rglob("*.png"))[0]
+    crop.unlink()  # the file may be a link into the DVC cache
+    manifest = changed / "data/manifest.csv"
+    frame = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    frame = frame[frame["path"] != crop.relative_to(changed / "data").as_posix()]
+    manifest.unlink()
+    frame.to_csv(manifest, index=False, lineterminator="\n")
+    succeed(changed, "dvc", "repro", "tune")
+    assert studies < {path.name for path in (changed / "state/tune").iterdir()}
+
+
+def test_corrupt_crop_stops_the_pipeline_by_name(project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "project"
+    shutil.copytree(project, broken, symlinks=True)
+    crop = sorted((broken / "data/crops").rglob("*.png"))[0]
+    crop.unlink()
+    crop.write_bytes(b"\x89PNG no more")
+    done = call(broken, "python", "-m", "pipelines.validate")
+    assert done.returncode == 3
+    assert crop.name in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert call(broken, "dvc", "repro").returncode != 0
+
+
+def test_wrong_setting_is_named_with_its_range(project: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "project"
+    shutil.copytree(project, wrong, symlinks=True)
+    change_settings(wrong, {"pretrain": {"temperature": 7}})
+    done = call(wrong, "python", "-m", "pipelines.pretrain")
+    assert done.returncode == 2
+    assert "pretrain.temperature" in done.stderr
+    assert "7" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
+    from tests.project import copy_checkout
+
+    copy_checkout(tmp_path)
+    done = call(tmp_path, "python", "-m", "pipelines.validate")
+    assert done.returncode == 2
+    assert "dvc pull data.dvc" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_model_in_production_yet(tmp_path: Path) -> None:
+    from tests.project import copy_checkout
+
+    copy_checkout(tmp_path)
+    done = call(tmp_path, "supcam", "predict", ".")
+    assert done.returncode == 1
+    assert "production" in done.stderr
+    assert "Traceback" not in done.stderr
