@@ -1,0 +1,89 @@
+"""Bodies laid over one another: Beer-Lambert blending, and the growing cluster with its members."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from supcam.cluster_type import Relation
+from supcam.composition.contact import Fault, meeting
+from supcam.composition.masks import WHITE, Body, Grey, Mask
+from supcam.settings import ComposeSettings
+
+
+def blend(first: Grey, second: Grey, floor: int = 40) -> Grey:
+    """Grey values of two transparencies in one light path: ``255 * (A / 255) * (B / 255)``, rounded.
+
+    Optical densities add. White is the identity, the order does not matter, the result is never lighter than either
+    and never pushed below ``floor`` (a scanner's black) unless a source is already darker there.
+    """
+    product = first.astype(np.uint32) * second
+    dark = np.minimum(np.minimum(first, second), floor)
+    return np.maximum(((product + WHITE // 2) // WHITE).astype(np.uint8), dark)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One source of an assembly and the (row, column) of its frame in the assembly's frame."""
+
+    body: Body
+    offset: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A cluster under construction: the blended body and the sources it was made of."""
+
+    body: Body
+    members: tuple[Member, ...]
+
+    @classmethod
+    def start(cls, body: Body) -> "Assembly":
+        """An assembly of one source."""
+        return cls(body, (Member(body, (0, 0)),))
+
+    def relation_to(self, other: Body, offset: tuple[int, int], settings: ComposeSettings) -> Relation | Fault:
+        """How ``other`` would meet the members at ``offset``: the union over members, or the first fault."""
+        bits = 0
+        for member in self.members:
+            found = meeting(member.body, other, (offset[0] - member.offset[0], offset[1] - member.offset[1]), settings)
+            if found is Fault.APART:
+                continue
+            if isinstance(found, Fault):
+                return found
+            bits |= found
+        return Relation(bits) if bits else Fault.APART
+
+    def joined(self, other: Body, offset: tuple[int, int], settings: ComposeSettings) -> "Assembly":
+        """This assembly with ``other`` blended in, on a frame that holds both."""
+        top, left = min(offset[0], 0), min(offset[1], 0)
+        here, there = (-top, -left), (offset[0] - top, offset[1] - left)
+        shape = tuple(
+            max(start + size, begin + length)
+            for start, size, begin, length in zip(here, self.body.halo.shape, there, other.halo.shape, strict=True)
+        )
+        image = np.full(shape, WHITE, dtype=np.uint8)
+        halo, core = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        for body, corner in ((self.body, here), (other, there)):
+            view = np.s_[corner[0] : corner[0] + body.halo.shape[0], corner[1] : corner[1] + body.halo.shape[1]]
+            image[view] = blend(image[view], body.image, settings.floor)
+            halo[view] |= body.halo
+            core[view] |= body.core
+        # Haloes that add up can pass the core level; a later source must not take that for light background.
+        core |= (image < settings.core_level) & halo
+        members = tuple(Member(m.body, (m.offset[0] + here[0], m.offset[1] + here[1])) for m in self.members)
+        body = Body(image, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)))
+        return Assembly(body, (*members, Member(other, there)))
+
+    def masks(self) -> Mask:
+        """(N + 1, H, W): the halo mask of each of the N sources, then the core shared by two or more of them."""
+        shape = self.body.halo.shape
+        masks = np.zeros((len(self.members) + 1, *shape), dtype=bool)
+        cores = np.zeros(shape, dtype=np.uint8)
+        for mask, member in zip(masks, self.members, strict=False):
+            view = tuple(
+                slice(start, start + size) for start, size in zip(member.offset, member.body.halo.shape, strict=True)
+            )
+            mask[view] = member.body.halo
+            cores[view] += member.body.core
+        masks[-1] = cores >= 2
+        return masks

@@ -1,0 +1,264 @@
+"""Make one composite: draw a plan and sources, place, check, blend; bounded tries with counted reasons."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from supcam.cluster_type import ClusterType, Relation
+from supcam.composition.assembly import Assembly, Member
+from supcam.composition.contact import Fault
+from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, find_body, source_defect
+from supcam.composition.placement import admissible
+from supcam.composition.sampling import Plan, Policy
+from supcam.composition.warp import Warp
+from supcam.settings import ComposeSettings
+
+_MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
+
+
+class Sources(Protocol):
+    """Crops to compose from; ``supcam.data.crops.CropSet`` is one."""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per crop with a column ``crop_id``."""
+
+    @property
+    def images(self) -> Sequence[Grey]:
+        """Grey crops (H, W), white background 255."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """ClusterType of each crop."""
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """What each crop shares its appearance with: source and case."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where one source went: ``matrix`` is Pillow's affine data from composite pixels back to the source crop's."""
+
+    crop_id: str
+    row: int
+    matrix: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A finished composite. ``masks`` (N + 1, H, W), when asked for: halo of each source, then the shared core."""
+
+    image: Grey
+    type: ClusterType
+    relation: Relation
+    parents: tuple[str, ...]
+    group: str
+    plan: Plan
+    placed: tuple[Placed, ...]
+    rejected: Counter[str] = field(default_factory=Counter)
+    masks: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """No composite came of this index; ``rejected`` counts why each try failed."""
+
+    rejected: Counter[str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    body: Body
+    margin: tuple[int, int, int, int]
+
+
+class Composer:
+    """Composes clusters from crops; each composite is a function of (seed, index) alone.
+
+    Attributes:
+        defects: reason -> crop ids of the sources that the quality gates left out.
+    """
+
+    def __init__(self, crops: Sources, settings: ComposeSettings, *, keep_masks: bool = False) -> None:
+        self.settings = settings
+        self.keep_masks = keep_masks
+        self.defects: dict[str, list[str]] = {}
+        ids = [str(name) for name in crops.frame["crop_id"]]
+        self._sources: dict[int, _Source] = {}
+        for row, image in enumerate(crops.images):
+            defect = source_defect(image, settings)
+            if defect:
+                self.defects.setdefault(defect, []).append(ids[row])
+            else:
+                self._sources[row] = _prepare(image, settings)
+        rows = list(self._sources)
+        self._ids, self._groups = ids, list(crops.groups)
+        self._types = [ClusterType(int(label)) for label in crops.labels]
+        self._rows = rows
+        self.policy = Policy([self._types[r] for r in rows], [self._groups[r] for r in rows], settings)
+
+    def __len__(self) -> int:
+        """Number of sources that passed the quality gates."""
+        return len(self._sources)
+
+    def compose(self, seed: int, index: int) -> Composite | Skipped:
+        """The composite of this seed and index, whatever was composed before it and in which process."""
+        rng = np.random.default_rng((seed, index))
+        plan = self.policy.plan(rng)
+        if plan is None:
+            return Skipped(Counter({"no-sources": 1}))
+        return self.compose_plan(plan, rng)
+
+    def compose_plan(self, plan: Plan, rng: np.random.Generator) -> Composite | Skipped:
+        """A composite of the plan's cell, or what kept it from being made in the tries allowed."""
+        rejected: Counter[str] = Counter()
+        if not self.policy.can(plan.cell):
+            return Skipped(Counter({"no-sources": 1}))
+        for _ in range(self.settings.source_tries):
+            positions, relations = self.policy.sources(plan, rng)
+            made = self._attempt(plan, [self._rows[p] for p in positions], relations, rng, rejected)
+            if made is not None:
+                return made
+        return Skipped(rejected)
+
+    def _attempt(
+        self,
+        plan: Plan,
+        rows: list[int],
+        relations: list[Relation],
+        rng: np.random.Generator,
+        rejected: Counter[str],
+    ) -> Composite | None:
+        first = self._warped(rows[0], rng, rejected)
+        if first is None:
+            return None
+        assembly = Assembly.start(first[1])
+        placed_rows, warps, bits = [rows[0]], [first[0]], 0
+        kind = self._types[rows[0]]
+        for row, relation in zip(rows[1:], relations, strict=True):
+            warped = self._warped(row, rng, rejected)
+            if warped is None:
+                return None
+            target = plan.cell.target
+            # Between sources of the target type already, an extra touch or overlap changes nothing.
+            joined = self._join(assembly, warped[1], relation, kind | self._types[row], target, rng, rejected)
+            if joined is None:
+                if len(placed_rows) < 2:
+                    return None
+                break
+            assembly, found = joined
+            kind, bits = ClusterType(kind | self._types[row] | found), bits | found
+            placed_rows.append(row)
+            warps.append(warped[0])
+        return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
+
+    def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
+        source = self._sources[row].body
+        warp = Warp.draw(rng, self.settings.scale)
+        body = find_body(warp.apply(source.image), self.settings)
+        if body is None or body.halo_area < self.settings.min_pixels:
+            rejected["speck"] += 1
+        elif body.core_area < self.settings.min_core_share * body.halo_area:
+            rejected["pale"] += 1
+        else:
+            return warp, body
+        return None
+
+    def _join(
+        self,
+        assembly: Assembly,
+        body: Body,
+        relation: Relation,
+        bits: int,
+        target: ClusterType,
+        rng: np.random.Generator,
+        rejected: Counter[str],
+    ) -> tuple[Assembly, Relation] | None:
+        """Place ``body`` at a random admissible shift that keeps the composite of the target type."""
+        offsets = admissible(assembly.body, body, relation, self.settings).offsets
+        if len(offsets) == 0:
+            rejected["no-admissible-shift"] += 1
+            return None
+        for _ in range(self.settings.tries):
+            row, column = offsets[rng.integers(len(offsets))]
+            offset = (int(row), int(column))
+            found = assembly.relation_to(body, offset, self.settings)
+            if isinstance(found, Fault):
+                rejected[found.value] += 1
+            elif found & relation != relation:
+                rejected["other-relation"] += 1
+            elif (bits | found) & ~target:
+                rejected[Fault.SECOND_CONTACT.value] += 1
+            else:
+                return assembly.joined(body, offset, self.settings), found
+        return None
+
+    def _finish(
+        self,
+        plan: Plan,
+        assembly: Assembly,
+        rows: list[int],
+        warps: list[Warp],
+        relation: Relation,
+        kind: ClusterType,
+        rejected: Counter[str],
+    ) -> Composite | None:
+        image, (top, left) = _framed(assembly.body, self._sources[rows[0]].margin)
+        if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
+            rejected["several-components"] += 1
+            return None
+        placed = tuple(
+            Placed(self._ids[row], row, self._matrix(row, warp, member, (top, left)))
+            for row, warp, member in zip(rows, warps, assembly.members, strict=True)
+        )
+        masks = None
+        if self.keep_masks:
+            masks = _crop(assembly.masks(), (top, left), image.shape)
+        parents = tuple(self._ids[row] for row in rows)
+        return Composite(image, kind, relation, parents, self._groups[rows[0]], plan, placed, rejected, masks)
+
+    def _matrix(
+        self, row: int, warp: Warp, member: Member, corner: tuple[int, int]
+    ) -> tuple[float, float, float, float, float, float]:
+        source, body = self._sources[row].body, member.body
+        a, b, c, d, e, f = warp.inverse(*source.image.shape)
+        x = body.corner[1] - member.offset[1] + corner[1]
+        y = body.corner[0] - member.offset[0] + corner[0]
+        return (a, b, a * x + b * y + c + source.corner[1], d, e, d * x + e * y + f + source.corner[0])
+
+
+def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
+    body = find_body(image, settings)
+    if body is None:
+        raise AssertionError("source_defect passed an empty crop")
+    rows, columns = np.flatnonzero(body.halo.any(axis=1)), np.flatnonzero(body.halo.any(axis=0))
+    top, left = body.corner[0] + int(rows[0]), body.corner[1] + int(columns[0])
+    bottom = image.shape[0] - 1 - body.corner[0] - int(rows[-1])
+    right = image.shape[1] - 1 - body.corner[1] - int(columns[-1])
+    return _Source(body, (top, left, bottom, right))
+
+
+def _framed(body: Body, margin: tuple[int, int, int, int]) -> tuple[Grey, tuple[int, int]]:
+    """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame."""
+    rows, columns = np.flatnonzero(body.halo.any(axis=1)), np.flatnonzero(body.halo.any(axis=0))
+    top, left, bottom, right = (min(side, _MAX_MARGIN) for side in margin)
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
+    return image, (int(rows[0]) - top, int(columns[0]) - left)
+
+
+def _crop(masks: Mask, corner: tuple[int, int], shape: tuple[int, ...]) -> Mask:
+    """``masks`` (N, H, W) on the frame of ``shape`` whose first pixel lies at ``corner``; outside is empty."""
+    framed = np.zeros((masks.shape[0], *shape), dtype=bool)
+    top, left = max(corner[0], 0), max(corner[1], 0)
+    part = masks[:, top : corner[0] + shape[0], left : corner[1] + shape[1]]
+    row, column = top - corner[0], left - corner[1]
+    framed[:, row : row + part.shape[1], column : column + part.shape[2]] = part
+    return framed

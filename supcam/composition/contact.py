@@ -1,0 +1,130 @@
+"""How two placed bodies really meet: contact zones, their shared core, and whether an overlap reads as a crossing."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import degrees
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from supcam.composition.masks import EIGHT, Body, Mask, dilate
+from supcam.settings import ComposeSettings
+
+_MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
+
+
+class Fault(StrEnum):
+    """Why a placement is refused; the names are the reasons that reports count."""
+
+    APART = "apart"
+    GRAZE = "graze"
+    NOT_CROSSING = "not-crossing"
+    SECOND_CONTACT = "second-contact"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rectangle in which two frames overlap: slices into the first and into the second frame."""
+
+    first: tuple[slice, slice]
+    second: tuple[slice, slice]
+
+
+def window(first: tuple[int, ...], second: tuple[int, ...], offset: tuple[int, int]) -> Window:
+    """Overlap of a frame of shape ``first`` with one of shape ``second`` whose corner lies at ``offset`` in it."""
+    (top, left), (bottom, right) = (
+        (max(offset[0], 0), max(offset[1], 0)),
+        (min(first[0], offset[0] + second[0]), min(first[1], offset[1] + second[1])),
+    )
+    bottom, right = max(bottom, top), max(right, left)
+    rows, columns = slice(top, bottom), slice(left, right)
+    return Window(
+        (rows, columns),
+        (slice(top - offset[0], bottom - offset[0]), slice(left - offset[1], right - offset[1])),
+    )
+
+
+def meeting(first: Body, second: Body, offset: tuple[int, int], settings: ComposeSettings) -> int | Fault:
+    """Relation bits (touch 1, overlap 2, both 3) of ``second`` placed at ``offset``, or the fault that refuses it.
+
+    Every zone in which the haloes meet counts: one without shared core is a touch of at least ``min_contact``
+    pixels, one with shared core must share the least part of the smaller core and read as a crossing. Anything in
+    between is doubtful to a reader and refused.
+    """
+    view = window(first.halo.shape, second.halo.shape, offset)
+    contact = dilate(first.halo)[view.first] & second.halo[view.second]
+    if not contact.any():
+        return Fault.APART
+    shared = first.core[view.first] & second.core[view.second]
+    zones, count = ndimage.label(contact, EIGHT)
+    sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
+    cores = np.bincount(zones[shared], minlength=count + 1)[1:]
+    least = settings.min_core_overlap_share * min(first.core_area, second.core_area)
+    touches, overlaps = cores == 0, cores >= least
+    if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
+        return Fault.GRAZE
+    if overlaps.any():
+        if _trails(contact, shared, settings.contact_reach):
+            return Fault.SECOND_CONTACT
+        for zone in np.flatnonzero(overlaps) + 1:
+            if not crosses(first, second, view, shared & (zones == zone), settings.min_angle):
+                return Fault.NOT_CROSSING
+    return int(touches.any()) | int(overlaps.any()) << 1
+
+
+def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
+    """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
+    labels, _ = ndimage.label(contact, EIGHT)
+    crossing = np.zeros(labels.max() + 1, dtype=bool)
+    crossing[labels[shared]] = True
+    crossing[0] = False
+    near = ndimage.maximum_filter(shared.view(np.uint8), size=2 * reach + 1, mode="constant").view(bool)
+    return bool((crossing[labels] & ~near).any())
+
+
+def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: float) -> bool:
+    """Whether the shared core (on the window) makes a crossing or a T, not one longer chromosome.
+
+    Taking it away must split at least one core into two parts of a tenth or more each, and the axes of both near
+    the crossing must differ by ``min_angle`` degrees or more.
+    """
+    if not (_splits(second, view.second, shared) or _splits(first, view.first, shared)):
+        return False
+    rows, columns = np.nonzero(shared)
+    centre = (float(rows.mean()), float(columns.mean()))
+    radius = 2.0 * float(np.sqrt(rows.size))
+    turn = abs(_axis(first.core, view.first, centre, radius) - _axis(second.core, view.second, centre, radius))
+    return min(turn, 180.0 - turn) >= min_angle
+
+
+def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
+    left = body.core.copy()
+    left[view] &= ~shared
+    whole, _ = body.components
+    parts, count = ndimage.label(left, EIGHT)
+    if count < 2:
+        return False
+    for component in np.unique(whole[view][shared]):
+        inside = whole == component
+        sizes = np.bincount(parts[inside & left], minlength=count + 1)[1:]
+        if np.count_nonzero(sizes >= _MIN_PART * np.count_nonzero(inside)) >= 2:
+            return True
+    return False
+
+
+def _axis(core: Mask, view: tuple[slice, slice], centre: tuple[float, float], radius: float) -> float:
+    """Direction, in degrees from 0 to 180, of the core within ``radius`` of a point of the window."""
+    row, column = centre[0] + view[0].start, centre[1] + view[1].start
+    top, left = max(int(row - radius), 0), max(int(column - radius), 0)
+    patch = core[top : int(row + radius) + 2, left : int(column + radius) + 2]
+    y, x = np.nonzero(patch)
+    y, x = y + (top - row), x + (left - column)
+    near = y * y + x * x <= radius * radius
+    return axis_of(y[near], x[near])
+
+
+def axis_of(y: NDArray[np.floating], x: NDArray[np.floating]) -> float:
+    """Direction of the principal axis of points, in degrees from 0 to 180."""
+    y, x = y - y.mean(), x - x.mean()
+    return degrees(0.5 * float(np.arctan2(2.0 * (x * y).mean(), (x * x).mean() - (y * y).mean()))) % 180.0

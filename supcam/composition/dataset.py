@@ -1,0 +1,233 @@
+"""The composed set on disk: PNG crops, manifest, report and contact sheet, the same on any number of workers."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from supcam.cluster_type import ClusterType
+from supcam.composition.composer import Composer, Composite, Skipped, Sources
+from supcam.composition.sheet import contact_sheet
+from supcam.data.manifest import COLUMNS, write_manifest
+from supcam.errors import SupcamError
+from supcam.settings import ComposeSettings
+
+_BLOCK = 16  # composites a worker makes before it reports
+_ROUNDS = 4  # times the missing composites are asked for again
+_ON_SHEET = 12  # crops of a type on the contact sheet
+# Starting a process costs about a second of imports: below this many composites one process is faster.
+_WORTH_A_PROCESS = 256
+
+Row = dict[str, Any]
+
+
+@dataclass
+class ComposeReport:
+    """What was asked for, what was made of which cells, and everything that was left out, by reason."""
+
+    requested: int
+    seed: int
+    composed: int = 0
+    sources: int = 0
+    types: dict[str, int] = field(default_factory=dict)
+    relations: dict[str, int] = field(default_factory=dict)
+    cells: dict[str, int] = field(default_factory=dict)
+    chain_lengths: dict[str, int] = field(default_factory=dict)
+    skipped_sources: dict[str, list[str]] = field(default_factory=dict)
+    skipped_composites: dict[str, int] = field(default_factory=dict)
+    rejected_tries: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What a stage prints: one line of counts, and one for each kind of loss."""
+        made = ", ".join(f"{count} {name}" for name, count in self.types.items())
+        lines = [f"composed {self.composed} of {self.requested} crops from {self.sources} sources: {made or 'none'}"]
+        losses = {
+            "sources skipped": {reason: len(ids) for reason, ids in self.skipped_sources.items()},
+            "composites skipped": self.skipped_composites,
+            "placements rejected and tried again": self.rejected_tries,
+        }
+        for name, reasons in losses.items():
+            if reasons:
+                lines.append(f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+        return lines
+
+
+def compose_set(crops: Sources, settings: ComposeSettings, out: Path) -> ComposeReport:
+    """Compose ``settings.count`` crops into the folder ``out``, which is replaced as a whole.
+
+    Writes ``crops/*.png``, ``manifest.csv`` (paths relative to ``out``), ``report.json`` and ``contact_sheet.png``.
+    The bytes depend on the crops and settings alone, not on ``settings.workers``. ``crops`` must hold training crops
+    only: a column ``split`` with anything else is refused.
+
+    Raises:
+        SupcamError: when a source is not of the training split.
+    """
+    _refuse_leaks(crops.frame)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        report = _write(crops, settings, scratch)
+        scratch.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        scratch.replace(out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return report
+
+
+def _refuse_leaks(frame: pd.DataFrame) -> None:
+    if "split" not in frame:
+        return
+    leaks = frame.loc[frame["split"] != "train", "crop_id"]
+    if len(leaks):
+        raise SupcamError(
+            f"{len(leaks)} sources are not of the training split, first {leaks.iloc[0]!r}: "
+            "composites of them would leak into training. Pass the rows with split = train only."
+        )
+
+
+def _write(crops: Sources, settings: ComposeSettings, root: Path) -> ComposeReport:
+    (root / "crops").mkdir()
+    composer = Composer(crops, settings)
+    report = ComposeReport(settings.count, settings.seed, sources=len(composer), skipped_sources=composer.defects)
+    rows: list[Row] = []
+    skipped: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    shown: dict[ClusterType, list[Any]] = {}
+    for index, made in _composites(composer, settings):
+        rejected += made.rejected
+        if isinstance(made, Skipped):
+            skipped[made.rejected.most_common(1)[0][0] if made.rejected else "no-sources"] += 1
+            continue
+        rows.append(_saved(made, crops.frame, settings.seed, index, root))
+        if len(shown.setdefault(made.type, [])) < _ON_SHEET:
+            shown[made.type].append(made.image)
+        _count(report, made)
+    _write_rows(rows, root / "manifest.csv")
+    report.composed = len(rows)
+    report.skipped_composites, report.rejected_tries = dict(sorted(skipped.items())), dict(sorted(rejected.items()))
+    for name in ("types", "relations", "cells", "chain_lengths"):
+        setattr(report, name, dict(sorted(getattr(report, name).items())))
+    (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
+    return report
+
+
+def _composites(composer: Composer, settings: ComposeSettings) -> Iterator[tuple[int, Composite | Skipped]]:
+    """The first ``count`` accepted composites by index, with what was skipped before each of them."""
+    accepted = asked = 0
+    with _mapper(composer, settings) as blocks:
+        for _ in range(_ROUNDS):
+            missing = settings.count - accepted
+            if missing <= 0:
+                return
+            wanted = range(asked, asked + missing)
+            asked += missing
+            before = accepted
+            for index, made in zip(wanted, blocks(settings.seed, wanted), strict=True):
+                accepted += isinstance(made, Composite)
+                yield index, made
+            if accepted == before:
+                return
+
+
+@contextmanager
+def _mapper(composer: Composer, settings: ComposeSettings) -> Iterator[Any]:
+    """A function (seed, indices) -> composites in order: in this process, or in ``settings.workers`` others."""
+    if settings.workers == 1 or settings.count < _WORTH_A_PROCESS:
+        yield lambda seed, wanted: (composer.compose(seed, index) for index in wanted)
+        return
+    # Not forked: a parent may hold threads (trackers, torch) whose locks a fork would copy in any state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(settings.workers, context, initializer=_adopt, initargs=(composer,)) as pool:
+
+        def blocks(seed: int, wanted: range) -> Iterator[Composite | Skipped]:
+            cuts = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
+            for block in pool.map(_compose_block, [seed] * len(cuts), cuts):
+                yield from block
+
+        yield blocks
+
+
+_adopted: Composer | None = None
+
+
+def _adopt(composer: Composer) -> None:
+    global _adopted
+    _adopted = composer
+
+
+def _compose_block(seed: int, indices: range) -> list[Composite | Skipped]:
+    if _adopted is None:
+        raise RuntimeError("a composing process was started without its composer")
+    return [_adopted.compose(seed, index) for index in indices]
+
+
+def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Path) -> Row:
+    buffer = io.BytesIO()
+    Image.fromarray(made.image).save(buffer, format="PNG")
+    crop_id = f"composed-{index:06d}"
+    path = f"crops/{crop_id}.png"
+    (root / path).write_bytes(buffer.getvalue())
+    parents = frame.iloc[[placed.row for placed in made.placed]]
+    first = parents.iloc[0]
+    return {
+        "crop_id": crop_id,
+        "path": path,
+        "type": made.type.label,
+        "case_id": first.get("case_id", ""),
+        "source": first.get("source", ""),
+        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "width": made.image.shape[1],
+        "height": made.image.shape[0],
+        "label_certain": bool(parents["label_certain"].all()) if "label_certain" in parents else True,
+        "split": "train",
+        "relation": made.relation.label,
+        "parent_a": made.parents[0],
+        "parent_b": made.parents[1],
+        "parents": ";".join(made.parents),
+        "cell": made.plan.cell.label,
+        "seed": seed,
+        "index": index,
+    }
+
+
+def _count(report: ComposeReport, made: Composite) -> None:
+    for counts, key in (
+        (report.types, made.type.label),
+        (report.relations, made.relation.label),
+        (report.cells, made.plan.cell.label),
+        (report.chain_lengths, str(len(made.parents))),
+    ):
+        counts[key] = counts.get(key, 0) + 1
+
+
+def _some_sources(crops: Sources) -> dict[ClusterType, list[Any]]:
+    """Source crops spread evenly over each type."""
+    chosen: dict[ClusterType, list[Any]] = {}
+    for kind in ClusterType:
+        rows = np.flatnonzero(np.asarray(crops.labels) == kind)
+        spread = np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)).astype(int)
+        chosen[kind] = [crops.images[row] for row in rows[spread]]
+    return chosen
+
+
+_EXTRA_COLUMNS = ("split", "relation", "parent_a", "parent_b", "parents", "cell", "seed", "index")
+
+
+def _write_rows(rows: list[Row], path: Path) -> None:
+    write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), path)

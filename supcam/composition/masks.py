@@ -1,0 +1,118 @@
+"""Halo and core masks of one crop, and the quality gates a source must pass."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from supcam.settings import ComposeSettings
+
+WHITE = 255
+EIGHT = np.ones((3, 3), dtype=bool)
+_MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
+_MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
+
+Grey: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Body:
+    """One source on its own tight frame: grey values, halo and core masks, all (H, W).
+
+    ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
+    """
+
+    image: Grey
+    halo: Mask
+    core: Mask
+    halo_area: int
+    core_area: int
+    corner: tuple[int, int] = (0, 0)
+
+    @cached_property
+    def components(self) -> tuple[NDArray[np.int32], int]:
+        """8-connected components of the core: labels (H, W) from 1, and their number."""
+        labels, count = ndimage.label(self.core, EIGHT)
+        return labels, int(count)
+
+
+def largest_component(mask: Mask) -> Mask:
+    """Largest 8-connected component of ``mask`` (H, W); the first one when two are equally large."""
+    labels, count = ndimage.label(mask, EIGHT)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    component: Mask = labels == sizes.argmax()
+    return component
+
+
+def core_mask(image: Grey, halo: Mask, core_level: int) -> Mask:
+    """Pixels darker than ``core_level`` inside ``halo``, enclosed light bands filled, enclosed background not."""
+    core: Mask = (image < core_level) & halo
+    labels, count = ndimage.label(~core)
+    if count > 1:
+        enclosed = np.ones(count + 1, dtype=bool)
+        enclosed[labels[~halo]] = False
+        enclosed[0] = False
+        border = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+        enclosed[border] = False
+        core |= enclosed[labels]
+    return core
+
+
+def find_body(image: Grey, settings: ComposeSettings) -> Body | None:
+    """Masks of the chromosome (or cluster) in ``image``, cut to the halo's box; ``None`` when nothing is darker.
+
+    Only the largest 8-component below ``halo_level`` is kept. Pixels outside it turn white, but for the faint rim
+    next to it (at or above ``halo_level``), which belongs to its halo.
+    """
+    halo = largest_component(image < settings.halo_level)
+    rows = np.flatnonzero(halo.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(halo.any(axis=0))
+    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
+    box = np.s_[top : rows[-1] + 2, left : columns[-1] + 2]
+    halo, image = halo[box], image[box]
+    image = np.where(dilate(halo), image, np.uint8(WHITE))
+    # Another component can lie inside the rim.
+    image[(image < settings.halo_level) & ~halo] = WHITE
+    core = core_mask(image, halo, settings.core_level)
+    return Body(image, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), (top, left))
+
+
+def dilate(mask: Mask) -> Mask:
+    """``mask`` (H, W) grown by one pixel in all eight directions, on the same frame."""
+    tall = mask.copy()
+    tall[1:] |= mask[:-1]
+    tall[:-1] |= mask[1:]
+    wide = tall.copy()
+    wide[:, 1:] |= tall[:, :-1]
+    wide[:, :-1] |= tall[:, 1:]
+    return wide
+
+
+def source_defect(image: Grey, settings: ComposeSettings) -> str | None:
+    """Why a crop cannot be a source, or ``None`` when it can.
+
+    ``empty`` nothing darker than the halo level, ``speck`` too few pixels, ``larger-than-canvas``,
+    ``background`` not white around the chromosome, ``pale`` too little core for its halo.
+    """
+    if image.size == 0 or not (image < settings.halo_level).any():
+        return "empty"
+    if max(image.shape) > settings.canvas:
+        return "larger-than-canvas"
+    halo = largest_component(image < settings.halo_level)
+    area = int(np.count_nonzero(halo))
+    if area < settings.min_pixels:
+        return "speck"
+    outside = image[~halo]
+    if area > _MAX_FILL * image.size or np.count_nonzero(outside == WHITE) < _MIN_WHITE * outside.size:
+        return "background"
+    core = core_mask(image, halo, settings.core_level)
+    return "pale" if np.count_nonzero(core) < settings.min_core_share * area else None
