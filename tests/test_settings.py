@@ -1,0 +1,70 @@
+"""Settings: profiles are valid, wrong ones are refused with name, value, range and remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from supcam.errors import SettingError, UsageError
+from supcam.settings import Settings, load_settings, profile_path, save_settings
+
+
+@pytest.mark.parametrize("name", ["sample", "real", "chrcluster"])
+def test_profiles_are_valid_and_named(name: str) -> None:
+    assert load_settings(profile_path(name)).profile == name
+
+
+def test_params_yaml_is_one_of_the_profiles(project_root: Path) -> None:
+    present = (project_root / "params.yaml").read_text(encoding="utf-8")
+    assert present in [profile_path(name).read_text(encoding="utf-8") for name in ("sample", "real", "chrcluster")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parts"),
+    [
+        ("pretrain.margin", "9", ["pretrain.margin", "9", "less than 1.57"]),
+        ("pretrain.temperature", "0", ["pretrain.temperature", "0", "0.01"]),
+        ("pretrain.queue_size", "8", ["pretrain", "queue_size 8", "batch_size"]),
+        ("pretrain.marginn", "0.1", ["pretrain.marginn", "margin_on", "Remove or rename"]),
+        ("pretraining.margin", "0.1", ["pretraining", "pretrain"]),
+        ("model.encoder", "vgg", ["model.encoder", "vgg", "resnet18"]),
+        ("tune.margin", "[0.5, 0.1]", ["tune", "rising"]),
+        ("compose.core_level", "251", ["compose", "core_level"]),
+        ("runtime.device", "tpu", ["runtime.device", "tpu", "cuda"]),
+        ("split.protocol", "random", ["split.protocol", "by_case", "paper"]),
+    ],
+)
+def test_a_wrong_setting_names_key_value_and_range(name: str, value: str, parts: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_settings(profile_path("sample"), {name: value})
+    for part in parts:
+        assert part in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_overrides_reach_their_setting() -> None:
+    settings = load_settings(profile_path("sample"), {"pretrain.epochs": "3", "tune.margin": "[0.1, 0.2]"})
+    assert settings.pretrain.epochs == 3
+    assert settings.tune.margin == (0.1, 0.2)
+
+
+def test_saved_settings_read_back_the_same(tmp_path: Path) -> None:
+    settings = load_settings(profile_path("real"), {"compose.count": "17"})
+    save_settings(settings, tmp_path / "params.yaml")
+    assert load_settings(tmp_path / "params.yaml") == settings
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("- a\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="must hold sections"):
+        load_settings(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load_settings(tmp_path / "params.yaml")
+    with pytest.raises(UsageError, match="does not exist"):
+        load_settings(tmp_path / "nothing.yaml")
+
+
+def test_every_section_of_the_profiles_is_a_section_of_the_settings() -> None:
+    for file in profile_path("sample").parent.glob("*.yaml"):
+        assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= set(Settings().model_dump(by_alias=True))
