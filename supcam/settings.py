@@ -45,14 +45,27 @@ class ModelSettings(Section):
 
 
 class ValidateSettings(Section):
-    """Limits of the expectations on raw crops; each rule stops the pipeline or warns."""
+    """Limits of the expectations on raw crops; ``stop`` and ``warn`` change what a rule does when it fails."""
 
     min_side: int = Field(8, ge=1, le=4096)
     max_side: int = Field(2048, ge=16, le=65536)
     min_crops_per_type: int = Field(1, ge=0)
+    min_background: int = Field(250, ge=0, le=255)
     min_foreground: float = Field(0.02, ge=0.0, le=1.0)
     max_foreground: float = Field(0.98, ge=0.0, le=1.0)
+    # Robust deviations (of logarithms) from the median of the source.
+    outlier_range: float = Field(6.0, ge=2.0, le=100.0)
+    # Correlation of two pictures at or above which they count as one; measured in docs/data.md.
+    near_duplicate: float = Field(0.99, gt=0.5, le=1.0)
     warn: list[str] = Field(default_factory=list)
+    stop: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ValidateSettings":
+        for low, high in (("min_side", "max_side"), ("min_foreground", "max_foreground")):
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(f"{low} must be below {high}")
+        return self
 
 
 class SplitSettings(Section):
@@ -123,9 +136,14 @@ class ComposeSettings(Section):
 
 
 class ValidateComposedSettings(Section):
-    """Limits of the expectations on composed crops."""
+    """Limits of the expectations on composed crops; ``stop`` and ``warn`` change what a rule does when it fails."""
 
+    # Share of the asked composites of a type that may be missing.
+    max_missing: float = Field(0.1, ge=0.0, le=1.0)
+    # Longest side of a composite, in longest sides of the training crops.
+    max_side_ratio: float = Field(2.5, ge=1.0, le=10.0)
     warn: list[str] = Field(default_factory=list)
+    stop: list[str] = Field(default_factory=list)
 
 
 class TuneSettings(Section):

@@ -1,0 +1,77 @@
+"""How far confidence can be trusted: reliability bins, calibration error, and a temperature fitted on validation."""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from supcam.evaluation.metrics import Floats, Ints
+
+_LOG_RANGE = (-3.0, 3.0)
+
+
+def probabilities_of(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Softmax of (N, 4) logits divided by a temperature, in double precision."""
+    return np.asarray(softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1))
+
+
+def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
+    """Mean negative log likelihood of the labels, nats."""
+    scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    return float(-scores[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float | None:
+    """The temperature within 0.05..20 that makes validation labels likeliest; None without validation crops.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    if len(labels) == 0:
+        return None
+    found = minimize_scalar(
+        lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))),
+        bounds=_LOG_RANGE,
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
+    """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty figures."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    member = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    rows = []
+    for at in range(bins):
+        inside = member == at
+        known = bool(inside.any())
+        rows.append(
+            {
+                "low": edges[at],
+                "high": edges[at + 1],
+                "count": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()) if known else None,
+                "accuracy": float(right[inside].mean()) if known else None,
+            }
+        )
+    return pd.DataFrame(rows).astype({"confidence": "float64", "accuracy": "float64"})
+
+
+def calibration_error(table: pd.DataFrame) -> float:
+    """Expected calibration error of reliability bins: mean distance of accuracy and confidence, weighted by count."""
+    filled = table[table["count"] > 0]
+    distance = (filled["accuracy"] - filled["confidence"]).abs()
+    return float((distance * filled["count"]).sum() / filled["count"].sum())
+
+
+def risk_coverage(labels: Ints, probabilities: Floats) -> pd.DataFrame:
+    """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``."""
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = (probabilities.argmax(axis=1) != labels)[order]
+    kept = np.arange(1, len(labels) + 1)
+    return pd.DataFrame(
+        {"coverage": kept / len(labels), "risk": np.cumsum(wrong) / kept, "threshold": confidence[order]}
+    )

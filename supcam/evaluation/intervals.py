@@ -1,0 +1,120 @@
+"""Confidence intervals of figures, and the paired test of two models on the same crops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from supcam.errors import UsageError
+from supcam.evaluation.metrics import Ints, confusion, rates
+
+_FEW_CASES = 10
+_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bound, both within 0..1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Paired comparison of two models.
+
+    Attributes:
+        only_first: Crops that only the first model has right.
+        only_second: Crops that only the second model has right.
+        p_value: Two-sided exact binomial test that both counts have one expectation.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def wilson(hits: int, total: int, confidence: float = 0.95) -> Interval | None:
+    """Wilson score interval of a share; None when there is nothing to count (Wilson, JASA 22, 1927)."""
+    if total == 0:
+        return None
+    bounds = binomtest(hits, total).proportion_ci(confidence, method="wilson")
+    return Interval(float(bounds.low), float(bounds.high))
+
+
+def bootstrap(
+    labels: Ints, predicted: Ints, groups: Sequence[str], *, repeats: int, confidence: float, seed: int
+) -> tuple[dict[str, Interval], list[str]]:
+    """Percentile intervals of the overall figures, resampling whole cases, since crops of one case resemble each other.
+
+    Args:
+        labels: (N,) actual types.
+        predicted: (N,) predicted types.
+        groups: (N,) the case of each crop. With one case only, crops are resampled and a note says so.
+        repeats: Number of resamples; 0 gives no intervals.
+        confidence: For example 0.95.
+        seed: Of the resampling.
+
+    Returns:
+        Intervals by figure and notes on what they rest on.
+    """
+    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if repeats == 0:
+        return {}, ["bootstrap intervals were switched off (evaluate.bootstrap = 0)"]
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, repeats, _CHUNK):
+        count = min(_CHUNK, repeats - start)
+        if len(names) == 1:
+            whole = confusion(labels, predicted)
+            cells = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
+        else:
+            tables = np.stack([confusion(labels[member == at], predicted[member == at]) for at in range(len(names))])
+            times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
+            cells = np.tensordot(times, tables, axes=1)
+        for name, values in rates(cells).items():
+            if values.ndim == 1:
+                drawn.setdefault(name, []).append(values)
+    return _percentiles(drawn, confidence), _case_notes(len(names))
+
+
+def _percentiles(drawn: dict[str, list[NDArray[np.float64]]], confidence: float) -> dict[str, Interval]:
+    tail = (1 - confidence) / 2
+    found = {}
+    for name, parts in drawn.items():
+        values = np.concatenate(parts)
+        values = values[~np.isnan(values)]
+        if len(values):
+            low, high = np.quantile(values, [tail, 1 - tail])
+            found[name] = Interval(float(low), float(high))
+    return found
+
+
+def _case_notes(cases: int) -> list[str]:
+    if cases == 1:
+        return ["one case only: intervals resample crops and say nothing about other cases"]
+    if cases < _FEW_CASES:
+        return [f"intervals rest on {cases} cases only and are likely too narrow"]
+    return []
+
+
+def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
+    """Exact McNemar test of two models' predictions for the same crops (McNemar, Psychometrika 12, 1947).
+
+    Raises:
+        UsageError: when the three do not have one length.
+    """
+    if not len(labels) == len(first) == len(second):
+        raise UsageError(
+            f"McNemar needs predictions of both models for the same crops, got {len(labels)} labels, "
+            f"{len(first)} and {len(second)} predictions. Predict the same crops with both."
+        )
+    right_first, right_second = first == labels, second == labels
+    only_first = int((right_first & ~right_second).sum())
+    only_second = int((right_second & ~right_first).sum())
+    differ = only_first + only_second
+    p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return McNemar(only_first, only_second, p_value)

@@ -1,0 +1,97 @@
+"""Intervals: published values, coverage, and the case as the unit; the paired test."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supcam.errors import UsageError
+from supcam.evaluation.intervals import bootstrap, mcnemar, wilson
+
+
+def test_wilson_of_a_published_example() -> None:
+    span = wilson(81, 263)  # Newcombe, Statistics in Medicine 17, 1998, table I
+    assert span is not None
+    assert (round(span.low, 4), round(span.high, 4)) == (0.2553, 0.3662)
+    edge = wilson(0, 20)
+    assert edge is not None and (edge.low, round(edge.high, 4)) == (0.0, 0.1611)
+    assert wilson(0, 0) is None
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_wilson_holds_the_share_and_solves_its_equation(total: int, share: float) -> None:
+    hits = round(share * total)
+    span = wilson(hits, total)
+    assert span is not None and 0 <= span.low <= hits / total <= span.high <= 1
+    z = 1.959963984540054
+    for bound in (span.low, span.high):
+        distance = abs(hits / total - bound)
+        assert distance == pytest.approx(z * math.sqrt(max(0.0, bound * (1 - bound)) / total), abs=1e-7)
+
+
+def test_bootstrap_of_one_crop_per_case_equals_the_binomial_spread() -> None:
+    labels = np.zeros(400, dtype=np.int64)
+    predicted = np.where(np.arange(400) < 40, 1, 0)
+    groups = [f"case {at}" for at in range(400)]
+    spans, notes = bootstrap(labels, predicted, groups, repeats=4000, confidence=0.95, seed=1)
+    spread = 1.96 * math.sqrt(0.9 * 0.1 / 400)
+    assert (spans["accuracy"].low, spans["accuracy"].high) == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.006)
+    assert notes == []
+
+
+def test_bootstrap_resamples_whole_cases() -> None:
+    """Two cases, one all right and one all wrong: only 0, 1/2 and 1 can be drawn."""
+    labels = np.zeros(200, dtype=np.int64)
+    predicted = np.repeat([0, 1], 100)
+    groups = ["a"] * 100 + ["b"] * 100
+    spans, notes = bootstrap(labels, predicted, groups, repeats=500, confidence=0.95, seed=1)
+    assert (spans["accuracy"].low, spans["accuracy"].high) == (0.0, 1.0)
+    assert notes == ["intervals rest on 2 cases only and are likely too narrow"]
+
+
+def test_one_case_is_stated_and_resamples_crops() -> None:
+    labels = np.zeros(200, dtype=np.int64)
+    predicted = np.repeat([0, 1], 100)
+    spans, notes = bootstrap(labels, predicted, ["a"] * 200, repeats=2000, confidence=0.95, seed=1)
+    assert 0.40 < spans["accuracy"].low < 0.5 < spans["accuracy"].high < 0.60
+    assert notes == ["one case only: intervals resample crops and say nothing about other cases"]
+
+
+def test_bootstrap_is_seeded_and_can_be_off() -> None:
+    labels, predicted = np.arange(80) % 4, np.arange(80) % 3
+    groups = [str(at % 11) for at in range(80)]
+    runs = [bootstrap(labels, predicted, groups, repeats=300, confidence=0.9, seed=s)[0] for s in (5, 5, 6)]
+    assert runs[0] == runs[1] != runs[2]
+    assert bootstrap(labels, predicted, groups, repeats=0, confidence=0.9, seed=5)[0] == {}
+
+
+@given(st.integers(0, 10_000), st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_mcnemar_equals_the_binomial_sum(seed: int, crops: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, first, second = rng.integers(0, 4, (3, crops))
+    found = mcnemar(labels, first, second)
+    only_first = sum(bool(a == y != b) for y, a, b in zip(labels, first, second, strict=True))
+    only_second = sum(bool(b == y != a) for y, a, b in zip(labels, first, second, strict=True))
+    differ, least = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(differ, at) for at in range(least + 1)) / 2**differ
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p_value == pytest.approx(min(1.0, 2 * tail), abs=1e-12)
+    assert mcnemar(labels, second, first).p_value == found.p_value
+
+
+def test_six_images_separate_nothing() -> None:
+    """94.09 and 94.99 % of 659 crops differ by six: ten only one model has right, four only the other, p = 0.18."""
+    labels = np.zeros(659, dtype=np.int64)
+    first, second = labels.copy(), labels.copy()
+    first[:10] = 1
+    second[10:14] = 1
+    assert mcnemar(labels, first, second).p_value == pytest.approx(0.1796, abs=1e-4)
+
+
+def test_predictions_for_other_crops_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"got 3 labels, 3 and 2 predictions"):
+        mcnemar(np.zeros(3, int), np.zeros(3, int), np.zeros(2, int))

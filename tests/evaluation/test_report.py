@@ -1,0 +1,133 @@
+"""One evaluation: what it states, what it refuses, and files with the same bytes each time."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.errors import UsageError
+from supcam.evaluation.report import Evaluation, evaluate
+from supcam.settings import EvaluateSettings
+
+FILES = {
+    "metrics.json", "predictions.csv", "confusion.csv", "per_type.csv", "reliability.csv", "risk_coverage.csv",
+    "roc.csv", "pr.csv", "confusion.png", "sensitivity.png", "reliability.png", "risk_coverage.png",
+}  # fmt: skip
+
+
+def crops(count: int, types: int = 4, cases: int = 12) -> tuple[np.ndarray, pd.DataFrame]:
+    rng = np.random.default_rng(count)
+    labels = np.arange(count) % types
+    frame = pd.DataFrame(
+        {
+            "crop_id": [f"crop {at:03}" for at in range(count)],
+            "type": [TYPE_LABELS[label] for label in labels],
+            "case_id": [str(at % cases) for at in range(count)],
+            "source": ["one" if at % cases < cases / 2 else "two" for at in range(count)],
+            "label_certain": [at % 5 != 0 for at in range(count)],
+        }
+    )
+    return (rng.normal(size=(count, 4)) + 2 * np.eye(4)[labels]).astype(np.float32), frame
+
+
+def judged(count: int = 240, types: int = 4, cases: int = 12) -> Evaluation:
+    logits, frame = crops(count, types, cases)
+    labels = np.arange(count) % types
+    return evaluate(
+        logits, frame, EvaluateSettings(bootstrap=200), validation_logits=logits[::2], validation_labels=labels[::2]
+    )
+
+
+def numbers(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [leaf for inner in value.values() for leaf in numbers(inner)]
+    return [value]
+
+
+def test_files_are_complete_strictly_valid_and_the_same_bytes(tmp_path: Path) -> None:
+    images = [np.full((20 + at % 50, 30), 255 - at % 200, dtype=np.uint8) for at in range(240)]
+    for name in ("first", "second"):
+        judged().write(tmp_path / name, images)
+    written = {path.name for path in (tmp_path / "first").iterdir()}
+    assert written == FILES | {"errors.png"}
+    for name in written:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    for name in written:
+        if name.endswith(".png"):
+            assert b"matplotlib" not in (tmp_path / "first" / name).read_bytes().lower()
+            with Image.open(tmp_path / "first" / name) as picture:
+                assert min(picture.size) > 100
+    refuse = json.loads((tmp_path / "first" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert refuse["crops"] == 240 and refuse["cases"] == 12
+
+
+def test_tables_agree_with_each_other(tmp_path: Path) -> None:
+    evaluation = judged()
+    evaluation.write(tmp_path)
+    confusion = pd.read_csv(tmp_path / "confusion.csv")
+    assert list(confusion.columns) == ["actual", "predicted"]
+    predictions = pd.read_csv(tmp_path / "predictions.csv", dtype={"crop_id": str, "case_id": str})
+    assert list(predictions.columns) == [
+        "crop_id", "type", "predicted", "confidence", "p_instance", "p_touching", "p_overlapping",
+        "p_touching_overlapping", "case_id", "source", "label_certain",
+    ]  # fmt: skip
+    accuracy = (predictions["type"] == predictions["predicted"]).mean()
+    assert accuracy == pytest.approx(evaluation.metrics["accuracy"])
+    assert (confusion["actual"] == confusion["predicted"]).mean() == pytest.approx(accuracy)
+    per_type = pd.read_csv(tmp_path / "per_type.csv").set_index("type")
+    assert per_type["sensitivity"].mean() == pytest.approx(evaluation.metrics["macro_sensitivity"], abs=1e-6)
+
+
+def test_certain_labels_sources_and_validation_have_their_own_figures() -> None:
+    metrics = judged().metrics
+    assert metrics["certain"]["crops"] == 192
+    assert {name: part["crops"] for name, part in metrics["by_source"].items()} == {"one": 120, "two": 120}
+    assert metrics["validation"]["crops"] == 120 and 0 < metrics["validation"]["macro_sensitivity"] <= 1
+    assert metrics["macro_sensitivity_low"] <= metrics["macro_sensitivity"] <= metrics["macro_sensitivity_high"]
+    assert 0.1 < metrics["calibration_temperature"] < 10
+
+
+@pytest.mark.parametrize(("types", "cases"), [(1, 12), (3, 12), (4, 1), (1, 1)])
+def test_missing_types_and_single_cases_are_stated(tmp_path: Path, types: int, cases: int) -> None:
+    evaluation = judged(40, types, cases)
+    evaluation.write(tmp_path)
+    text = (tmp_path / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=pytest.fail)
+    for label in TYPE_LABELS[types:]:
+        assert metrics["per_type"][label]["sensitivity"] is None
+        assert any(label in note for note in metrics["notes"])
+    assert (cases == 1) == any("one case only" in note for note in metrics["notes"])
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_no_validation_crops_means_no_temperature_and_a_note() -> None:
+    logits, frame = crops(40)
+    metrics = evaluate(logits, frame, EvaluateSettings()).metrics
+    assert metrics["calibration_temperature"] is None and "validation" not in metrics
+    assert any("no validation crops" in note for note in metrics["notes"])
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    logits, frame = crops(40)
+    with pytest.raises(UsageError, match=r"there is no crop to evaluate"):
+        evaluate(logits[:0], frame[:0], EvaluateSettings())
+    with pytest.raises(UsageError, match=r"logits of shape \(40, 3\) do not fit 40 crops and the 4 types instance"):
+        evaluate(logits[:, :3], frame, EvaluateSettings())
+    with pytest.raises(UsageError, match=r"logits hold NaN or infinity"):
+        evaluate(np.full((40, 4), np.nan), frame, EvaluateSettings())
+    with pytest.raises(UsageError, match=r"type 'dicentric' is unknown"):
+        evaluate(logits, frame.assign(type="dicentric"), EvaluateSettings())
+
+
+def test_summary_shows_every_type_and_the_notes() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(judged(40, 3).summary("Fold 1"))
+    text = console.export_text()
+    assert all(label in text for label in (*TYPE_LABELS, "macro sensitivity", "accuracy", "Fold 1: 40 crops"))
+    assert "no crop of type touching-overlapping" in text
