@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from supcam import tracking
-from supcam.cli import data, models, project
+from supcam.cli import data, project
 from supcam.errors import MissingExtra, SupcamError
 
 TRAINING_PACKAGES = frozenset(
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, models, project):
+for group in (data, project):
     group.add_commands(app)
 
 
