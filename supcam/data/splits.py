@@ -195,10 +195,10 @@ def _assign(
     filled = np.zeros_like(target)
     part = np.full(len(table), -1)
     names = [str(name) for name in table.index]
-    for position, name in enumerate(names):
+    for index, name in enumerate(names):
         if name in known:
-            part[position] = known[name]
-            filled[part[position]] += counts[position]
+            part[index] = known[name]
+            filled[known[name]] += counts[index]
     open_groups = np.flatnonzero((part < 0) & (counts.sum(axis=1) > 1))
     part[open_groups] = _search(counts[open_groups], target, filled, seed)
     for position in open_groups:

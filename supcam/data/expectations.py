@@ -1,0 +1,269 @@
+"""The gate of the data: suites of Great Expectations on raw crops, splits and composed crops."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
+from supcam.data.manifest import manifest_hash
+from supcam.data.measure import OK, Progress, linked_groups, measure_crops, near_duplicates, same_values
+from supcam.data.reports import RuleResult, ValidationReport, failing_frame, write_page
+from supcam.data.rules import REQUIRED, Rule, composed_rules, raw_rules, split_rules
+from supcam.data.splits import PARTS
+from supcam.errors import MissingExtra, UsageError
+from supcam.settings import ValidateComposedSettings, ValidateSettings
+
+# Sides of the boxes of two near duplicates differ at most by this share.
+SIZE_RATIO = 0.1
+_VERDICTS = {"stop": "failed", "warn": "warning"}
+
+
+def validate_crops(
+    frame: pd.DataFrame,
+    root: Path,
+    settings: ValidateSettings,
+    *,
+    docs: Path | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Judge every crop of a manifest whose paths start from ``root``; each image is read once.
+
+    ``docs`` is the folder that gets the page ``index.html`` with the failing crops.
+
+    Raises:
+        UsageError: for an empty manifest or an unknown rule in the settings.
+        MissingExtra: when Great Expectations is not installed.
+    """
+    _refuse_empty(frame, "manifest")
+    rules = raw_rules(settings, "split" in frame.columns)
+    measured = measure_crops(frame, root, progress=progress)
+    facts = measured.facts
+    same = same_values([str(value) for value in facts["pixels"]])
+    pairs = near_duplicates(measured.descriptors, settings.near_duplicate, SIZE_RATIO)
+    alike = [group for group in linked_groups(pairs) if facts["pixels"].iloc[group].nunique() > 1]
+    facts["same_picture"], facts["conflict"] = _others(facts, same)
+    facts["alike"], facts["near_conflict"] = _others(facts, alike)
+    for name in ("contrast", "focus"):
+        facts[f"{name}_deviation"] = _deviation(facts, name)
+    links = linked_groups([(group[0], other) for group in [*same, *alike] for other in group[1:]])
+    linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in links)
+    report = _judge("raw", facts, _per_type(facts, settings.min_crops_per_type), rules, manifest_hash(frame), linked)
+    return _finished(report, root, docs)
+
+
+def validate_splits(
+    frame: pd.DataFrame,
+    settings: ValidateSettings,
+    *,
+    by_case: bool,
+    linked: Sequence[Sequence[str]] = (),
+    root: Path | None = None,
+    docs: Path | None = None,
+) -> ValidationReport:
+    """Judge a split manifest: no case, duplicate or near duplicate (``linked``) lies in two parts.
+
+    Raises:
+        UsageError: for an empty manifest or an unknown rule in the settings.
+        MissingExtra: when Great Expectations is not installed.
+    """
+    _refuse_empty(frame, "split manifest")
+    facts = frame.reset_index(drop=True).copy()
+    place = {crop_id: index for index, crop_id in enumerate(facts["crop_id"])}
+    cases = (facts["source"] + "/" + facts["case_id"]).where(facts["case_id"] != "", "")
+    near = [[place[crop_id] for crop_id in ids if crop_id in place] for ids in linked]
+    facts["case_in"] = _crossing(facts, same_values(list(cases)))
+    facts["duplicate_in"] = _crossing(facts, same_values(list(facts["sha256"])))
+    facts["near_in"] = _crossing(facts, near)
+    counts = pd.crosstab(facts["split"], facts["type"]).reindex(
+        index=list(PARTS), columns=list(TYPE_LABELS), fill_value=0
+    )
+    cells = [(f"{part} {kind}", int(counts.loc[part, kind])) for part in PARTS for kind in TYPE_LABELS]  # type: ignore[arg-type]
+    present = set(facts["type"])
+    table = pd.DataFrame([cell for cell in cells if cell[0].split(" ")[1] in present], columns=["type", "count"])
+    report = _judge("splits", facts, table, split_rules(settings, by_case), manifest_hash(frame), [])
+    return _finished(report, root, docs)
+
+
+def validate_composed(
+    frame: pd.DataFrame,
+    sources: pd.DataFrame,
+    root: Path,
+    settings: ValidateComposedSettings,
+    *,
+    requested: Mapping[str, int] | None = None,
+    docs: Path | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Judge composed crops against the real training rows ``sources`` they were made of.
+
+    ``requested`` are the composites asked for, by type. A composite may be as dark as blending allows; its sides are
+    compared with the longest side among ``sources``.
+
+    Raises:
+        UsageError: when there are no sources or a rule in the settings is unknown.
+        MissingExtra: when Great Expectations is not installed.
+    """
+    _refuse_empty(sources, "training part")
+    longest = float(np.maximum(sources["width"], sources["height"]).max())
+    rules = composed_rules(settings, darkest=0, longest=longest)
+    facts = measure_crops(frame, root, progress=progress).facts
+    kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
+    checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
+    facts["parents"] = [parents for parents, _ in checked]
+    facts["algebra"] = [algebra for _, algebra in checked]
+    made = facts["type"].value_counts()
+    missing = [(kind, 1 - int(made.get(kind, 0)) / asked) for kind, asked in (requested or {}).items() if asked]
+    table = pd.DataFrame(missing, columns=["type", "missing"])
+    return _finished(_judge("composed", facts, table, rules, manifest_hash(frame), []), root, docs)
+
+
+def _refuse_empty(frame: pd.DataFrame, what: str) -> None:
+    if frame.empty:
+        raise UsageError(f"the {what} holds no crop. Import some: supcam import SOURCE")
+
+
+def _finished(report: ValidationReport, root: Path | None, docs: Path | None) -> ValidationReport:
+    if docs is not None and root is not None:
+        write_page(report, root, docs)
+    return report
+
+
+def _others(facts: pd.DataFrame, groups: list[list[int]]) -> tuple[list[str], list[str]]:
+    """For each crop, an id of its group other than its own, and one that has another type; empty when none."""
+    other, conflict = [""] * len(facts), [""] * len(facts)
+    ids, kinds = facts["crop_id"].to_list(), facts["type"].to_list()
+    for group in groups:
+        for index in group:
+            rest = [position for position in group if position != index]
+            other[index] = ids[rest[0]]
+            against = [position for position in rest if kinds[position] != kinds[index]]
+            if against:
+                conflict[index] = f"{kinds[index]}, but {ids[against[0]]} is {kinds[against[0]]}"
+    return other, conflict
+
+
+def _crossing(facts: pd.DataFrame, groups: list[list[int]]) -> list[str]:
+    out = [""] * len(facts)
+    parts = facts["split"].astype(str).to_list()
+    for group in groups:
+        crossed = sorted({parts[index] for index in group})
+        if len(crossed) > 1:
+            for index in group:
+                out[index] = "in " + " and ".join(crossed)
+    return out
+
+
+def _deviation(facts: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """Robust distance of the logarithm of a figure from the median of its source, in standard deviations."""
+    values = pd.Series(np.log(facts[name].astype(float).clip(lower=1e-3)), index=facts.index)
+    gap = (values - values.groupby(facts["source"]).transform("median")).abs()
+    spread = gap.groupby(facts["source"]).transform("median") * 1.4826
+    return pd.Series(gap / spread.clip(lower=0.05), dtype=float)
+
+
+def _per_type(facts: pd.DataFrame, least: int) -> pd.DataFrame:
+    counts = facts["type"].value_counts()
+    rows = [(kind, int(counts.get(kind, 0))) for kind in TYPE_LABELS]
+    return pd.DataFrame(rows if least else [], columns=["type", "count"])
+
+
+def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:
+    parents = [str(row.get("parent_a", "")), str(row.get("parent_b", ""))]
+    unknown = [parent for parent in parents if parent not in kinds]
+    if unknown:
+        return f"parent {unknown[0]!r} is not in the training part", OK
+    try:
+        first, second = (ClusterType.parse(kinds[parent]) for parent in parents)
+        wanted = composed_type(first, second, Relation.parse(str(row.get("relation", ""))))
+    except UsageError as error:
+        return OK, str(error)
+    return OK, OK if wanted.label == row["type"] else f"{row['type']}, but its parents make {wanted.label}"
+
+
+def _judge(
+    suite: str, facts: pd.DataFrame, per_type: pd.DataFrame, rules: list[Rule], digest: str, linked: list[list[str]]
+) -> ValidationReport:
+    facts = facts.assign(line=range(2, len(facts) + 2))
+    for name in set(REQUIRED) & set(facts.columns):
+        facts[name] = facts[name].replace("", None)
+    per_type = per_type.assign(line=0, crop_id=per_type["type"])
+    rows = _run(f"{suite}_crops", facts, [rule for rule in rules if rule.per == "crop"])
+    if len(per_type):
+        rows += _run(f"{suite}_types", per_type, [rule for rule in rules if rule.per == "type"])
+    order = {rule.name: index for index, rule in enumerate(rules)}
+    rows.sort(key=lambda row: (order[str(row["rule"])], row["line"]))
+    paths = dict(zip(facts["line"], facts["path"].fillna(""), strict=True))
+    for row in rows:
+        row["path"] = paths.get(row["line"], "")
+    failing = failing_frame(rows)
+    counts = failing["rule"].value_counts()
+    severities = {rule.name: rule.severity for rule in rules}
+    results = [
+        RuleResult(name, severity, _VERDICTS[severity] if counts.get(name, 0) else "passed", int(counts.get(name, 0)))
+        for name, severity in severities.items()
+    ]
+    return ValidationReport(suite, len(facts), digest, results, failing, linked)
+
+
+def _run(name: str, facts: pd.DataFrame, rules: list[Rule]) -> list[dict[str, object]]:
+    """Let Great Expectations judge a table in memory and list every row it finds failing."""
+    gx = _great_expectations()
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("supcam").add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": facts})
+    suite = gx.ExpectationSuite(
+        name=name, expectations=[_expectation(gx, rule, index) for index, rule in enumerate(rules)]
+    )
+    keys = ["line", "crop_id"]
+    found = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": keys})
+    rows: list[dict[str, object]] = []
+    for result in found.results:
+        rule = rules[result.expectation_config.meta["rule"]]
+        if result.exception_info.get("raised_exception"):
+            raise UsageError(f"rule {rule.name} cannot be judged: {result.exception_info['exception_message']}")
+        for entry in result.result.get("unexpected_index_list") or []:
+            rows.append(_failing_row(rule, entry))
+    return rows
+
+
+def _failing_row(rule: Rule, entry: Mapping[str, Any]) -> dict[str, object]:
+    value = entry.get(rule.column)
+    if isinstance(value, float | np.floating):
+        value = "nothing" if np.isnan(value) else f"{value:.4g}"
+    crop_id = entry["crop_id"] if isinstance(entry["crop_id"], str) else ""
+    return {
+        "line": int(entry["line"]),
+        "crop_id": crop_id,
+        "rule": rule.name,
+        "severity": rule.severity,
+        "value": f"{rule.column} = {value if value is not None else 'nothing'}",
+        "allowed": rule.allowed,
+        "remedy": rule.remedy,
+    }
+
+
+def _expectation(gx: Any, rule: Rule, index: int) -> Any:
+    kinds = gx.expectations
+    meta = {"rule": index}
+    if rule.unique:
+        return kinds.ExpectColumnValuesToBeUnique(column=rule.column, meta=meta)
+    if rule.among is not None:
+        return kinds.ExpectColumnValuesToBeInSet(column=rule.column, value_set=list(rule.among), meta=meta)
+    if rule.low is None and rule.high is None:
+        return kinds.ExpectColumnValuesToNotBeNull(column=rule.column, meta=meta)
+    return kinds.ExpectColumnValuesToBeBetween(column=rule.column, min_value=rule.low, max_value=rule.high, meta=meta)
+
+
+def _great_expectations() -> Any:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    try:
+        import great_expectations as gx
+        import great_expectations.expectations
+    except ImportError:
+        raise MissingExtra("Validation of data") from None
+    return gx
