@@ -34,7 +34,9 @@ class LossRows(NamedTuple):
     uniform: Tensor  # (B,) value the loss would have if all cosines were equal and the margin 0
 
 
-def similarities(query: Tensor, key: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor, valid: Tensor) -> Similarities:
+def similarities(
+    query: Tensor, key: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor, valid: Tensor
+) -> Similarities:
     """Cosines of unit queries (B, D) with their keys (B, D) and a queue (K, D), with the masks of the slots."""
     own = (query * key).sum(dim=1, keepdim=True)
     same = labels[:, None] == queue_labels[None, :]

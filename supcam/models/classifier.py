@@ -35,7 +35,7 @@ class ClusterClassifier(nn.Module):
 
 
 def turned_views(crops: Tensor, views: int) -> Tensor:
-    """The first ``views`` of a square's eight symmetries, (views * B, ...): no turn, half turn, quarter turns, mirrored.
+    """The first ``views`` of a square's eight symmetries, (views * B, ...): none, half turn, quarter turns, mirrored.
 
     Raises:
         SettingError: when ``views`` is not 1, 2, 4 or 8.

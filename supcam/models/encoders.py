@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from supcam.errors import SettingError
 from supcam.settings import ModelSettings
 
 GROUPS = 16
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -67,6 +69,11 @@ def build_encoder(settings: ModelSettings) -> Encoder:
     raise SettingError("model.encoder", name, "a residual network, convnext_tiny or swin_t by torchvision's name")
 
 
+def channels_last(module: Module) -> Module:
+    """Lay a module's four-dimensional weights out channels last, which convolutions on CPU and GPU like best."""
+    return cast("Module", module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
 def _residual(name: str, norm: Callable[[int], nn.Module] | None) -> Encoder:
     make = partial(ResNet, BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(zoo, name)
     network = make(norm_layer=norm)
@@ -94,11 +101,9 @@ def _swin() -> Encoder:
 
 def _one_channel(layer: nn.Conv2d) -> nn.Conv2d:
     """The same convolution for one grey channel; the weights are the sum over colours, which keeps their scale."""
-    grey = nn.Conv2d(
-        1, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=layer.bias is not None  # type: ignore[arg-type]
-    )
-    with torch.no_grad():
-        grey.weight.copy_(layer.weight.sum(dim=1, keepdim=True))
-        if layer.bias is not None and grey.bias is not None:
-            grey.bias.copy_(layer.bias)
+    grey = nn.Conv2d(1, layer.out_channels, 1, bias=layer.bias is not None)
+    grey.kernel_size, grey.stride, grey.padding = layer.kernel_size, layer.stride, layer.padding
+    grey.weight = nn.Parameter(layer.weight.detach().sum(dim=1, keepdim=True))
+    if layer.bias is not None:
+        grey.bias = nn.Parameter(layer.bias.detach().clone())
     return grey

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def momentum_at(step: int, steps: int, start: float, end: float) -> float:
-    """Key momentum at ``step`` of ``steps``: a half cosine from ``start`` to ``end`` (He et al. 2020; Grill et al. 2020)."""
+    """Key momentum at ``step`` of ``steps``: a half cosine from ``start`` to ``end`` (Grill et al. 2020)."""
     if steps <= 1:
         return end
     done = min(max(step / (steps - 1), 0.0), 1.0)
@@ -53,7 +53,8 @@ class MomentumEncoder(nn.Module):
         """
         count = int(self.updates)
         early = min(momentum, (1 + count) / (10 + count))
-        mine, theirs = list(self.network.parameters()), [p.detach() for p in online.parameters()]
+        mine: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = [weight.detach() for weight in online.parameters()]
         torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
         for kept, new in zip(self.network.buffers(), online.buffers(), strict=True):
             if kept.is_floating_point():

@@ -21,7 +21,7 @@ def _library_loads() -> bool:
         return True  # nothing to repair: the import itself will say that torchvision is missing
     for path in Path(spec.origin).parent.glob("_C*"):
         try:
-            torch.ops.load_library(str(path))
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         except (ImportError, OSError):
             continue
         return True
@@ -36,10 +36,10 @@ def declare_operators() -> torch.library.Library | None:
     """
     if _library_loads():
         return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     return library
 
 

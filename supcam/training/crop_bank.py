@@ -1,0 +1,132 @@
+"""Crops as one uint8 tensor, in memory or in a mapped file, with what sampling needs to know about each."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.data.crops import CropSet
+from supcam.errors import SettingError, UsageError
+from supcam.settings import InputSettings
+
+UNCERTAIN_WEIGHT = 0.5
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class CropBank:
+    """Training crops at their input size.
+
+    Attributes:
+        images: (N, 1, S, S) uint8, 255 background, on the training device or mapped from a file.
+        labels: (N,) int64 class indices, on the training device.
+        weights: (N,) sampling weight of each crop within its type and domain; a doubtful label weighs half.
+        domains: (N,) int64 code of the laboratory, composites apart from real crops.
+        composed: (N,) bool.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: NDArray[np.float64]
+    domains: NDArray[np.int64]
+    composed: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def from_crops(
+        cls, crops: CropSet, settings: InputSettings, device: torch.device, folder: Path | None = None
+    ) -> "CropBank":
+        """Resize every crop once.
+
+        Args:
+            crops: The crops.
+            settings: Size and scale; with ``memory_map`` the canvases go to ``folder/crops.npy`` and are read from
+                there, so a set larger than memory trains the same.
+            device: Where images (unless mapped) and labels live.
+            folder: Needed for ``memory_map``.
+
+        Raises:
+            SettingError: when ``memory_map`` is set without a folder.
+        """
+        frame = crops.frame
+        if settings.memory_map:
+            if folder is None:
+                raise SettingError("input.memory_map", True, "true only where a state folder is given")
+            images = _mapped(crops, settings, folder)
+        else:
+            images = torch.from_numpy(crops.canvas(settings.size, settings.scale)).to(device)
+        composed = is_composed(crops)
+        certain = frame["label_certain"].astype(bool).to_numpy()
+        domains, _ = zip_codes(frame["source"].astype(str).tolist(), composed)
+        labels = torch.from_numpy(np.asarray(crops.labels)).to(device)
+        return cls(images, labels, np.where(certain, 1.0, UNCERTAIN_WEIGHT), domains, composed)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Canvases (B, 1, S, S) uint8 of crop indices (B,), on the device of the labels."""
+        return self.images[indices.to(self.images.device)].to(self.labels.device)
+
+
+def zip_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Integer code of each crop's domain, and the domains' names."""
+    names = [f"{source}/composed" if flag else source for source, flag in zip(sources, composed, strict=True)]
+    known = sorted(set(names))
+    return np.array([known.index(name) for name in names], dtype=np.int64), known
+
+
+def is_composed(crops: CropSet) -> NDArray[np.bool_]:
+    """(N,) bool: crops made by composition, which carry a relation."""
+    if "relation" not in crops.frame:
+        return np.zeros(len(crops), dtype=bool)
+    return (crops.frame["relation"].fillna("").astype(str) != "").to_numpy(dtype=bool)
+
+
+def check_training_crops(crops: CropSet, batch_size: int, setting: str) -> None:
+    """Refuse training data that no schedule can use.
+
+    Raises:
+        UsageError: for a label outside the four types, or a type with a single crop.
+        SettingError: for a batch larger than the data.
+    """
+    counts = np.bincount(crops.labels, minlength=len(ClusterType)) if len(crops) else np.zeros(len(ClusterType), int)
+    if batch_size > len(crops):
+        raise SettingError(setting, batch_size, f"at most the number of training crops, {len(crops)}")
+    for name, count in zip(TYPE_LABELS, counts, strict=True):
+        if count == 1:
+            raise UsageError(
+                f"type {name} has 1 training crop; allowed are none or at least 2. Import more crops of it, raise "
+                "compose.count, or change the split."
+            )
+
+
+def crops_digest(crops: CropSet) -> str:
+    """SHA-256 over images, labels and weights in their order: another order trains another model."""
+    digest = hashlib.sha256()
+    for image in crops.images:
+        digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    for name in ("type", "source", "label_certain", "relation"):
+        if name in crops.frame:
+            digest.update("\n".join(crops.frame[name].astype(str)).encode())
+    return digest.hexdigest()
+
+
+def _mapped(crops: CropSet, settings: InputSettings, folder: Path) -> Tensor:
+    folder.mkdir(parents=True, exist_ok=True)
+    path, partial = folder / "crops.npy", folder / f".crops.{os.getpid()}.npy"
+    shape = (len(crops), 1, settings.size, settings.size)
+    target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    for start in range(0, len(crops), _CHUNK):
+        rows = list(range(start, min(start + _CHUNK, len(crops))))
+        target[rows] = crops.subset(rows).canvas(settings.size, settings.scale)
+    target.flush()
+    del target
+    partial.replace(path)
+    # Copy-on-write satisfies torch, which wants a writable array, and never changes the file.
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))

@@ -1,0 +1,306 @@
+"""Step 2: a linear head on the pre-trained encoder, trained by cross-entropy, the head first and then all layers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from supcam.data.crops import CropSet
+from supcam.errors import SettingError, SupcamError, UsageError
+from supcam.models.classifier import ClusterClassifier
+from supcam.models.encoders import build_encoder, channels_last
+from supcam.settings import Settings
+from supcam.training.checkpoints import FINISHED, load_whole, save_whole
+from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
+from supcam.training.sampling import epoch_plan
+from supcam.training.schedules import averaging_decay, learning_rate_factor
+from supcam.training.session import (
+    Log,
+    OnEpoch,
+    RunTask,
+    choose_device,
+    fit,
+    replay,
+    reproducible,
+    run_identity,
+    summary,
+)
+from supcam.training.watching import encode, sensitivities
+from supcam.views import TrainViews, view_seeds
+
+# Views of step 2 are drawn apart from those of step 1, which are numbers 0 and 1.
+_VIEW = 2
+_CHECK_EVERY = 32
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What step 2 leaves.
+
+    Attributes:
+        model_state: Weights of the classifier by name, of the best epoch.
+        history: One row per epoch.
+        best_epoch: Number of the epoch with the highest macro sensitivity on validation, then the lowest loss there.
+    """
+
+    model_state: dict[str, Tensor]
+    history: pd.DataFrame
+    best_epoch: int
+
+
+class FinetuneTask(RunTask):
+    """Classifier, its averaged copy, and the best state so far.
+
+    Attributes:
+        classifier: The network that is trained.
+        averaged: Exponential average of its weights and running statistics; this is what is validated and kept.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bank: CropBank,
+        validation: CropBank,
+        identity: dict[str, str],
+        head_epochs: int,
+        log_row: Log | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> None:
+        super().__init__(identity, log_row, on_epoch)
+        self.settings, self.bank, self.validation, self.head_epochs = settings, bank, validation, head_epochs
+        self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
+        self.averaged = ClusterClassifier(build_encoder(settings.model)).requires_grad_(False)
+        self.averaged.load_state_dict(self.classifier.state_dict())
+        self.views = TrainViews()
+        self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
+        self.sums: list[Tensor] = []
+        self.steps_per_epoch = len(self._plan(0))
+
+    def start_from(self, encoder_state: dict[str, Tensor]) -> None:
+        """Take over the weights of step 1.
+
+        Raises:
+            UsageError: for weights of another architecture.
+        """
+        for network in (self.classifier, self.averaged):
+            try:
+                network.encoder.load_state_dict(encoder_state)
+            except RuntimeError:
+                raise UsageError(
+                    f"the pre-trained weights do not fit the encoder {self.settings.model.encoder} with "
+                    f"{self.settings.model.norm} normalisation. Pre-train again with these model settings."
+                ) from None
+
+    def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        chosen = self.settings.finetune
+        return epoch_plan(
+            self.bank,
+            batch_size=chosen.batch_size,
+            seed=self.settings.runtime.seed + 1,
+            epoch=epoch,
+            balance=chosen.balance,
+            min_instance_share=chosen.min_instance_share,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """This process's part (indices, slots) of every batch of the present epoch."""
+        plan = torch.from_numpy(self._plan(self.current_epoch))
+        slots = torch.arange(plan.numel()).reshape(plan.shape)
+        part = plan.shape[1] // self.trainer.world_size
+        mine = slice(self.global_rank * part, (self.global_rank + 1) * part)
+        return DataLoader(list(zip(plan[:, mine], slots[:, mine], strict=True)), batch_size=None)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        """SGD with two rates: the head's own while it trains alone, then one schedule for all layers."""
+        chosen = self.settings.finetune
+        scale = chosen.batch_size / 64.0
+        groups = [
+            {"params": list(self.classifier.encoder.parameters()), "lr": chosen.learning_rate * scale},
+            {"params": list(self.classifier.head.parameters()), "lr": chosen.head_learning_rate * scale},
+        ]
+        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=chosen.weight_decay, nesterov=True, foreach=True)
+        alone, total = self.head_epochs * self.steps_per_epoch, chosen.epochs * self.steps_per_epoch
+
+        def encoder_factor(step: int) -> float:
+            return 0.0 if step < alone else learning_rate_factor(step - alone, total - alone, chosen.warmup)
+
+        def head_factor(step: int) -> float:
+            return 1.0 if step < alone else encoder_factor(step)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [encoder_factor, head_factor])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the present epoch trains the head alone."""
+        return self.current_epoch < self.head_epochs
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean label-smoothed cross-entropy of this process's part of a batch."""
+        indices, slots = (part.to(self.device) for part in batch)
+        seeds = view_seeds(indices, slots, seed=self.settings.runtime.seed, epoch=self.current_epoch, view=_VIEW)
+        crops = self.views(self.bank.take(indices), seeds).to(self.classifier.head.weight.dtype)
+        labels = self.bank.labels[indices]
+        with torch.set_grad_enabled(not self.head_only):
+            features = self.classifier.encoder(crops.contiguous(memory_format=torch.channels_last))
+        logits = self.classifier.head(features)
+        loss = cross_entropy(logits.float(), labels, label_smoothing=self.settings.finetune.label_smoothing)
+        right = (logits.argmax(dim=1) == labels).double().mean()
+        self.sums.append(torch.stack([loss.detach().double(), right]))
+        self._crops += len(indices) * self.trainer.world_size
+        if batch_idx % _CHECK_EVERY == 0:
+            self._refuse_nan(loss.detach())
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the averaged weights follow."""
+        super().optimizer_step(*args, **kwargs)
+        decay = averaging_decay(self.global_step, self.settings.finetune.average)
+        theirs = self.classifier.state_dict()
+        for name, kept in self.averaged.state_dict().items():
+            if kept.is_floating_point():
+                kept.lerp_(theirs[name], 1.0 - decay)
+            else:
+                kept.copy_(theirs[name])
+
+    def _refuse_nan(self, value: Tensor) -> None:
+        if bool(torch.isfinite(value).all()):
+            return
+        chosen = self.settings.finetune
+        raise SupcamError(
+            f"finetune: loss or weights are no finite numbers in epoch {self.current_epoch}, step {self.global_step}. "
+            f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
+            f"(now {chosen.head_learning_rate}); the checkpoint of the last good epoch is kept in "
+            f"{self.trainer.default_root_dir}."
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Hold the encoder still, statistics included, while the head trains alone."""
+        super().on_train_epoch_start()
+        self.sums = []
+        self.classifier.train()
+        self.classifier.encoder.train(not self.head_only)
+        if self.settings.runtime.compile and not self.head_only:
+            self.classifier.encoder.compile()
+
+    def on_train_epoch_end(self) -> None:
+        """Validate the averaged weights, keep them if they are the best, report."""
+        self._refuse_nan(torch.stack([p.detach().sum() for p in self.classifier.parameters()]))
+        sums = torch.stack(self.sums).mean(dim=0)
+        if self.trainer.world_size > 1:
+            sums = torch.as_tensor(self.all_gather(sums)).mean(dim=0)
+        self._refuse_nan(sums)
+        loss, accuracy = sums.tolist()
+        row = {"loss": loss, "train_accuracy": accuracy, **self._validated()}
+        row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        rank = (row.get("macro_sensitivity", 0.0), -row.get("validation_loss", 0.0))
+        if not self.best["state"] or rank >= (self.best["sensitivity"], -self.best["loss"]):
+            state = {
+                name: value.detach().float().cpu().clone() if value.is_floating_point() else value.cpu().clone()
+                for name, value in self.averaged.state_dict().items()
+            }
+            self.best = {"epoch": self.current_epoch, "sensitivity": rank[0], "loss": -rank[1], "state": state}
+        self.finish_epoch(row)
+
+    def _validated(self) -> dict[str, float]:
+        if not len(self.validation):
+            return {}
+        logits = encode(self.averaged, self.validation.images).float()
+        labels = self.validation.labels
+        predicted = logits.argmax(dim=1).cpu().numpy()
+        truth = labels.cpu().numpy()
+        return {
+            "validation_loss": float(cross_entropy(logits, labels)),
+            "accuracy": float((predicted == truth).mean()),
+            **sensitivities(truth, predicted),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best state so far."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the best state so far."""
+        super().on_load_checkpoint(checkpoint)
+        self.best = checkpoint["best"]
+
+
+def state_digest(state: dict[str, Tensor] | None) -> str:
+    """SHA-256 over the names and bytes of weights, ``none`` without any."""
+    import hashlib
+
+    if state is None:
+        return "none"
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def finetune(
+    train: CropSet,
+    validation: CropSet,
+    settings: Settings,
+    encoder_state: dict[str, Tensor] | None,
+    *,
+    state_dir: Path,
+    log: Log | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> FinetuneResult:
+    """Train the classifier of step 2, or go on from ``state_dir``; a finished run there is returned at once.
+
+    Args:
+        train: Real training crops and composites (left out when ``finetune.use_composed`` is off).
+        validation: Crops that choose the epoch.
+        settings: All settings; ``runtime``, ``input``, ``model`` and ``finetune`` matter.
+        encoder_state: Weights of step 1; None starts from random weights and trains all layers from the first epoch.
+        state_dir: Folder for checkpoints, one per run; the same folder resumes.
+        log: Called with the figures of every epoch and its number.
+        on_epoch: Called after every epoch; may raise to stop the run.
+
+    Raises:
+        UsageError: for training crops, weights or a checkpoint that cannot be used.
+        SettingError: for a setting that does not fit the data or the machine.
+        SupcamError: when the loss is no finite number any more.
+    """
+    chosen = settings.finetune
+    if not chosen.use_composed:
+        train = train.subset(~is_composed(train))
+    check_training_crops(train, chosen.batch_size, "finetune.batch_size")
+    head_epochs = chosen.head_epochs if encoder_state is not None else 0
+    if head_epochs >= chosen.epochs and head_epochs:
+        raise SettingError("finetune.head_epochs", head_epochs, f"fewer than finetune.epochs, {chosen.epochs}")
+    data = crops_digest(train) + crops_digest(validation) + state_digest(encoder_state)
+    identity = run_identity(settings, "finetune", data)
+    finished = state_dir / FINISHED
+    if finished.exists():
+        kept = load_whole(finished, identity)
+        replay(kept["history"], log)
+        return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))
+    device = choose_device(settings.runtime)
+    with reproducible(settings.runtime, settings.runtime.seed):
+        bank = CropBank.from_crops(train, settings.input, device, state_dir)
+        watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
+        task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
+        if encoder_state is not None:
+            task.start_from(encoder_state)
+        fit(task, settings, "finetune", chosen.epochs, 1, state_dir)
+    best = task.best
+    if task.global_rank == 0:
+        kept = {"identity": identity, "state": best["state"], "history": task.history, "best_epoch": best["epoch"]}
+        save_whole(kept, finished)
+    row = task.history[best["epoch"]]
+    summary(
+        "finetune",
+        f"{len(task.history)} epochs, best {best['epoch']}: validation accuracy "
+        f"{row.get('accuracy', float('nan')):.3f}, macro sensitivity {row.get('macro_sensitivity', float('nan')):.3f}",
+        settings.runtime,
+    )
+    return FinetuneResult(best["state"], pd.DataFrame(task.history), int(best["epoch"]))

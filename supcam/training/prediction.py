@@ -1,0 +1,52 @@
+"""Logits of a trained classifier for whole crop sets."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supcam.data.crops import CropSet
+from supcam.errors import UsageError
+from supcam.models.classifier import ClusterClassifier, InferenceModel
+from supcam.models.encoders import build_encoder, channels_last
+from supcam.settings import Settings
+from supcam.training.session import choose_device, reproducible
+
+_BATCH = 64
+
+
+def load_classifier(model_state: dict[str, Tensor], settings: Settings) -> ClusterClassifier:
+    """The classifier of the settings with trained weights, in evaluation mode.
+
+    Raises:
+        UsageError: for weights of another architecture.
+    """
+    classifier = ClusterClassifier(build_encoder(settings.model))
+    try:
+        classifier.load_state_dict(model_state)
+    except RuntimeError:
+        raise UsageError(
+            f"the trained weights do not fit the encoder {settings.model.encoder} with {settings.model.norm} "
+            "normalisation. Train again with these model settings, or give the settings the weights were trained with."
+        ) from None
+    return classifier.eval()
+
+
+def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Settings) -> NDArray[np.float32]:
+    """Logits (N, 4) of crops, ordered like ``ClusterType``.
+
+    They are the logarithms of probabilities averaged over ``finetune.test_views`` symmetries of the square, so their
+    softmax is that average; the packaged model computes the same.
+
+    Raises:
+        UsageError: for weights of another architecture.
+    """
+    device = choose_device(settings.runtime)
+    with reproducible(settings.runtime, settings.runtime.seed), torch.inference_mode():
+        model = InferenceModel(load_classifier(model_state, settings), views=settings.finetune.test_views)
+        channels_last(model.eval().to(device))
+        canvas = torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale))
+        parts = [model.log_probabilities(batch.to(device)).cpu() for batch in torch.split(canvas, _BATCH)]
+    if not parts:
+        return np.zeros((0, 4), dtype=np.float32)
+    return torch.cat(parts).numpy().astype(np.float32)

@@ -1,0 +1,332 @@
+"""Step 1: supervised contrastive pre-training with a momentum encoder, a labelled queue and the self-margin loss."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from supcam.data.crops import CropSet
+from supcam.errors import SettingError, SupcamError
+from supcam.losses.self_margin import LossRows, SelfMarginLoss
+from supcam.models.contrastive import ContrastiveNetwork
+from supcam.models.encoders import build_encoder, channels_last
+from supcam.models.momentum import MomentumEncoder, momentum_at
+from supcam.models.queue import KeyQueue
+from supcam.settings import Settings
+from supcam.training.checkpoints import FINISHED, load_whole, save_whole
+from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest
+from supcam.training.sampling import epoch_plan
+from supcam.training.schedules import learning_rate_factor, margin_at
+from supcam.training.session import (
+    Log,
+    OnEpoch,
+    RunTask,
+    choose_device,
+    fit,
+    replay,
+    reproducible,
+    run_identity,
+    summary,
+)
+from supcam.training.watching import (
+    class_mean_angles,
+    embedding_picture,
+    encode,
+    linear_probe,
+    nearest_neighbours,
+    sensitivities,
+    spread_over_types,
+    uniformity,
+)
+from supcam.views import TrainViews, view_seeds
+
+_CHECK_EVERY = 32
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What step 1 leaves.
+
+    Attributes:
+        encoder_state: Weights of the encoder by name, without the projection head.
+        history: One row per epoch.
+    """
+
+    encoder_state: dict[str, Tensor]
+    history: pd.DataFrame
+
+
+class PretrainTask(RunTask):
+    """Query encoder, key encoder, queue and loss, trained on whole views of a crop bank.
+
+    ``batch_size`` is the batch over all processes; each takes its consecutive part of it, and keys are gathered, so
+    that the queue is the same everywhere.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bank: CropBank,
+        validation: CropBank,
+        identity: dict[str, str],
+        log_row: Log | None = None,
+        on_epoch: OnEpoch | None = None,
+        pictures: Path | None = None,
+    ) -> None:
+        super().__init__(identity, log_row, on_epoch)
+        chosen = settings.pretrain
+        self.settings, self.bank, self.validation, self.pictures = settings, bank, validation, pictures
+        self.network = ContrastiveNetwork(build_encoder(settings.model), chosen.projection)
+        channels_last(self.network)
+        self.momentum = MomentumEncoder(self.network)
+        self.queue = KeyQueue(chosen.queue_size, chosen.projection)
+        self.views = TrainViews()
+        self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
+        self.sums: dict[str, Tensor] = {}
+        self.steps_per_epoch = len(self._plan(0))
+        if settings.runtime.compile:
+            self.network.compile()
+
+    def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        chosen = self.settings.pretrain
+        return epoch_plan(
+            self.bank,
+            batch_size=chosen.batch_size,
+            seed=self.settings.runtime.seed,
+            epoch=epoch,
+            balance=chosen.balance,
+            min_instance_share=chosen.min_instance_share,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """This process's part (indices, slots) of every batch of the present epoch."""
+        plan = torch.from_numpy(self._plan(self.current_epoch))
+        slots = torch.arange(plan.numel()).reshape(plan.shape)
+        part = plan.shape[1] // self.trainer.world_size
+        mine = slice(self.global_rank * part, (self.global_rank + 1) * part)
+        return DataLoader(list(zip(plan[:, mine], slots[:, mine], strict=True)), batch_size=None)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        """SGD with momentum; the rate rises, then falls by a cosine, step by step."""
+        chosen = self.settings.pretrain
+        rate = chosen.learning_rate * chosen.batch_size * chosen.accumulate / 256.0
+        optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=rate, momentum=0.9, weight_decay=chosen.weight_decay, foreach=True
+        )
+        steps = self.optimizer_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps, chosen.warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Number of optimiser steps of the whole run."""
+        chosen = self.settings.pretrain
+        return chosen.epochs * -(-self.steps_per_epoch // chosen.accumulate)
+
+    def draw_views(self, indices: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query views, key views (B, 1, S, S) and labels (B,) of crop indices (B,) at slots (B,) of the epoch."""
+        crops, labels = self.bank.take(indices), self.bank.labels[indices]
+        seed, epoch = self.settings.runtime.seed, self.current_epoch
+        both = [view_seeds(indices, slots, seed=seed, epoch=epoch, view=view) for view in (0, 1)]
+        made = self.views(crops.repeat(2, 1, 1, 1), torch.cat(both)).to(self.queue.keys.dtype)
+        query, key = made.contiguous(memory_format=torch.channels_last).chunk(2)
+        return query, key, labels
+
+    def contrast(self, query_views: Tensor, key_views: Tensor, labels: Tensor, margin: float) -> LossRows:
+        """Loss rows of a batch against the queue, which then takes up the keys of all processes."""
+        query, key = self.network(query_views), self.momentum(key_views)
+        queue = self.queue
+        rows = self.loss.rows(query, key, labels, queue.keys, queue.labels, queue.valid, margin)
+        self._count(rows, query.detach(), key)
+        queue.enqueue(*self._gathered(key.to(queue.keys.dtype), labels))
+        return rows
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of this process's part of a batch."""
+        indices, slots = (part.to(self.device) for part in batch)
+        chosen = self.settings.pretrain
+        margin = margin_at(self.global_step, self.optimizer_steps, chosen.margin, chosen.margin_warmup)
+        loss = self.contrast(*self.draw_views(indices, slots), margin).loss.mean()
+        self._crops += len(indices) * self.trainer.world_size
+        if batch_idx % _CHECK_EVERY == 0:
+            self._refuse_nan(loss.detach())
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the key encoder follow."""
+        super().optimizer_step(*args, **kwargs)
+        chosen = self.settings.pretrain
+        steps = self.optimizer_steps
+        self.momentum.update(
+            self.network, momentum_at(self.global_step - 1, steps, chosen.momentum_start, chosen.momentum_end)
+        )
+
+    def _gathered(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.trainer.world_size == 1:
+            return keys, labels
+        gathered = [torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (keys, labels)]
+        return gathered[0], gathered[1]
+
+    def _count(self, rows: LossRows, query: Tensor, key: Tensor) -> None:
+        values = {
+            "loss": rows.loss.detach().double().sum(),
+            "loss_uniform": rows.uniform.sum(),
+            "anchors_with_positives": (rows.positives > 1).sum().double(),
+            "anchors_without_negatives": (rows.negatives == 0).sum().double(),
+            "alignment": (query - key).double().square().sum(),
+            "rows": torch.tensor(float(len(query)), dtype=torch.float64, device=query.device),
+        }
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+
+    def _refuse_nan(self, value: Tensor) -> None:
+        if bool(torch.isfinite(value).all()):
+            return
+        chosen = self.settings.pretrain
+        raise SupcamError(
+            f"pretrain: loss or weights are no finite numbers in epoch {self.current_epoch}, step {self.global_step}. "
+            f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
+            f"(now {chosen.temperature}); the checkpoint of the last good epoch is kept in "
+            f"{self.trainer.default_root_dir}."
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Start the sums of the epoch; before the first, picture the untrained encoder."""
+        super().on_train_epoch_start()
+        self.sums = {}
+        if self.current_epoch == 0:
+            self._picture("start")
+
+    def on_train_epoch_end(self) -> None:
+        """Report the epoch, refusing one that left numbers that are not finite."""
+        sums = torch.stack(list(self.sums.values()))
+        if self.trainer.world_size > 1:
+            sums = torch.as_tensor(self.all_gather(sums)).sum(dim=0)
+        total = dict(zip(self.sums, sums.tolist(), strict=True))
+        self._refuse_nan(torch.stack([p.detach().sum() for p in self.network.parameters()]))
+        self._refuse_nan(sums)
+        count = total.pop("rows")
+        row = {name: value / count for name, value in total.items()} | self._geometry() | self._probes()
+        row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.finish_epoch(row)
+        epochs = self.settings.pretrain.epochs
+        if self.current_epoch + 1 == epochs // 2:
+            self._picture("middle")
+        if self.current_epoch + 1 == epochs:
+            self._picture("end")
+
+    def _geometry(self) -> dict[str, float]:
+        keys, labels = self.queue.keys[self.queue.valid], self.queue.labels[self.queue.valid]
+        counts = torch.bincount(labels, minlength=4).double()
+        positives = {f"queue_positives_{code}": float(count) for code, count in enumerate(counts)}
+        return {"uniformity": uniformity(keys), **class_mean_angles(keys, labels), **positives}
+
+    def _probes(self) -> dict[str, float]:
+        count = self.settings.pretrain.watch_crops
+        if not count or not len(self.validation):
+            return {}
+        features, labels = self._features(self.validation, count)
+        keys, key_labels = self.queue.keys[self.queue.valid], self.queue.labels[self.queue.valid]
+        with torch.no_grad():
+            projected = self.network.project(features)
+        voted = sensitivities(labels, nearest_neighbours(projected, keys, key_labels))
+        row = {"knn_sensitivity": voted["macro_sensitivity"]}
+        train, train_labels = self._features(self.bank, count)
+        if len(np.unique(train_labels)) > 1:
+            probed = linear_probe(train.double().cpu().numpy(), train_labels, features.double().cpu().numpy())
+            row["probe_sensitivity"] = sensitivities(labels, probed)["macro_sensitivity"]
+        return row
+
+    def _features(self, bank: CropBank, count: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
+        labels = bank.labels.cpu().numpy()
+        rows = spread_over_types(labels, count)
+        return encode(self.network.encoder, bank.take(torch.from_numpy(rows))), labels[rows]
+
+    def _picture(self, when: str) -> None:
+        if self.pictures is None or self.global_rank != 0 or len(self.validation) < 3:
+            return
+        features, labels = self._features(self.validation, self.settings.pretrain.watch_crops or len(self.validation))
+        title = f"validation crops at the {when} of pre-training"
+        embedding_picture(features.double().cpu().numpy(), labels, title, self.pictures / f"embedding_{when}.png")
+
+
+def check_pretraining(train: CropSet, settings: Settings) -> None:
+    """Refuse what step 1 cannot train on.
+
+    Raises:
+        UsageError: for a label outside the four types, or a type with a single crop.
+        SettingError: for a batch larger than the data or the queue, or one that the processes cannot share equally.
+    """
+    chosen = settings.pretrain
+    check_training_crops(train, chosen.batch_size, "pretrain.batch_size")
+    if chosen.queue_size < chosen.batch_size:
+        raise SettingError("pretrain.queue_size", chosen.queue_size, f"at least the batch size, {chosen.batch_size}")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if chosen.batch_size % world:
+        raise SettingError("pretrain.batch_size", chosen.batch_size, f"a multiple of the number of processes, {world}")
+
+
+def pretrain(
+    train: CropSet,
+    validation: CropSet,
+    settings: Settings,
+    *,
+    state_dir: Path,
+    log: Log | None = None,
+    on_epoch: OnEpoch | None = None,
+    pictures: Path | None = None,
+) -> PretrainResult:
+    """Train the encoder of step 1, or go on from ``state_dir``; a finished run there is returned at once.
+
+    Args:
+        train: Real training crops and composites.
+        validation: Crops that are only watched.
+        settings: All settings; ``runtime``, ``input``, ``model`` and ``pretrain`` matter.
+        state_dir: Folder for checkpoints, one per run; the same folder resumes.
+        log: Called with the figures of every epoch and its number.
+        on_epoch: Called after every epoch; may raise to stop the run.
+        pictures: Folder for embedding pictures at start, middle and end.
+
+    Raises:
+        UsageError: for training crops or a checkpoint that cannot be used.
+        SettingError: for a setting that does not fit the data or the machine.
+        SupcamError: when the loss is no finite number any more.
+    """
+    check_pretraining(train, settings)
+    identity = run_identity(settings, "pretrain", crops_digest(train))
+    finished = state_dir / FINISHED
+    if finished.exists():
+        kept = load_whole(finished, identity)
+        replay(kept["history"], log)
+        return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))
+    device = choose_device(settings.runtime)
+    with reproducible(settings.runtime, settings.runtime.seed):
+        bank = CropBank.from_crops(train, settings.input, device, state_dir)
+        watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
+        task = PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
+        if settings.pretrain.epochs:
+            fit(task, settings, "pretrain", settings.pretrain.epochs, settings.pretrain.accumulate, state_dir)
+        state = {
+            name: value.detach().float().cpu().contiguous() if value.is_floating_point() else value.detach().cpu()
+            for name, value in task.network.encoder.state_dict().items()
+        }
+    if task.global_rank == 0:
+        save_whole({"identity": identity, "state": state, "history": task.history}, finished)
+    history = pd.DataFrame(task.history)
+    if len(history):
+        last = history.iloc[-1]
+        summary(
+            "pretrain",
+            f"{len(history)} epochs, loss {last['loss']:.3f} (uniform {last['loss_uniform']:.3f}), "
+            f"kNN sensitivity {last.get('knn_sensitivity', float('nan')):.3f}",
+            settings.runtime,
+        )
+    return PretrainResult(state, history)
