@@ -42,6 +42,15 @@ class SplitReport:
     assigned: int
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def summary(self) -> str:
+        """The split in one line, with a line for each warning."""
+        sizes = ", ".join(f"{part} {sum(self.counts[part].values())}" for part in PARTS)
+        line = f"{self.protocol}: {sizes}; {self.kept} groups kept, {self.assigned} assigned"
+        return "\n".join(
+            [line + (", divided anew" if self.resplit else ""), *(f"warning: {text}" for text in self.warnings)]
+        )
+
     def to_json(self, path: Path) -> None:
         """Write the report."""
         write_text(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
@@ -102,13 +111,13 @@ def write_split(frame: pd.DataFrame, report: SplitReport, out: Path) -> None:
     report.to_json(out / "split.json")
 
 
-def read_assignments(path: Path) -> pd.DataFrame | None:
-    """Read the assignments of an earlier split, None when there are none.
+def read_assignments(path: Path | None) -> pd.DataFrame | None:
+    """Read the assignments of an earlier split; None when there are none or the path is None.
 
     Raises:
         UsageError: for a file without its columns or with an unknown part.
     """
-    if not path.is_file():
+    if path is None or not path.is_file():
         return None
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = {"crop_id", "group", "split", "protocol"} - set(frame.columns)
