@@ -39,8 +39,8 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
 
     Returns:
         ``accuracy``, ``micro_specificity``, ``macro_*`` of shape (...) and ``sensitivity``, ``specificity``,
-        ``precision``, ``f1`` of shape (..., 4). Macro figures average the types that occur among the actual ones; precision of a type
-        that occurs but is never predicted counts as 0.
+        ``precision``, ``f1`` of shape (..., 4). Macro figures average the types that occur among the actual ones;
+        precision of a type that occurs but is never predicted counts as 0.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     total = counts.sum(axis=(-2, -1))[..., None]
