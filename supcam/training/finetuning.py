@@ -29,7 +29,6 @@ from supcam.training.session import (
     replay,
     reproducible,
     run_identity,
-    summary,
 )
 from supcam.training.watching import encode, sensitivities
 from supcam.views import TrainViews, view_seeds
@@ -52,6 +51,15 @@ class FinetuneResult:
     model_state: dict[str, Tensor]
     history: pd.DataFrame
     best_epoch: int
+
+    @property
+    def summary(self) -> str:
+        """One line on how the run ended."""
+        row = self.history.iloc[self.best_epoch]
+        return (
+            f"{len(self.history)} epochs, best {self.best_epoch}: validation accuracy "
+            f"{row.get('accuracy', float('nan')):.3f}, macro sensitivity {row.get('macro_sensitivity', float('nan')):.3f}"
+        )
 
 
 class FinetuneTask(RunTask):
@@ -296,11 +304,4 @@ def finetune(
     if task.global_rank == 0:
         kept = {"identity": identity, "state": best["state"], "history": task.history, "best_epoch": best["epoch"]}
         save_whole(kept, finished)
-    row = task.history[best["epoch"]]
-    summary(
-        "finetune",
-        f"{len(task.history)} epochs, best {best['epoch']}: validation accuracy "
-        f"{row.get('accuracy', float('nan')):.3f}, macro sensitivity {row.get('macro_sensitivity', float('nan')):.3f}",
-        settings.runtime,
-    )
     return FinetuneResult(best["state"], pd.DataFrame(task.history), int(best["epoch"]))

@@ -32,7 +32,6 @@ from supcam.training.session import (
     replay,
     reproducible,
     run_identity,
-    summary,
 )
 from supcam.training.watching import (
     class_mean_angles,
@@ -60,6 +59,17 @@ class PretrainResult:
 
     encoder_state: dict[str, Tensor]
     history: pd.DataFrame
+
+    @property
+    def summary(self) -> str:
+        """One line on how the run ended."""
+        if self.history.empty:
+            return "0 epochs, the encoder stays random"
+        last = self.history.iloc[-1]
+        return (
+            f"{len(self.history)} epochs, loss {last['loss']:.3f} (uniform {last['loss_uniform']:.3f}), "
+            f"validation kNN sensitivity {last.get('knn_sensitivity', float('nan')):.3f}"
+        )
 
 
 class PretrainTask(RunTask):
@@ -320,13 +330,4 @@ def pretrain(
         }
     if task.global_rank == 0:
         save_whole({"identity": identity, "state": state, "history": task.history}, finished)
-    history = pd.DataFrame(task.history)
-    if len(history):
-        last = history.iloc[-1]
-        summary(
-            "pretrain",
-            f"{len(history)} epochs, loss {last['loss']:.3f} (uniform {last['loss_uniform']:.3f}), "
-            f"kNN sensitivity {last.get('knn_sensitivity', float('nan')):.3f}",
-            settings.runtime,
-        )
-    return PretrainResult(state, history)
+    return PretrainResult(state, pd.DataFrame(task.history))

@@ -228,9 +228,3 @@ def memory_mb(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def summary(name: str, text: str, runtime: RuntimeSettings) -> None:
-    """Print the one line that a stage leaves on the terminal."""
-    if runtime.progress:
-        print(f"{name}: {text}", flush=True)
