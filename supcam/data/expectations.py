@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
+from supcam.data.images import decode_crop
 from supcam.data.manifest import manifest_hash
 from supcam.data.measure import OK, Progress, linked_groups, measure_crops, near_duplicates, same_values
 from supcam.data.reports import RuleResult, ValidationReport, failing_frame, write_page
@@ -19,6 +21,8 @@ from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 # Sides of the boxes of two near duplicates differ at most by this share.
 SIZE_RATIO = 0.1
+# Where densities add up, blending stops here (composition).
+_BLENDING_FLOOR = 40
 _VERDICTS = {"stop": "failed", "warn": "warning"}
 
 
@@ -94,14 +98,15 @@ def validate_composed(
     root: Path,
     settings: ValidateComposedSettings,
     *,
-    requested: Mapping[str, int] | None = None,
+    requested: Mapping[str, int] | int | None = None,
+    sources_root: Path | None = None,
     docs: Path | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
     """Judge composed crops against the real training rows ``sources`` they were made of.
 
-    ``requested`` are the composites asked for, by type. A composite may be as dark as blending allows; its sides are
-    compared with the longest side among ``sources``.
+    ``requested`` are the composites asked for, by type or in all. Sides are compared with the longest among
+    ``sources``; with ``sources_root``, the folder their paths start from, intensities are compared as well.
 
     Raises:
         UsageError: when there are no sources or a rule in the settings is unknown.
@@ -109,14 +114,15 @@ def validate_composed(
     """
     _refuse_empty(sources, "training part")
     longest = float(np.maximum(sources["width"], sources["height"]).max())
-    rules = composed_rules(settings, darkest=0, longest=longest)
+    rules = composed_rules(settings, _darkest(sources, sources_root), longest)
     facts = measure_crops(frame, root, progress=progress).facts
     kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
-    facts["parents"] = [parents for parents, _ in checked]
+    facts["parents_known"] = [parents for parents, _ in checked]
     facts["algebra"] = [algebra for _, algebra in checked]
-    made = facts["type"].value_counts()
-    missing = [(kind, 1 - int(made.get(kind, 0)) / asked) for kind, asked in (requested or {}).items() if asked]
+    made = {**facts["type"].value_counts(), "all": len(facts)}
+    asked = {"all": requested} if isinstance(requested, int) else requested or {}
+    missing = [(kind, 1 - int(made.get(kind, 0)) / count) for kind, count in asked.items() if count]
     table = pd.DataFrame(missing, columns=["type", "missing"])
     return _finished(_judge("composed", facts, table, rules, manifest_hash(frame), []), root, docs)
 
@@ -171,17 +177,39 @@ def _per_type(facts: pd.DataFrame, least: int) -> pd.DataFrame:
     return pd.DataFrame(rows if least else [], columns=["type", "count"])
 
 
+def _darkest(sources: pd.DataFrame, root: Path | None) -> tuple[int, int]:
+    """Range of the darkest pixel of real crops; where densities add, a composite may go down to the blending floor."""
+    if root is None:
+        return 0, 255
+    darkest = [int(decode_crop(root / path).min()) for path in sources["path"]]
+    return min(_BLENDING_FLOOR, *darkest), max(darkest)
+
+
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:
-    parents = [str(row.get("parent_a", "")), str(row.get("parent_b", ""))]
+    parents = _parents(row, kinds)
     unknown = [parent for parent in parents if parent not in kinds]
     if unknown:
         return f"parent {unknown[0]!r} is not in the training part", OK
     try:
-        first, second = (ClusterType.parse(kinds[parent]) for parent in parents)
-        wanted = composed_type(first, second, Relation.parse(str(row.get("relation", ""))))
+        relation = Relation.parse(str(row.get("relation", "")))
+        types = [ClusterType.parse(kinds[parent]) for parent in parents]
+        wanted = reduce(lambda one, two: composed_type(one, two, relation), types)
     except UsageError as error:
         return OK, str(error)
     return OK, OK if wanted.label == row["type"] else f"{row['type']}, but its parents make {wanted.label}"
+
+
+def _parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> list[str]:
+    """Ids a composite was made of: those of a whole chain where they are listed, else both parents."""
+    if not row.get("parents"):
+        return [str(row.get("parent_a", "")), str(row.get("parent_b", ""))]
+    ids, open_id = [], ""
+    for piece in str(row["parents"]).split(";"):  # a file name may hold the separator
+        open_id = f"{open_id};{piece}" if open_id else piece
+        if open_id in kinds:
+            ids.append(open_id)
+            open_id = ""
+    return [*ids, open_id] if open_id else ids
 
 
 def _judge(

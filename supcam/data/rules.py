@@ -105,7 +105,7 @@ def _validate_rules(settings: ValidateSettings) -> tuple[list[Rule], list[Rule]]
     return _with_severity(raw, settings), _with_severity(splits, settings)
 
 
-def composed_rules(settings: ValidateComposedSettings, darkest: float, longest: float) -> list[Rule]:
+def composed_rules(settings: ValidateComposedSettings, darkest: tuple[int, int], longest: float) -> list[Rule]:
     """Rules of the suite ``composed``; ``darkest`` and ``longest`` come from the real training crops.
 
     Raises:
@@ -115,10 +115,10 @@ def composed_rules(settings: ValidateComposedSettings, darkest: float, longest: 
     rules = [
         *_file_rules(again),
         Rule("type_known", "type", again, among=TYPE_LABELS),
-        Rule("parents", "parents", again, among=[OK]),
+        Rule("parents", "parents_known", again, among=[OK]),
         Rule("label_algebra", "algebra", again, among=[OK]),
         Rule("background", "background", again, low=250),
-        Rule("intensity", "darkest", again, low=darkest),
+        Rule("intensity", "darkest", again, low=darkest[0], high=darkest[1]),
         Rule("long_side", "long_side", again, high=longest * settings.max_side_ratio),
         Rule("one_component", "components", again, "warn", low=1, high=1),
         Rule(
