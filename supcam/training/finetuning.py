@@ -56,9 +56,10 @@ class FinetuneResult:
     def summary(self) -> str:
         """One line on how the run ended."""
         row = self.history.iloc[self.best_epoch]
+        accuracy, sensitivity = (row.get(name, float("nan")) for name in ("accuracy", "macro_sensitivity"))
         return (
-            f"{len(self.history)} epochs, best {self.best_epoch}: validation accuracy "
-            f"{row.get('accuracy', float('nan')):.3f}, macro sensitivity {row.get('macro_sensitivity', float('nan')):.3f}"
+            f"{len(self.history)} epochs, best {self.best_epoch}: validation accuracy {accuracy:.3f}, "
+            f"macro sensitivity {sensitivity:.3f}"
         )
 
 
