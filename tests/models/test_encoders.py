@@ -1,0 +1,57 @@
+"""Backbones by name, and torchvision beside a torch without its operators."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from supcam.errors import UsageError
+from supcam.models.encoders import build_encoder
+from supcam.settings import ModelSettings, parse_settings
+
+WIDTHS = {
+    "resnet10": 512,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnext50_32x4d": 2048,
+    "resnext101_32x8d": 2048,
+    "convnext_tiny": 768,
+    "swin_t": 768,
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_every_encoder_takes_one_channel_and_gives_its_features(name: str) -> None:
+    encoder = build_encoder(ModelSettings(encoder=name)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        features = encoder(torch.rand(2, 1, 64, 64))
+    assert encoder.num_features == WIDTHS[name]
+    assert features.shape == (2, WIDTHS[name])
+    assert torch.isfinite(features).all()
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_group_normalisation_leaves_no_batch_statistics(name: str) -> None:
+    encoder = build_encoder(ModelSettings(encoder=name, norm="group"))  # type: ignore[arg-type]
+    assert not [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"model.encoder = 'vgg16' is not allowed.*resnet18"):
+        parse_settings({"model": {"encoder": "vgg16"}})
+
+
+def test_torchvision_and_lightning_import_in_a_fresh_interpreter() -> None:
+    code = "import supcam.models.torchvision_cpu, torchvision.models, lightning; print(torchvision.models.resnet18)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_declared_where_the_library_loads(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from supcam.models import torchvision_cpu
+
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    assert torchvision_cpu.declare_operators() is None
