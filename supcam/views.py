@@ -94,6 +94,10 @@ class TrainViews(nn.Module):
 
     def geometry(self, darkness: Tensor, draws: Tensor) -> Tensor:
         """Turn, mirror, scale and shift (B, 1, S, S); scaled down further where a foreground would leave the square."""
+        return self.placed(darkness, draws)[0]
+
+    def placed(self, darkness: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """The views of ``geometry`` and the scale (B,) that each got."""
         low, high = self.ranges.scale
         angle = draws[:, 0] * (2.0 * math.pi)
         cos, sin = angle.cos(), angle.sin()
@@ -108,7 +112,8 @@ class TrainViews(nn.Module):
         back = forward.transpose(1, 2) / scale[:, :, None]
         theta = torch.cat([back, -(back @ shift[:, :, None])], dim=2)
         grid = affine_grid(theta, list(darkness.shape), align_corners=False)
-        return grid_sample(darkness, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        view = grid_sample(darkness, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return view, scale[:, 0]
 
     def appearance(self, darkness: Tensor, draws: Tensor) -> Tensor:
         """Vary tone, sharpness and noise (B, 1, S, S) inside the foreground; its outline stays to the pixel."""
