@@ -102,6 +102,10 @@ class ComposeSettings(Section):
     core_level: int = Field(225, ge=1, le=254)
     min_pixels: int = Field(40, ge=1)
     min_core_share: float = Field(0.4, ge=0.0, le=1.0)
+    # A crop cut at a dark level has hardly a halo: its core level falls until this share of the halo is core.
+    max_core_share: float = Field(0.88, gt=0.0, le=1.0)
+    # Median core greys of the sources of one composite differ by no more than this, where the case has such sources.
+    max_tone_difference: float = Field(25.0, ge=0.0, le=255.0)
     canvas: int = Field(512, ge=32, le=4096)
     # Placement.
     scale: tuple[float, float] = (0.9, 1.1)
@@ -155,7 +159,17 @@ class TuneSettings(Section):
     temperature: tuple[float, float] = (0.07, 0.3)
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
+    # Trainings per trial, each with another seed; the trial's figure is their mean.
+    seeds: int = Field(1, ge=1, le=100)
+    # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.
+    objective: Literal["finetune", "probe"] = "finetune"
+    # Trials drawn at random (the baseline counts) before the sampler learns from them and before any is pruned.
+    startup_trials: int = Field(5, ge=1, le=1000)
+    prune: bool = True
+    # An SQLAlchemy address that all workers and machines share; none means an sqlite file in the state folder.
     storage: str | None = None
+    # Name of the study; none means the hash of all that determines it.
+    study: str | None = Field(None, min_length=1, max_length=200)
 
     @model_validator(mode="after")
     def _ranges(self) -> "TuneSettings":

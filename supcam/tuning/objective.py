@@ -1,0 +1,133 @@
+"""What a trial measures: validation macro sensitivity after a short pre-training and fine-tuning."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from supcam.data.crops import CropSet
+from supcam.errors import UsageError
+from supcam.settings import Settings
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the search space: margin in radians, temperature without unit."""
+
+    margin: float
+    temperature: float
+
+
+class Watch(Protocol):
+    """What a trial tells while it runs."""
+
+    state_dir: Path
+
+    def report(self, value: float) -> None:
+        """An intermediate figure, the next in order; raises when the trial is not worth going on with."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Curves for the tracked run of the trial."""
+
+
+class Objective(Protocol):
+    """A figure to be as large as possible; picklable, since workers are processes of their own."""
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        """Measure one point."""
+
+
+@dataclass(frozen=True)
+class TrainingObjective:
+    """Mean over seeds of the validation macro sensitivity that a short SupCAM training reaches.
+
+    Attributes:
+        train: Training crops, real and composed.
+        validation: Crops that judge a point; test crops are never seen here.
+        settings: All settings; ``tune`` gives epochs, seeds and the figure.
+
+    Intermediate reports are the linear probe after each epoch of pre-training, then the validation figure after each
+    epoch of fine-tuning, seed by seed, so equal positions compare like with like.
+    """
+
+    train: CropSet
+    validation: CropSet
+    settings: Settings
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        """Measure one point.
+
+        Raises:
+            UsageError: when there are no validation crops.
+        """
+        if not len(self.validation):
+            raise UsageError("tuning needs validation crops, and the split left none. Raise split.validation.")
+        seeds = range(self.settings.runtime.seed, self.settings.runtime.seed + self.settings.tune.seeds)
+        values = [self._one_seed(self._short(point, seed), watch, f"seed_{seed}") for seed in seeds]
+        return sum(values) / len(values)
+
+    def _short(self, point: Point, seed: int) -> Settings:
+        """The settings of one short training."""
+        base, chosen = self.settings, self.settings.tune
+        return base.model_copy(
+            update={
+                "runtime": base.runtime.model_copy(update={"seed": seed, "progress": False}),
+                "pretrain": base.pretrain.model_copy(
+                    update={
+                        "margin": point.margin,
+                        "temperature": point.temperature,
+                        "epochs": chosen.pretrain_epochs,
+                    }
+                ),
+                "finetune": base.finetune.model_copy(
+                    update={
+                        "epochs": chosen.finetune_epochs,
+                        "head_epochs": min(base.finetune.head_epochs, chosen.finetune_epochs - 1),
+                    }
+                ),
+            }
+        )
+
+    def _one_seed(self, settings: Settings, watch: Watch, name: str) -> float:
+        from supcam.training.finetuning import finetune
+        from supcam.training.pretraining import pretrain
+
+        def told(figure: str) -> Any:
+            return lambda _epoch, row: watch.report(row[figure]) if figure in row else None
+
+        folder = watch.state_dir / name
+        pretrained = pretrain(
+            self.train,
+            self.validation,
+            settings,
+            state_dir=folder / "pretrain",
+            log=_prefixed(watch, f"{name}/pretrain"),
+            on_epoch=told("probe_sensitivity"),
+        )
+        if self.settings.tune.objective == "probe":
+            return _last(pretrained.history, "probe_sensitivity")
+        tuned = finetune(
+            self.train,
+            self.validation,
+            settings,
+            pretrained.encoder_state,
+            state_dir=folder / "finetune",
+            log=_prefixed(watch, f"{name}/finetune"),
+            on_epoch=told("macro_sensitivity"),
+        )
+        return float(tuned.history["macro_sensitivity"].iloc[tuned.best_epoch])
+
+
+def _prefixed(watch: Watch, prefix: str) -> Any:
+    return lambda metrics, step: watch.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step)
+
+
+def _last(history: Any, column: str) -> float:
+    value = float(history[column].iloc[-1]) if column in history and len(history) else math.nan
+    if math.isnan(value):
+        raise UsageError(
+            "tune.objective = 'probe' needs the probe figure of pre-training. "
+            "Set pretrain.watch_crops and tune.pretrain_epochs above 0, or tune.objective: finetune."
+        )
+    return value

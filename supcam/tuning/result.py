@@ -1,0 +1,156 @@
+"""What a study found: the best point, the trials, and the figures, without time or run ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from supcam.errors import SettingError, SupcamError, UsageError
+from supcam.settings import Settings
+from supcam.tuning.objective import Point
+from supcam.tuning.slots import result_of, slots_of
+
+_STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+_HEADER = "# Found by the stage tune; later stages use these instead of pretrain.margin and pretrain.temperature.\n"
+FIGURES = ("history", "importances", "slice", "contour")
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The outcome of a study.
+
+    Attributes:
+        best: The best finished point; of equals the earliest.
+        value: Its figure, validation macro sensitivity.
+        baseline: Figure of margin 0 and the default temperature; None if that trial failed.
+        trials: One row per trial: ``trial, state, margin, temperature, value, reports, error``.
+        study: The Optuna study.
+    """
+
+    best: Point
+    value: float
+    baseline: float | None
+    trials: pd.DataFrame
+    study: Any
+
+    @property
+    def summary(self) -> str:
+        """One line for the terminal."""
+        counts = self.trials["state"].value_counts()
+        ends = ", ".join(f"{counts.get(state, 0)} {state}" for state in _STATES.values())
+        base = "failed" if self.baseline is None else f"{self.baseline:.4f}"
+        return (
+            f"margin {self.best.margin:.4f}, temperature {self.best.temperature:.4f}: validation macro sensitivity "
+            f"{self.value:.4f}, baseline {base}; {len(self.trials)} trials ({ends})"
+        )
+
+    def write(self, out: Path) -> None:
+        """Write ``best_params.yaml``, ``trials.csv`` and the figures, the same bytes for the same trials."""
+        out.mkdir(parents=True, exist_ok=True)
+        best = {"margin": round(self.best.margin, 6), "temperature": round(self.best.temperature, 6)}
+        _write(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
+        _write(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        for name in FIGURES:
+            _draw(self.study, name, out / f"{name}.png")
+
+
+def collect(study: Any, target: int) -> TuneResult:
+    """Read the decided trials of a study.
+
+    Raises:
+        SupcamError: when none is finished.
+    """
+    rows = []
+    slots = slots_of(study.get_trials(deepcopy=False))
+    for slot in range(target):
+        decided = result_of(slots.get(slot, []))
+        if decided is not None:
+            rows.append(
+                {
+                    "trial": slot,
+                    "state": _STATES[decided.state.name],
+                    "margin": decided.user_attrs["margin"],
+                    "temperature": decided.user_attrs["temperature"],
+                    "value": decided.value if decided.state.name == "COMPLETE" else None,
+                    "reports": len(decided.intermediate_values),
+                    "error": decided.user_attrs.get("error", "").partition("\n")[0],
+                }
+            )
+    trials = pd.DataFrame(rows).astype({"value": "float64"}) if rows else pd.DataFrame({"state": []})
+    finished = trials[trials["state"] == "finished"]
+    if finished.empty:
+        reasons = "; ".join(sorted(set(trials.get("error", [])) - {""})) or "no trial was run"
+        raise SupcamError(
+            f"none of {target} trials of study {study.study_name!r} finished: {reasons}. "
+            "Correct the cause, then name a new study (tune.study) or change a setting, and run again."
+        )
+    best = finished.iloc[int(finished["value"].to_numpy().argmax())]
+    baseline = finished.loc[finished["trial"] == 0, "value"].tolist()
+    return TuneResult(
+        Point(float(best["margin"]), float(best["temperature"])),
+        float(best["value"]),
+        baseline[0] if baseline else None,
+        trials,
+        study,
+    )
+
+
+def with_best_params(settings: Settings, path: Path) -> Settings:
+    """The settings with the margin and temperature that a study found.
+
+    Raises:
+        UsageError: when the file is missing or holds something else.
+        SettingError: for a value out of the range of ``pretrain.margin`` or ``pretrain.temperature``.
+    """
+    if not path.is_file():
+        raise UsageError(f"tuned values {path} do not exist. Run: dvc repro tune")
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or set(found) != {"margin", "temperature"}:
+        raise UsageError(f"{path} must hold margin and temperature and nothing else. Run: dvc repro tune")
+    values = settings.model_dump(by_alias=True)
+    values["pretrain"] |= found
+    try:
+        return Settings.model_validate(values)
+    except ValueError as error:
+        raise SettingError(str(path), found, str(error), "Run: dvc repro tune") from None
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(text, encoding="utf-8", newline="")
+    scratch.replace(path)
+
+
+def _draw(study: Any, name: str, path: Path) -> None:
+    import warnings
+
+    import matplotlib.pyplot as plt
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as pictures
+
+    evaluator: Any = FanovaImportanceEvaluator(seed=0)
+    draw: dict[str, Any] = {
+        "history": lambda: pictures.plot_optimization_history(study),
+        "importances": lambda: pictures.plot_param_importances(study, evaluator),
+        "slice": lambda: pictures.plot_slice(study, ["margin", "temperature"]),
+        "contour": lambda: pictures.plot_contour(study, ["margin", "temperature"]),
+    }
+    plt.switch_backend("agg")
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    varied = len({tuple(trial.params.values()) for trial in complete if len(trial.params) == 2}) >= 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "history" or varied:
+            axes = draw[name]()
+            figure: Any = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+        else:
+            figure, axes = plt.subplots()
+            axes.text(0.5, 0.5, "needs two finished trials at different points", ha="center")
+            axes.set_axis_off()
+        scratch = path.with_name(f".{path.stem}.part.png")
+        figure.set_size_inches(10 if name == "slice" else 7, 4.5)
+        figure.savefig(scratch, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    scratch.replace(path)

@@ -1,0 +1,267 @@
+"""The trials of a study as numbered slots, each done exactly once by any number of workers and machines."""
+
+import contextlib
+import json
+import os
+import platform
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from supcam.errors import SettingError, SupcamError
+from supcam.settings import Settings
+from supcam.tuning.objective import Point
+
+HEARTBEAT = 10  # seconds
+GRACE = 60  # seconds without heartbeat after which a trial of another machine counts as lost
+
+
+def open_study(storage: str, name: str, settings: Settings) -> Any:
+    """Open a study, making it and its tables when they are missing.
+
+    Raises:
+        SettingError: when a study of that name has another search space.
+        SupcamError: when the storage cannot be reached or is locked.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage.startswith("sqlite:///"):
+        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two processes that make the tables of a new database at once break each other.
+        with exclusive(storage, name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            database = optuna.storages.RDBStorage(
+                storage, engine_kwargs=_engine(storage), heartbeat_interval=HEARTBEAT, grace_period=GRACE
+            )
+            study = optuna.create_study(
+                study_name=name,
+                storage=database,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=_pruner(settings),
+            )
+            space = json.dumps(search_space(settings), sort_keys=True)
+            known = study.user_attrs.get("space")
+            if known is None:
+                study.set_user_attr("space", space)
+    except SupcamError:
+        raise
+    except Exception as error:
+        raise SupcamError(
+            f"tune.storage {_shown(storage)} cannot be used: {error}. "
+            "Start or unlock it, correct tune.storage, or leave it empty for a file in state/."
+        ) from error
+    if known not in (None, space):
+        raise SettingError(
+            "tune.study", name, f"a study with the space {space}, but this one has {known}", "Choose another name."
+        )
+    return study
+
+
+def search_space(settings: Settings) -> dict[str, list[float]]:
+    """Lower and upper bound by name."""
+    return {"margin": list(settings.tune.margin), "temperature": list(settings.tune.temperature)}
+
+
+def _pruner(settings: Settings) -> Any:
+    import optuna
+
+    # Median, not Hyperband: a trial has so few epochs that the brackets of Hyperband would hold a trial or two each.
+    if not settings.tune.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=settings.tune.startup_trials)
+
+
+def _engine(storage: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+def _shown(storage: str) -> str:
+    """A storage address without its password."""
+    from sqlalchemy import make_url
+
+    with contextlib.suppress(Exception):
+        return str(make_url(storage))
+    return storage.rpartition("@")[2]
+
+
+@contextmanager
+def exclusive(storage: str, name: str) -> Iterator[None]:
+    """Hold the right to hand out trials of a study; a worker that dies gives it back."""
+    if storage.startswith("sqlite:///"):
+        import fcntl
+
+        with Path(storage.removeprefix("sqlite:///") + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    import sqlalchemy
+
+    number = zlib.crc32(name.encode())
+    take = {"postgresql": f"SELECT pg_advisory_lock({number})", "mysql": f"SELECT GET_LOCK('{number}', -1)"}
+    free = {"postgresql": f"SELECT pg_advisory_unlock({number})", "mysql": f"SELECT RELEASE_LOCK('{number}')"}
+    engine = sqlalchemy.create_engine(storage, poolclass=sqlalchemy.NullPool)
+    if engine.dialect.name not in take:
+        raise SettingError("tune.storage", _shown(storage), "an address of sqlite (a file), postgresql or mysql")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(take[engine.dialect.name]))
+        try:
+            yield
+        finally:
+            connection.execute(sqlalchemy.text(free[engine.dialect.name]))
+
+
+def owner() -> str:
+    """This process, told apart from a later one with the same number, on a machine told apart from others."""
+    return json.dumps([_machine(), os.getpid(), _started(os.getpid())])
+
+
+def _machine() -> str:
+    parts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id",):
+        with contextlib.suppress(OSError):
+            parts.append(Path(path).read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine started; None when there is none (or it is dead and not yet collected)."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def is_lost(frozen: Any) -> bool:
+    """Whether a running trial belongs to a process of this machine that is no more."""
+    machine, process, started = json.loads(frozen.user_attrs.get("owner", '["", 0, ""]'))
+    return bool(machine == _machine() and _started(process) != started)
+
+
+def slots_of(trials: list[Any]) -> dict[int, list[Any]]:
+    """Attempts by slot, in order."""
+    found: dict[int, list[Any]] = {}
+    for frozen in trials:
+        found.setdefault(int(frozen.user_attrs["slot"]), []).append(frozen)
+    return found
+
+
+def result_of(attempts: list[Any]) -> Any | None:
+    """The attempt that decides a slot (finished, pruned or failed by its own error); None while there is none."""
+    from optuna.trial import TrialState
+
+    for frozen in attempts:
+        failed = frozen.state == TrialState.FAIL and "error" in frozen.user_attrs
+        if failed or frozen.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            return frozen
+    return None
+
+
+def unfinished(study: Any, target: int) -> list[int]:
+    """Slots below the target that no attempt has decided."""
+    slots = slots_of(study.get_trials(deepcopy=False))
+    return [slot for slot in range(target) if result_of(slots.get(slot, [])) is None]
+
+
+def claim(study: Any, storage: str, settings: Settings, on_lost: Any = None) -> Any | None:
+    """Take the first slot that is free or whose worker was lost; None when there is nothing to take (now).
+
+    A lost attempt is repeated at the same point. The first slot is the null baseline.
+    """
+    import optuna
+
+    with exclusive(storage, study.study_name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _fail_lost(study, on_lost)
+        slots = slots_of(study.get_trials(deepcopy=False))
+        waiting = [frozen for attempts in slots.values() for frozen in attempts if frozen.state.name == "WAITING"]
+        if waiting:
+            slot = int(waiting[0].user_attrs["slot"])
+        else:
+            free = _first_free(slots, settings.tune.trials)
+            if free is None:
+                return None
+            slot = free
+            attrs = {"slot": slot, "owner": owner()}
+            study.enqueue_trial(_fixed(slots.get(slot, []), slot, settings), user_attrs=attrs)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=_seed(settings, slot),
+            n_startup_trials=settings.tune.startup_trials,
+            multivariate=True,
+            warn_independent_sampling=False,
+            constant_liar=True,
+        )
+        trial = study.ask()
+        trial.set_user_attr("owner", owner())
+        trial.storage.record_heartbeat(trial._trial_id)
+    return trial
+
+
+def _first_free(slots: Mapping[int, list[Any]], target: int) -> int | None:
+    for slot in range(target):
+        attempts = slots.get(slot, [])
+        if result_of(attempts) is None and not any(frozen.state.name == "RUNNING" for frozen in attempts):
+            return slot
+    return None
+
+
+def _fixed(attempts: list[Any], slot: int, settings: Settings) -> dict[str, float]:
+    """The point of an earlier attempt, or of the baseline; else nothing, and the sampler chooses."""
+    for frozen in attempts:
+        if len(frozen.params) == len(search_space(settings)):
+            return dict(frozen.params)
+    if slot > 0:
+        return {}
+    low, high = settings.tune.temperature
+    baseline = {"margin": 0.0, "temperature": settings.pretrain.temperature}
+    inside = {"margin": settings.tune.margin[0] == 0.0, "temperature": low <= settings.pretrain.temperature <= high}
+    return {name: value for name, value in baseline.items() if inside[name]}
+
+
+def point_of(trial: Any, settings: Settings) -> Point:
+    """The point a claimed trial stands for; the baseline may lie outside of the space and then is no sample of it."""
+    chosen, slot = settings.tune, int(trial.user_attrs["slot"])
+    if slot == 0:
+        point = Point(0.0, settings.pretrain.temperature)
+        if chosen.margin[0] == 0.0:
+            trial.suggest_float("margin", *chosen.margin)
+        if chosen.temperature[0] <= point.temperature <= chosen.temperature[1]:
+            trial.suggest_float("temperature", *chosen.temperature, log=True)
+    else:
+        margin = trial.suggest_float("margin", *chosen.margin)
+        point = Point(margin, trial.suggest_float("temperature", *chosen.temperature, log=True))
+    trial.set_user_attr("margin", point.margin)
+    trial.set_user_attr("temperature", point.temperature)
+    return point
+
+
+def _seed(settings: Settings, slot: int) -> int:
+    """Another seed for every slot: a resumed study must not draw the points of its first trials again."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([settings.runtime.seed, slot]).generate_state(1)[0])
+
+
+def _fail_lost(study: Any, on_lost: Any) -> None:
+    import optuna
+    from optuna.trial import TrialState
+
+    before = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+    optuna.storages.fail_stale_trials(study)
+    for frozen in before:
+        if is_lost(frozen):
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+    if on_lost is not None:
+        now = {frozen.number: frozen for frozen in study.get_trials(deepcopy=False)}
+        for frozen in before:
+            if now[frozen.number].state == TrialState.FAIL:
+                on_lost(now[frozen.number])

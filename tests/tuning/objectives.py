@@ -1,0 +1,79 @@
+"""Cheap objectives with a known optimum, importable by worker processes."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from supcam.errors import UsageError
+from supcam.tuning import Point, Watch
+
+
+@dataclass(frozen=True)
+class Bowl:
+    """Best at margin 0.4, temperature 0.1; four reports that rise to the value, each after ``pause`` seconds."""
+
+    pause: float = 0.0
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        value = 0.9 - (point.margin - 0.4) ** 2 - 5 * (point.temperature - 0.1) ** 2
+        for step in range(1, 5):
+            time.sleep(self.pause)
+            watch.log({"loss": 1 / step}, step)
+            watch.report(value * step / 4)
+        return value
+
+
+@dataclass(frozen=True)
+class Marked(Bowl):
+    """Leaves one line with process and point in ``folder`` at start and one at the end."""
+
+    folder: Path = Path()
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        self._mark("started", point)
+        value = super().__call__(point, watch)
+        self._mark("ended", point)
+        return value
+
+    def _mark(self, what: str, point: Point) -> None:
+        with (self.folder / what).open("a") as file:
+            file.write(f"{os.getpid()} {point.margin:.6f} {point.temperature:.6f}\n")
+
+
+@dataclass(frozen=True)
+class Faulty(Bowl):
+    """Fails for every point but the baseline."""
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        if point.margin > 0:
+            raise RuntimeError("out of memory\nat some line")
+        return super().__call__(point, watch)
+
+
+def wrong_use(point: Point, watch: Watch) -> float:
+    raise UsageError(f"pretrain.batch_size is larger than the data at margin {point.margin}")
+
+
+def no_number(point: Point, watch: Watch) -> float:
+    return float("nan")
+
+
+@dataclass(frozen=True)
+class KillsItself(Bowl):
+    """Kills its own process once per marker file that is missing, in the middle of the trial."""
+
+    folder: Path = Path()
+    times: int = 1
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        watch.report(0.5)
+        for number in range(self.times):
+            marker = self.folder / f"killed {number}"
+            try:
+                marker.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(point, watch)

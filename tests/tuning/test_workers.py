@@ -1,0 +1,136 @@
+"""Several real processes on one study: exact numbers, kills, resuming; on sqlite and on PostgreSQL."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supcam.errors import SupcamError
+from supcam.settings import Settings, TuneSettings
+from supcam.tuning import Objective, TuneResult, tune
+from tests.tuning.objectives import KillsItself, Marked
+from tests.tuning.test_study import NONE
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a PostgreSQL server of our own, from Debian's package."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed, so no PostgreSQL storage can be opened")
+    if not POSTGRES:
+        pytest.skip("no PostgreSQL server: Debian's package postgresql is not installed")
+    folder = tmp_path_factory.mktemp("postgres")
+    data, user = folder / "data", []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres")
+        for parent in list(folder.parents)[:3]:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tools = POSTGRES[-1].parent
+    initdb = [*user, str(tools / "initdb"), "-D", str(data), "-U", "supcam", "--auth=trust", "-N"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    control = [*user, str(tools / "pg_ctl"), "-D", str(data), "-w"]
+    subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, cwd=folder)
+    yield f"postgresql+psycopg://supcam@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres"))
+    return f"sqlite:///{tmp_path}/study.db"
+
+
+def study(storage: str, folder: Path, objective: Objective, trials: int, workers: int) -> TuneResult:
+    settings = Settings(tune=TuneSettings(trials=trials, workers=workers, prune=False))
+    return tune(
+        NONE, NONE, settings, storage=storage, study_name=folder.name, state_dir=folder / "state", objective=objective
+    )
+
+
+def lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_workers_share_the_trials_exactly(storage: str, tmp_path: Path) -> None:
+    result = study(storage, tmp_path, Marked(0.1, tmp_path), trials=8, workers=3)
+    started = lines(tmp_path / "started")
+    assert len(started) == len(lines(tmp_path / "ended")) == len(result.study.trials) == 8
+    assert len({process for process, *_ in started}) > 1
+    assert len({tuple(point) for _, *point in started}) == 8
+    assert (result.trials["state"] == "finished").all()
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_repeated_once(storage: str, tmp_path: Path) -> None:
+    result = study(storage, tmp_path, KillsItself(0.02, tmp_path, times=2), trials=5, workers=2)
+    assert (result.trials["state"] == "finished").all() and len(result.trials) == 5
+    attempts = [trial.state.name for trial in result.study.trials]
+    assert sorted(attempts) == ["COMPLETE"] * 5 + ["FAIL"] * 2
+    slots = [t.user_attrs["slot"] for t in result.study.trials if t.state.name == "COMPLETE"]
+    assert sorted(slots) == list(range(5))
+    again = study(storage, tmp_path, KillsItself(0.02, tmp_path, times=2), trials=5, workers=2)
+    assert len(again.study.trials) == 7
+
+
+def test_workers_that_always_die_end_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SupcamError, match=r"workers of the study died \d+ times, the last with SIGKILL"):
+        study(f"sqlite:///{tmp_path}/study.db", tmp_path, KillsItself(0.0, tmp_path, times=99), trials=2, workers=2)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.tuning.test_workers import study
+from tests.tuning.objectives import Marked
+if __name__ == "__main__":
+    storage, folder, trials, workers = sys.argv[1:]
+    study(storage, Path(folder), Marked(0.15, Path(folder)), int(trials), int(workers))
+"""
+
+
+def start(storage: str, folder: Path, trials: int, workers: int) -> subprocess.Popen[bytes]:
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(program), storage, str(folder), str(trials), str(workers)]
+    return subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def wait_for(path: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while len(lines(path)) < count:
+        assert time.monotonic() < until, f"{path} has {len(lines(path))} of {count} lines"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_study_resumes_without_repeating_finished_trials(tmp_path: Path, how: signal.Signals) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    process = start(storage, tmp_path, 6, 2)
+    wait_for(tmp_path / "ended", 2)
+    process.send_signal(how)
+    process.wait(timeout=30)
+    result = study(storage, tmp_path, Marked(0.0, tmp_path), trials=6, workers=2)
+    assert len(result.trials) == 6 and (result.trials["state"] == "finished").all()
+    ended = [tuple(point) for _, *point in lines(tmp_path / "ended")]
+    assert len(ended) == len(set(ended)) == 6
+
+
+def test_two_machines_on_one_storage_hold_the_number_together(storage: str, tmp_path: Path) -> None:
+    both = [start(storage, tmp_path, 7, 2) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(lines(tmp_path / "started")) == len(lines(tmp_path / "ended")) == 7
+    assert len({tuple(point) for _, *point in lines(tmp_path / "ended")}) == 7
