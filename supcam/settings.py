@@ -117,6 +117,7 @@ class ComposeSettings(Section):
     min_angle: float = Field(25.0, ge=0.0, le=90.0)
     # Haloes that go on meeting further than this from the shared core lie alongside: a second contact.
     contact_reach: int = Field(12, ge=1, le=512)
+    # No blend gets darker than this, unless the case's own crops do (a scanner's black).
     floor: int = Field(40, ge=0, le=254)
     # Shifts tried for one pair, and sets of sources tried for one composite.
     tries: int = Field(8, ge=1, le=1000)

@@ -88,6 +88,7 @@ class ModelCard(Part):
     code_hash: str
     metrics: dict[str, Figure]
     sensitivity: dict[str, Figure]
+    validation: dict[str, float] = Field(default_factory=dict)
     calibration: CalibrationCard = CalibrationCard()
     review: ReviewCard = ReviewCard()
     parity: ParityCard | None = None

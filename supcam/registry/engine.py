@@ -74,11 +74,16 @@ class Engine:
         result: NDArray[np.float32] = self._session.run(None, {self._input: canvases})[0]
         return result
 
-    def predict(self, sources: Sequence[Source]) -> tuple[NDArray[np.float32], list[str | None]]:
-        """Predict many crops; a bad one costs only itself.
+    def predict(
+        self, sources: Sequence[Source], *, strict: bool = False
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Predict many crops; a bad one costs only itself, or stops everything when ``strict``.
 
         Returns:
             Probabilities (N, 4), rows of NaN where a crop could not be read, and N error texts or None.
+
+        Raises:
+            ImageError: for the first crop that cannot be read, when ``strict``.
         """
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
@@ -86,6 +91,8 @@ class Engine:
             good = [offset for offset, item in enumerate(batch) if not isinstance(item, ImageError)]
             for offset, item in enumerate(batch):
                 if isinstance(item, ImageError):
+                    if strict:
+                        raise item
                     errors[start + offset] = str(item)
             if good:
                 stacked = np.stack([item for item in batch if not isinstance(item, ImageError)])

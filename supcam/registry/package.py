@@ -1,10 +1,6 @@
 """Turn a trained model into a package: ONNX graph, safetensors weights, card, hash lists. No pickle anywhere."""
 
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +11,7 @@ from numpy.typing import NDArray
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.card import ModelCard, ParityCard
 from supcam.registry.engine import CARD_FILE, CHECKSUM_FILE, GRAPH_FILE, PROBABILITY_COLUMNS, file_hash, open_session
+from supcam.registry.files import replaced_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -129,25 +126,6 @@ def write_checksums(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUM_FILE)
     lines = [f"{file_hash(folder / name)}  {name}\n" for name in names]
     (folder / CHECKSUM_FILE).write_text("".join(lines), encoding="utf-8")
-
-
-@contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place when the block ends well, and vanishes when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        fresh.chmod(0o755)
-        yield fresh
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-            out.replace(old / out.name)
-            fresh.replace(out)
-            shutil.rmtree(old)
-        else:
-            fresh.replace(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _clear_traces(model: "onnx.ModelProto") -> None:

@@ -1,23 +1,37 @@
 """Log a package as an MLflow model made from code, and register it once under the alias ``candidate``."""
 
 import hashlib
+import json
 import re
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import supcam
-from supcam.registry.card import content_hash, load_card
+from supcam.registry.card import ModelCard, content_hash, load_card
 from supcam.registry.engine import PROBABILITY_COLUMNS, verify_package
-from supcam.registry.store import CANDIDATE, CONTENT_TAG, Registry, RegistryError, Version
+from supcam.registry.rules import Validation
+from supcam.registry.store import (
+    CANDIDATE,
+    CODE_TAG,
+    CONTENT_TAG,
+    DATA_TAG,
+    FIGURE_TAG,
+    VALIDATION_TAG,
+    Registry,
+    RegistryError,
+    Version,
+)
 
 # What the served model imports; it is copied into each model, so that a model loads where supcam is not installed.
 _SHIPPED = ("errors.py", "cluster_type.py", "data/images.py", "registry/engine.py")
 _SERVED = "registry/served.py"
+
 _NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}
 _REGISTRATION_WAIT = 120.0  # seconds
 
@@ -27,6 +41,7 @@ def register_candidate(
     *,
     run_id: str,
     tracking_uri: str,
+    validation: Validation | None = None,
     tags: Mapping[str, str] | None = None,
     name: str = "supcam",
 ) -> Version:
@@ -36,6 +51,7 @@ def register_candidate(
         package: Folder written by :func:`supcam.registry.package.package_model`.
         run_id: Run that made the model; its artifacts hold the files.
         tracking_uri: Tracking and registry address.
+        validation: Outcome of the data validation, kept with the version for later promotions.
         tags: Tags of a new version, for example the chain of stages upstream.
         name: Name of the registered model.
 
@@ -48,7 +64,13 @@ def register_candidate(
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
-        version = registry.by_content(content) or _log_and_register(registry, package, run_id, content, tags or {})
+        version = registry.by_content(content)
+        if version is None:
+            described = {**(tags or {}), **_card_tags(card), CONTENT_TAG: content}
+            version = _log_and_register(registry, package, run_id, described)
+        if validation is not None:
+            outcome = json.dumps(asdict(validation), sort_keys=True)
+            registry.client.set_model_version_tag(name, str(version.number), VALIDATION_TAG, outcome)
         registry.client.set_registered_model_alias(name, CANDIDATE, str(version.number))
     return version
 
@@ -97,14 +119,19 @@ def _ensure_model(registry: Registry) -> None:
             raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
 
 
-def _log_and_register(registry: Registry, package: Path, run_id: str, content: str, tags: Mapping[str, str]) -> Version:
+def _card_tags(card: ModelCard) -> dict[str, str]:
+    figures = {FIGURE_TAG + figure: repr(value) for figure, value in card.validation.items()}
+    return {DATA_TAG: card.data.manifest_hash, CODE_TAG: card.code_hash, **figures}
+
+
+def _log_and_register(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
     with tempfile.TemporaryDirectory() as scratch:
         saved = save_served(package, Path(scratch) / "model")
         # The path names the content: what an interrupted registration left is overwritten by the very same files.
-        artifact = f"supcam-{content[:12]}"
+        artifact = f"supcam-{tags[CONTENT_TAG][:12]}"
         registry.client.log_artifacts(run_id, str(saved), artifact)
     created = registry.client.create_model_version(
-        registry.name, source=f"runs:/{run_id}/{artifact}", run_id=run_id, tags={**tags, CONTENT_TAG: content}
+        registry.name, source=f"runs:/{run_id}/{artifact}", run_id=run_id, tags=dict(tags)
     )
     return registry.version(int(created.version))
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from urllib.request import urlopen
 
 from supcam.errors import SupcamError, UsageError
+from supcam.registry.page import decision_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +31,12 @@ PREVIOUS = "previous"
 CANDIDATE = "candidate"
 ALIASES = (PRODUCTION, PREVIOUS, CANDIDATE)
 CONTENT_TAG = "supcam.content"
-PACKAGE_ARTIFACT = "model"
+DATA_TAG = "supcam.data"
+CODE_TAG = "supcam.code"
+VALIDATION_TAG = "supcam.data.validation"
+FIGURE_TAG = "supcam.validation."
+DECISION_TAG = "supcam.decision"
+REASON_TAG = "supcam.decision.reason"
 
 _EVENT = "supcam.event."
 _PENDING = "supcam.pending"
@@ -181,7 +187,7 @@ class Registry:
     def append(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add to the record; the caller holds the lock. Returns the event with its number, time and author."""
         numbered = self.stamp(event)
-        self.client.set_registered_model_tag(self.name, _event_key(numbered), json.dumps(numbered, sort_keys=True))
+        self._write(numbered)
         return numbered
 
     def stamp(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -212,8 +218,7 @@ class Registry:
         if production is not None and int(production) == pending["to"]:
             if pending["from"] is not None:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, str(pending["from"]))
-            event = pending["event"]
-            self.client.set_registered_model_tag(self.name, _event_key(event), json.dumps(event, sort_keys=True))
+            self._write(pending["event"])
         self.client.delete_registered_model_tag(self.name, _PENDING)
 
     @contextmanager
@@ -237,6 +242,24 @@ class Registry:
             mine = [self._lock_name] if held is not None and held["token"] == token else []
             for name in (*mine, *broken):
                 self._forget(name)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        """Record an event: on the registered model, on the version, and as artifacts of the version's run."""
+        from mlflow.exceptions import MlflowException
+
+        number = str(event["version"])
+        self.client.set_registered_model_tag(self.name, _event_key(event), json.dumps(event, sort_keys=True))
+        self.client.set_model_version_tag(self.name, number, DECISION_TAG, event["action"])
+        self.client.set_model_version_tag(self.name, number, REASON_TAG, event["reason"])
+        run_id = self.version(event["version"]).run_id
+        folder = f"promotion/{event['number']:06d}"
+        try:
+            self.client.log_dict(run_id, event, f"{folder}/decision.json")
+            self.client.log_text(run_id, decision_page(event), f"{folder}/decision.html")
+        except MlflowException as error:
+            # A deleted run must not keep the registry from moving on: the tags above hold the whole record.
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
 
     @property
     def _lock_name(self) -> str:

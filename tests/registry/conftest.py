@@ -13,6 +13,9 @@ from torch import Tensor, manual_seed, nn
 from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
 from supcam.registry.package import package_model
+from supcam.registry.registration import register_candidate
+from supcam.registry.rules import Validation
+from supcam.registry.store import Registry, open_client
 
 SIZE = 32
 MakePackage = Callable[..., Path]
@@ -64,9 +67,16 @@ def crop_rows(count: int, seed: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
-    """Packages by seed of the weights; each is exported once and copied."""
+    """Packages by seed of the weights; the same one is exported only once."""
+    made: dict[tuple[int, str, int], Path] = {}
 
-    def make(seed: int = 1, *, card: ModelCard | None = None, crops_seed: int = 0) -> Path:
+    def make(seed: int = 1, *, card: ModelCard | None = None, crops_seed: int = 0, again: bool = False) -> Path:
+        key = (seed, (card or make_card()).to_json(), crops_seed)
+        if key not in made or again:
+            made[key] = export(seed, card, crops_seed)
+        return made[key]
+
+    def export(seed: int, card: ModelCard | None, crops_seed: int) -> Path:
         test = crop_rows(40, crops_seed)
         split = pd.DataFrame({"sha256": [*test["sha256"], *crop_rows(40, 900 + crops_seed)["sha256"]]})
         split["split"] = ["test"] * 40 + ["train"] * 40
@@ -90,8 +100,6 @@ def package(make_package: MakePackage) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, made once: making them takes longer than a test."""
-    from supcam.registry.store import open_client
-
     folder = tmp_path_factory.mktemp("store")
     open_client(f"sqlite:///{folder / 'mlflow.db'}", create=True).search_experiments()
     return folder / "mlflow.db"
@@ -103,14 +111,35 @@ def registry_uri(empty_store: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+@pytest.fixture(scope="session")
+def two_versions_store(make_package: MakePackage, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with two versions of other weights and code, registered once."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    for seed in (1, 2):
+        register_candidate(
+            make_package(seed, card=make_card(code=f"code-{seed}")),
+            run_id=new_run(uri, folder),
+            tracking_uri=uri,
+            validation=Validation(True, "data-1"),
+        )
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def two_versions(two_versions_store: Path, tmp_path: Path) -> Registry:
+    """A registry of its own with versions 1 and 2; nothing is in production."""
+    shutil.copy(two_versions_store, tmp_path / "mlflow.db")
+    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
 @pytest.fixture
 def run_id(registry_uri: str, tmp_path: Path) -> str:
     return new_run(registry_uri, tmp_path)
 
 
 def new_run(uri: str, folder: Path) -> str:
-    from supcam.registry.store import open_client
-
     client = open_client(uri, create=True)
     found = client.get_experiment_by_name("tests")
     where = (folder / "artifacts").as_uri()

@@ -19,7 +19,7 @@ from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_cr
 
 
 def test_same_model_gives_the_same_bytes(package: Path, make_package: MakePackage) -> None:
-    again = make_package()
+    again = make_package(again=True)
     assert {path.name: path.read_bytes() for path in package.iterdir()} == {
         path.name: path.read_bytes() for path in again.iterdir()
     }
@@ -92,7 +92,7 @@ def test_same_content_is_registered_once(
 ) -> None:
     first = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
     other_run = new_run(registry_uri, tmp_path)
-    again = register_candidate(make_package(), run_id=other_run, tracking_uri=registry_uri)
+    again = register_candidate(make_package(again=True), run_id=other_run, tracking_uri=registry_uri)
     assert again.number == first.number == 1
     other_data = make_package(card=make_card(data="data-2"))
     second = register_candidate(other_data, run_id=other_run, tracking_uri=registry_uri)

@@ -1,0 +1,266 @@
+"""The light client: find the production model, predict with it, sort crops by type, keep the model for use offline."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.data.images import IMAGE_SUFFIXES
+from supcam.errors import UsageError
+from supcam.registry.card import content_hash, load_card
+from supcam.registry.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
+from supcam.registry.files import replaced_folder
+from supcam.registry.store import CONTENT_TAG, PRODUCTION, Registry
+
+PRODUCTION_URI = "models:/supcam@production"
+FILE_COLUMNS = ("path", *ANSWER_COLUMNS, "error")
+REVIEW_FOLDER = "review"
+
+
+class Predictor:
+    """A model ready for use; one instance serves many threads.
+
+    Attributes:
+        card: the model card as plain values.
+        origin: where the model came from, for messages.
+    """
+
+    def __init__(self, engine: Engine, origin: str) -> None:
+        self._engine = engine
+        self.card: Mapping[str, Any] = engine.card
+        self.origin = origin
+
+    def predict(self, crops: "Source | Iterable[Source] | pd.DataFrame", *, errors: str = "raise") -> pd.DataFrame:
+        """Type of each crop.
+
+        Args:
+            crops: One crop or many: paths, encoded bytes, arrays (H, W) or (H, W, 3), or a DataFrame with a column
+                ``image`` (encoded bytes) or ``path``.
+            errors: ``raise`` stops at the first crop that cannot be read; ``row`` adds a column ``error``, empty
+                for crops that were read.
+
+        Returns:
+            One row a crop: type, confidence (0-1), four probabilities that sum to 1, needs_review; the index of a
+            DataFrame is kept.
+
+        Raises:
+            ImageError: for a crop that cannot be read, unless ``errors`` is ``row``.
+            UsageError: for another value of ``errors``, or a DataFrame without such a column.
+        """
+        if errors not in ("raise", "row"):
+            raise UsageError(f"errors = {errors!r} is not allowed; allowed are 'raise' and 'row'.")
+        sources, index = _sources(crops)
+        probabilities, texts = self._engine.predict(sources, strict=errors == "raise")
+        frame = pd.DataFrame(self._engine.answer(probabilities), index=index, columns=list(ANSWER_COLUMNS))
+        if errors == "row":
+            frame["error"] = [text or "" for text in texts]
+        return frame
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """Answers for files and folders.
+
+    Attributes:
+        frame: one row an image: path (absolute), the answer, error ("" when it was read).
+        ignored: files in folders that have no image suffix.
+    """
+
+    frame: pd.DataFrame
+    ignored: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Images that could not be read."""
+        return int((self.frame["error"] != "").sum())
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Where the crops went: copies by folder, and what could not be read."""
+
+    counts: dict[str, int]
+    predictions: FilePredictions
+    into: Path = field(default_factory=Path)
+
+
+def load_production(uri: str | None = None, *, threads: int | None = None) -> Predictor:
+    """The model in production, or any other by its address.
+
+    Args:
+        uri: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a folder written by ``supcam pull``; by default
+            ``models:/supcam@production``.
+        threads: Threads of the runtime; by default it takes what the machine has.
+
+    Raises:
+        RegistryError: when the registry cannot be reached or has no such model.
+        PackageError: when the model's files were changed, or its card is of another format.
+    """
+    wanted = uri or PRODUCTION_URI
+    if wanted.startswith("models:/"):
+        registry, which = _parse_uri(wanted)
+        version = registry.resolve(which)
+        package = registry.package(version)
+        engine = Engine(package, threads=threads)
+        _check_content(package, version.tags.get(CONTENT_TAG), f"version {version.number} of {registry.name}")
+        return Predictor(engine, f"{registry.name} version {version.number}")
+    folder = Path(wanted)
+    if not folder.is_dir():
+        raise UsageError(f"model {wanted!r} is neither models:/NAME@ALIAS, models:/NAME/VERSION nor a folder.")
+    return Predictor(Engine(_package_below(folder), threads=threads), str(folder))
+
+
+def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_uri: str | None = None) -> Path:
+    """Copy a model into a folder as plain files, checked by their hashes; it needs no registry later.
+
+    Raises:
+        UsageError: when the folder exists and holds anything else than a model.
+        RegistryError: when the registry cannot be reached or has no such model.
+        PackageError: when the registry's files were changed.
+    """
+    if into.exists() and (not into.is_dir() or (any(into.iterdir()) and not (into / CARD_FILE).is_file())):
+        raise UsageError(f"{into} exists and holds no model; give a new or empty folder.")
+    registry = Registry(tracking_uri or default_uri(), name)
+    version = registry.resolve(alias)
+    package = registry.package(version)
+    with replaced_folder(into) as folder:
+        shutil.copytree(package, folder, dirs_exist_ok=True)
+        verify_package(folder)
+        _check_content(folder, version.tags.get(CONTENT_TAG), f"version {version.number} of {name}")
+    return into
+
+
+def predict_files(predictor: Predictor, paths: Sequence[Path]) -> FilePredictions:
+    """Answers for images and folders of images (searched recursively); a bad image is a row with ``error``.
+
+    Raises:
+        UsageError: when nothing was given, or a path does not exist.
+    """
+    files, ignored = image_files(paths)
+    answers = predictor.predict(files, errors="row")
+    answers.insert(0, "path", [str(path) for path in files])
+    return FilePredictions(answers[list(FILE_COLUMNS)], ignored)
+
+
+def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> Routed:
+    """Copy crops into a folder for each type, doubtful and unreadable ones into ``review/``.
+
+    Two crops of one name in one folder get a number. ``predictions.csv`` tells where each one went.
+
+    Raises:
+        UsageError: when ``into`` exists and is not empty, or a path does not exist.
+    """
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise UsageError(f"{into} exists and is not empty; give a new folder.")
+    predictions = predict_files(predictor, paths)
+    counts = dict.fromkeys((*TYPE_LABELS, REVIEW_FOLDER), 0)
+    frame = predictions.frame
+    frame["routed_to"] = ""
+    with replaced_folder(into) as folder:
+        for name in counts:
+            (folder / name).mkdir()
+        for row, path, label, doubtful in zip(
+            frame.index, frame["path"], frame["type"], frame["needs_review"], strict=True
+        ):
+            name = REVIEW_FOLDER if doubtful else label
+            target = _free_name(folder / name, Path(path))
+            shutil.copy2(path, target)
+            frame.loc[row, "routed_to"] = str(target.relative_to(folder))
+            counts[name] += 1
+        frame.to_csv(folder / "predictions.csv", index=False)
+    return Routed(counts, predictions, into)
+
+
+def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """Absolute paths of the images given and found in folders, sorted within each, and how many files were ignored.
+
+    Raises:
+        UsageError: when nothing was given, or a path does not exist.
+    """
+    if not paths:
+        raise UsageError("no path was given; give images or folders of images.")
+    files: dict[Path, None] = {}
+    ignored = 0
+    for path in paths:
+        if path.is_dir():
+            found = sorted(item for item in path.absolute().rglob("*") if item.is_file())
+            images = [item for item in found if item.suffix.lower() in IMAGE_SUFFIXES]
+            ignored += len(found) - len(images)
+            files.update(dict.fromkeys(images))
+        elif path.exists():
+            files[path.absolute()] = None
+        else:
+            raise UsageError(f"{path} does not exist. Check the path.")
+    return list(files), ignored
+
+
+def default_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else the store of the project around the working directory.
+
+    Raises:
+        UsageError: outside a project when the variable is not set.
+    """
+    from supcam.tracking import project_root, tracking_uri
+
+    if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        return tracking_uri(Path.cwd())
+    try:
+        return tracking_uri(project_root())
+    except UsageError as error:
+        raise UsageError(f"{error} Or set MLFLOW_TRACKING_URI to the registry.") from None
+
+
+def _parse_uri(uri: str) -> tuple[Registry, str]:
+    rest = uri.removeprefix("models:/").strip("/")
+    separator = "@" if "@" in rest else "/"
+    name, found, which = rest.partition(separator)
+    if not name or not found or not which:
+        raise UsageError(f"model {uri!r} is not allowed; allowed are models:/NAME@ALIAS and models:/NAME/VERSION.")
+    return Registry(default_uri(), name), which
+
+
+def _check_content(package: Path, expected: str | None, what: str) -> None:
+    """Compare a package with what was registered, so that files and their list cannot be changed together."""
+    if expected is not None and content_hash(load_card(package), verify_package(package)) != expected:
+        raise PackageError(f"the files of {what} in {package} are not those that were registered. Register it again.")
+
+
+def _package_below(folder: Path) -> Path:
+    inner = folder / "artifacts" / "package"
+    return inner if inner.is_dir() else folder
+
+
+def _sources(crops: Any) -> tuple[list[Source], pd.Index]:
+    if isinstance(crops, pd.DataFrame):
+        column = next((name for name in ("image", "path") if name in crops.columns), None)
+        if column is None:
+            raise UsageError(f"columns {', '.join(map(str, crops.columns))} hold no crops; name one image or path.")
+        return list(crops[column]), crops.index
+    if isinstance(crops, (str, Path, bytes, bytearray, memoryview)):
+        crops = [crops]
+    elif isinstance(crops, np.ndarray):
+        crops = _arrays(crops)
+    sources = list(crops)
+    return sources, pd.RangeIndex(len(sources))
+
+
+def _arrays(crops: NDArray[Any]) -> list[NDArray[Any]]:
+    """One crop (H, W) or (H, W, 3 or 4), or a stack (N, H, W) of grey crops."""
+    stacked = crops.ndim == 4 or (crops.ndim == 3 and crops.shape[-1] not in (3, 4))
+    return list(crops) if stacked else [crops]
+
+
+def _free_name(folder: Path, path: Path) -> Path:
+    target = folder / path.name
+    number = 2
+    while target.exists():
+        target = folder / f"{path.stem}-{number}{path.suffix}"
+        number += 1
+    return target

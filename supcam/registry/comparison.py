@@ -1,0 +1,77 @@
+"""Two packages on crops that neither model trained, validated or tuned on, told by the hashes of the crops."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.cluster_type import ClusterType
+from supcam.registry.engine import PROBABILITY_COLUMNS, Engine
+from supcam.registry.package import PREDICTIONS_FILE, SPLIT_FILE
+from supcam.registry.rules import Comparison
+
+
+def compare_packages(candidate: Path, production: Path, crops: Mapping[str, Path]) -> Comparison | None:
+    """Both models on the test crops of either, none of them seen by one of the two; None when none is left.
+
+    Production is run again on every crop that is at hand; stored predictions stand in for crops that are not.
+
+    Args:
+        candidate: Package of the candidate.
+        production: Package of the model in production.
+        crops: Files by SHA-256 of their bytes, as far as they are at hand.
+    """
+    rows = shared_rows(candidate, production)
+    new = _predictions(candidate, rows["sha256"], crops, again=False)
+    old = _predictions(production, rows["sha256"], crops, again=True)
+    known = ~(np.isnan(new).any(axis=1) | np.isnan(old).any(axis=1))
+    if not known.any():
+        return None
+    types = np.array([int(ClusterType.parse(label)) for label in rows["type"]], dtype=np.int64)
+    return Comparison(types[known], new[known], old[known])
+
+
+def shared_rows(candidate: Path, production: Path) -> pd.DataFrame:
+    """Columns ``sha256`` and ``type`` of the test crops of either package that neither model has seen.
+
+    Where the two disagree about a type the candidate's is taken: its labels are the later ones.
+    """
+    tests = [pd.read_csv(folder / PREDICTIONS_FILE, dtype={"sha256": str}) for folder in (candidate, production)]
+    rows = pd.concat([test[["sha256", "type"]] for test in tests]).drop_duplicates("sha256")
+    splits = [pd.read_csv(folder / SPLIT_FILE, dtype=str) for folder in (candidate, production)]
+    seen = set(pd.concat([split.loc[split["split"] != "test", "sha256"] for split in splits]))
+    return rows[~rows["sha256"].isin(seen)].sort_values("sha256").reset_index(drop=True)
+
+
+def latency_ms(package: Path, repeats: int = 30) -> float:
+    """Median time of one crop on one thread, decoding included, milliseconds."""
+    engine = Engine(package, threads=1)
+    crop = np.full((engine.size, engine.size), 255, dtype=np.uint8)
+    crop[engine.size // 4 : engine.size // 2, engine.size // 4 : engine.size // 2] = 90
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        engine.predict([crop])
+        times.append(perf_counter() - start)
+    return float(np.median(times)) * 1000
+
+
+def _predictions(
+    package: Path, hashes: "pd.Series[str]", crops: Mapping[str, Path], *, again: bool
+) -> NDArray[np.float32]:
+    """Probabilities (N, 4) by hash: stored ones, or computed (``again``: computed wherever the crop is at hand)."""
+    stored = pd.read_csv(package / PREDICTIONS_FILE, dtype={"sha256": str}).drop_duplicates("sha256")
+    result: NDArray[np.float32] = (
+        stored.set_index("sha256").reindex(hashes)[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
+    )
+    missing = set(np.flatnonzero(np.isnan(result).any(axis=1)).tolist())
+    to_run = [row for row, digest in enumerate(hashes) if digest in crops and (again or row in missing)]
+    if to_run:
+        answers, errors = Engine(package).predict([crops[hashes.iloc[row]] for row in to_run])
+        for row, answer, error in zip(to_run, answers, errors, strict=True):
+            if error is None:
+                result[row] = answer
+    return result

@@ -1,0 +1,298 @@
+"""The promotion rule: pure functions from what is known about two models to a decision with every rule named."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.registry.card import ModelCard
+from supcam.settings import PromoteSettings
+
+Outcome = Literal["promoted", "refused", "nothing to do", "candidate only"]
+_NEVER_FORCED = ("data validation", "card complete", "ONNX parity")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: its value, what is allowed, and the verdict; None when it could not be applied."""
+
+    name: str
+    passed: bool | None
+    value: Any
+    allowed: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A registered version as the rule sees it; the card is None when this version cannot be read any more."""
+
+    version: int
+    content: str
+    card: ModelCard | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The outcome of data validation and the hash of the manifest it looked at."""
+
+    passed: bool
+    manifest_hash: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both models on crops that neither trained, validated or tuned on.
+
+    Attributes:
+        types: Class indices, (N,).
+        candidate: Probabilities of the candidate, (N, 4).
+        production: Probabilities of the model in production, (N, 4).
+    """
+
+    types: NDArray[np.int64]
+    candidate: NDArray[np.float32]
+    production: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about a candidate, and why."""
+
+    outcome: Outcome
+    reason: str
+    version: int
+    production: int | None
+    rules: list[Rule] = field(default_factory=list)
+    forced: str = ""
+    comparison: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_failed(self) -> bool:
+        """Whether the data of the candidate failed validation, which stops a pipeline."""
+        return any(rule.name == "data validation" and rule.passed is False for rule in self.rules)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def decide(
+    candidate: Contender,
+    production: Contender | None,
+    settings: PromoteSettings,
+    *,
+    validation: Validation | None,
+    comparison: Comparison | None,
+    latency_ms: float,
+    withdrawn: bool = False,
+    force: str = "",
+) -> Decision:
+    """Apply every rule to a candidate.
+
+    Args:
+        candidate: The model that wants to be in production.
+        production: The model that is, or None.
+        settings: Floors, margin and limits.
+        validation: Data validation of the candidate's data, or None when there is no record of one.
+        comparison: Both models on shared test crops, or None without production or without shared crops.
+        latency_ms: Median time for one crop on one thread, milliseconds.
+        withdrawn: Whether a rollback took this very version out of production.
+        force: Reason to promote in spite of figures; never overrides data validation, the card or parity.
+    """
+    number = production.version if production is not None else None
+    if production is not None and production.content == candidate.content:
+        return Decision("nothing to do", "production already is this model on these data", candidate.version, number)
+    card = candidate.card
+    rules = [_data_validation(card, validation), _card_complete(card), _parity(card, settings)]
+    summary: dict[str, Any] = {}
+    if card is not None:
+        rules += _floors(card, settings)
+        rules += [_calibration(card, settings)]
+    rules += [_latency(latency_ms, settings), _not_withdrawn(withdrawn)]
+    if production is not None and card is not None:
+        summary = compare(comparison, settings) if comparison is not None else {}
+        rules += _comparison_rules(card, production, summary, settings)
+    failed = [rule for rule in rules if rule.passed is False]
+    overridden = bool(force) and all(rule.name not in _NEVER_FORCED for rule in failed)
+    reason = _reason(failed, production, force if overridden else "")
+    outcome: Outcome = "promoted" if not failed or overridden else "refused"
+    return Decision(outcome, reason, candidate.version, number, rules, force, summary)
+
+
+def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]:
+    """Sensitivities of both models on shared crops, their differences, and paired bootstrap intervals.
+
+    Types with fewer crops than the settings ask for are left out and named under ``too_few``.
+    """
+    from supcam.evaluation.intervals import mcnemar
+
+    right = comparison.candidate.argmax(axis=1) == comparison.types
+    before = comparison.production.argmax(axis=1) == comparison.types
+    counts = {label: int((comparison.types == index).sum()) for index, label in enumerate(TYPE_LABELS)}
+    compared = [label for label, count in counts.items() if count >= settings.min_test_crops_per_type]
+    generator = np.random.default_rng(settings.seed)
+    per_type: dict[str, dict[str, Any]] = {}
+    draws: dict[str, NDArray[np.float64]] = {}
+    for label in compared:
+        rows = comparison.types == TYPE_LABELS.index(label)
+        draws[label] = paired_bootstrap(right[rows], before[rows], settings.bootstrap, generator)
+        figures = {"candidate": float(right[rows].mean()), "production": float(before[rows].mean())}
+        per_type[label] = {"crops": counts[label], **_difference(figures, draws[label], settings.confidence)}
+    summary: dict[str, Any] = {
+        "crops": len(right),
+        "compared": compared,
+        "too_few": {label: count for label, count in counts.items() if label not in compared},
+        "sensitivity": per_type,
+    }
+    if compared:
+        weights = _weights(compared, counts, settings.figure)
+        totals = {
+            who: sum(weights[label] * per_type[label][who] for label in compared) for who in ("candidate", "production")
+        }
+        drawn = sum((weights[label] * draws[label] for label in compared), np.zeros(settings.bootstrap))
+        summary["figure"] = {"name": settings.figure, **_difference(totals, drawn, settings.confidence)}
+        paired = mcnemar(comparison.types, comparison.candidate.argmax(axis=1), comparison.production.argmax(axis=1))
+        summary["mcnemar"] = asdict(paired)
+    return summary
+
+
+def paired_bootstrap(
+    right: NDArray[np.bool_], before: NDArray[np.bool_], draws: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Differences of the share of right answers in resampled pairs, (draws,).
+
+    A resample depends only on how many pairs were won, lost and tied, so their counts are drawn at once.
+    """
+    won = int((right & ~before).sum())
+    lost = int((~right & before).sum())
+    shares = np.array([won, lost, len(right) - won - lost], dtype=np.float64) / len(right)
+    counts = generator.multinomial(len(right), shares, size=draws)
+    differences: NDArray[np.float64] = (counts[:, 0] - counts[:, 1]) / len(right)
+    return differences
+
+
+def _weights(compared: Sequence[str], counts: dict[str, int], figure: str) -> dict[str, float]:
+    if figure == "macro_sensitivity":
+        return {label: 1 / len(compared) for label in compared}
+    total = sum(counts[label] for label in compared)
+    return {label: counts[label] / total for label in compared}
+
+
+def _difference(figures: dict[str, float], drawn: NDArray[np.float64], confidence: float) -> dict[str, float]:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Shares of the same crops differ by whole crops: what is left below that is rounding.
+    difference = round(figures["candidate"] - figures["production"], 12)
+    return {**figures, "difference": difference, "low": float(low), "high": float(high)}
+
+
+def _data_validation(card: ModelCard | None, validation: Validation | None) -> Rule:
+    name, allowed = "data validation", "passed, of this very data hash"
+    if validation is None:
+        return Rule(name, False, "no record", allowed, "Run: supcam validate")
+    if card is None or validation.manifest_hash != card.data.manifest_hash:
+        return Rule(
+            name, False, validation.manifest_hash, allowed, "the validation looked at other data than the model"
+        )
+    return Rule(name, validation.passed, "passed" if validation.passed else "failed", allowed)
+
+
+def _card_complete(card: ModelCard | None) -> Rule:
+    if card is None:
+        return Rule("card complete", False, "unreadable", "a card of this format")
+    missing = card.missing()
+    return Rule("card complete", not missing, ", ".join(missing) or "nothing missing", "nothing missing")
+
+
+def _parity(card: ModelCard | None, settings: PromoteSettings) -> Rule:
+    limit = settings.max_parity_difference
+    if card is None or card.parity is None:
+        return Rule("ONNX parity", False, "not measured", f"at most {limit:g}")
+    difference = card.parity.difference
+    return Rule("ONNX parity", difference <= limit, difference, f"at most {limit:g}", f"on {card.parity.crops} crops")
+
+
+def _floors(card: ModelCard, settings: PromoteSettings) -> list[Rule]:
+    rules = []
+    for label in card.types:
+        floor = settings.floors.get(label, settings.min_sensitivity)  # type: ignore[call-overload]
+        figure = card.sensitivity.get(label)
+        if figure is None or figure.crops == 0:
+            rules.append(Rule(f"floor {label}", None, None, f"at least {floor:g}", "no test crop of this type"))
+            continue
+        note = f"on {figure.crops} test crops" if figure.crops else ""
+        rules.append(Rule(f"floor {label}", figure.value >= floor, figure.value, f"at least {floor:g}", note))
+    return rules
+
+
+def _calibration(card: ModelCard, settings: PromoteSettings) -> Rule:
+    limit = settings.max_calibration_error
+    error = card.calibration.error
+    if error is None:
+        return Rule("calibration", None, None, f"error at most {limit:g}", "not measured")
+    return Rule("calibration", error <= limit, error, f"error at most {limit:g}")
+
+
+def _latency(latency_ms: float, settings: PromoteSettings) -> Rule:
+    limit = settings.max_latency_ms
+    return Rule("latency", latency_ms <= limit, round(latency_ms, 3), f"at most {limit:g} ms", "one crop, one thread")
+
+
+def _not_withdrawn(withdrawn: bool) -> Rule:
+    note = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
+    return Rule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note)
+
+
+def _comparison_rules(
+    card: ModelCard, production: Contender, summary: dict[str, Any], settings: PromoteSettings
+) -> list[Rule]:
+    name = f"{settings.figure} against production"
+    if "figure" not in summary:
+        needed = f"{settings.min_test_crops_per_type} shared test crops of a type"
+        note = f"fewer than {needed} that neither model has seen, so the floors decide"
+        return [Rule(name, None, summary.get("crops", 0), "at least equal", note), _tie(card, production, None)]
+    figure = summary["figure"]
+    note = f"difference {figure['difference']:+.4f} [{figure['low']:+.4f}, {figure['high']:+.4f}]"
+    if summary["too_few"]:
+        note += "; too few crops, so only the floors hold: " + ", ".join(summary["too_few"])
+    value = {key: figure[key] for key in ("candidate", "production", "difference")}
+    rules = [Rule(name, figure["difference"] >= 0, value, "at least equal", note)]
+    for label, part in summary["sensitivity"].items():
+        interval = [round(part["low"], 4), round(part["high"], 4)]
+        rules.append(
+            Rule(
+                f"{label} not worse",
+                part["high"] >= -settings.margin,
+                part["difference"],
+                f"no fall beyond {settings.margin:g}, with confidence",
+                f"interval {interval} on {part['crops']} crops",
+            )
+        )
+    return [*rules, _tie(card, production, figure["difference"])]
+
+
+def _tie(card: ModelCard, production: Contender, difference: float | None) -> Rule:
+    allowed = "a tie needs other data or code"
+    other = production.card
+    if difference:
+        return Rule("tie", True, "no tie", allowed)
+    changed = other is None or card.data != other.data or card.code_hash != other.code_hash
+    return Rule("tie", changed, "other data or code" if changed else "same data and code", allowed)
+
+
+def _reason(failed: list[Rule], production: Contender | None, force: str) -> str:
+    if failed and force:
+        return f"forced ({force}) against: " + ", ".join(rule.name for rule in failed)
+    if failed:
+        texts = [f"{rule.name}: {_short(rule.value)} ({rule.allowed})" for rule in failed]
+        return "; ".join(texts)
+    return "first model in production" if production is None else "every rule passed"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,281 @@
+"""Promotion in a real registry: the gate, the record, races, kills, the way back."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supcam.errors import GateRefused, SupcamError, UsageError
+from supcam.registry import history
+from supcam.registry.promotion import best_candidate, check_force, promote, promote_or_raise
+from supcam.registry.registration import register_candidate
+from supcam.registry.rules import Decision, Validation
+from supcam.registry.store import Busy, Registry, RegistryError
+from supcam.settings import PromoteSettings
+from tests.registry.conftest import MakePackage, make_card
+
+SETTINGS = PromoteSettings(min_test_crops_per_type=10)
+PASSED = Validation(True, "data-1")
+
+
+def add(package: Path, uri: str, run_id: str, validation: Validation | None = PASSED) -> int:
+    return register_candidate(package, run_id=run_id, tracking_uri=uri, validation=validation).number
+
+
+def go(uri: str, **arguments: Any) -> Decision:
+    return promote(tracking_uri=uri, settings=arguments.pop("settings", SETTINGS), **arguments)
+
+
+FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
+
+
+def test_first_promotion_and_then_nothing_to_do(package: Path, registry_uri: str, run_id: str, tmp_path: Path) -> None:
+    add(package, registry_uri, run_id)
+    first = go(registry_uri, out=tmp_path / "promote" / "decision.json")
+    registry = Registry(registry_uri)
+    assert first.outcome == "promoted"
+    assert registry.aliases() == {"candidate": 1, "production": 1}
+    assert json.loads((tmp_path / "promote" / "decision.json").read_text())["outcome"] == "promoted"
+    again = go(registry_uri)
+    assert again.outcome == "nothing to do"
+    assert len(registry.events()) == 1
+    artifacts = {item.path for item in registry.client.list_artifacts(run_id, "promotion/000001")}
+    assert artifacts == {"promotion/000001/decision.json", "promotion/000001/decision.html"}
+    assert registry.version(1).tags["supcam.decision"] == "promoted"
+    assert all(version.tags.get("current_stage") is None for version in registry.versions())
+
+
+def test_better_replaces_and_worse_is_refused(two_versions: Registry) -> None:
+    uri = two_versions.uri
+    go(uri, candidate=1)
+    second = go(uri, candidate=2)
+    assert second.comparison["crops"] == 40
+    difference = second.comparison["figure"]["difference"]
+    expected = "promoted" if difference >= 0 else "refused"
+    assert second.outcome == expected
+    better, worse = (2, 1) if difference >= 0 else (1, 2)
+    assert two_versions.aliases()["production"] == better
+    if expected == "promoted":
+        assert go(uri, candidate=worse).outcome == "refused"
+    with pytest.raises(GateRefused, match="macro_sensitivity against production"):
+        promote_or_raise(tracking_uri=uri, settings=SETTINGS, candidate=worse)
+    assert two_versions.aliases()["production"] == better
+
+
+def test_a_repeated_refusal_is_recorded_once(package: Path, registry_uri: str, run_id: str) -> None:
+    add(package, registry_uri, run_id, Validation(False, "data-1"))
+    decisions = [go(registry_uri) for _ in range(3)]
+    assert {decision.outcome for decision in decisions} == {"refused"}
+    assert decisions[0].data_failed
+    registry = Registry(registry_uri)
+    assert [event["action"] for event in registry.events()] == ["refused"]
+    assert "production" not in registry.aliases()
+
+
+def test_production_is_compared_only_on_crops_neither_has_seen(
+    make_package: MakePackage, registry_uri: str, run_id: str
+) -> None:
+    """Crops 900.. train the first model and judge the second: none of them may count."""
+    add(make_package(1), registry_uri, run_id)
+    add(
+        make_package(2, card=make_card(data="data-2"), crops_seed=900), registry_uri, run_id, Validation(True, "data-2")
+    )
+    go(registry_uri, candidate=1)
+    decision = go(registry_uri, candidate=2)
+    rule = next(rule for rule in decision.rules if "against production" in rule.name)
+    assert rule.passed is None and "the floors decide" in rule.note
+
+
+def test_force_is_recorded_with_its_reason(package: Path, registry_uri: str, run_id: str) -> None:
+    add(package, registry_uri, run_id)
+    settings = PromoteSettings(min_sensitivity=0.99)
+    assert go(registry_uri, settings=settings).outcome == "refused"
+    assert go(registry_uri, settings=settings, force="agreed with the clinic").outcome == "promoted"
+    event = Registry(registry_uri).events()[-1]
+    assert event["action"] == "forced" and "agreed with the clinic" in event["reason"]
+    with pytest.raises(UsageError, match="has no reason"):
+        check_force("  ")
+
+
+def test_an_experiment_never_moves_production(two_versions: Registry) -> None:
+    go(two_versions.uri, candidate=1)
+    decision = go(two_versions.uri, candidate=2, experiment=True, settings=FLOORS_ONLY)
+    assert decision.outcome == "candidate only"
+    assert two_versions.aliases() == {"production": 1, "candidate": 2}
+
+
+def test_rollback_and_what_was_rolled_back_stays_out(two_versions: Registry) -> None:
+    uri = two_versions.uri
+    go(uri, candidate=1, settings=FLOORS_ONLY)
+    with pytest.raises(RegistryError, match="first in production"):
+        history.rollback(two_versions)
+    go(uri, candidate=2, settings=FLOORS_ONLY)
+    assert two_versions.aliases() == {"production": 2, "previous": 1, "candidate": 2}
+    history.rollback(two_versions, "misses crossings")
+    assert two_versions.aliases() == {"production": 1, "previous": 2, "candidate": 2}
+    again = go(uri, candidate=2, settings=FLOORS_ONLY)
+    assert again.outcome == "refused" and "not rolled back" in again.reason
+    assert go(uri, candidate=2, settings=FLOORS_ONLY, force="cause found").outcome == "promoted"
+    record = history.history(two_versions)
+    assert list(record["action"]) == ["forced", "refused", "rolled back", "promoted", "promoted"]
+    assert list(record["number"]) == [5, 4, 3, 2, 1]
+    assert record["why"][2] == "misses crossings"
+    with pytest.raises(UsageError, match="in production already"):
+        history.rollback(two_versions, to=2)
+
+
+def test_rollback_to_a_version_that_never_served_is_refused(make_package: MakePackage, two_versions: Registry) -> None:
+    go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
+    with pytest.raises(UsageError, match="version 2 never was in production; those that were: none"):
+        history.rollback(two_versions, to=2)
+    with pytest.raises(RegistryError, match="no version 9; registered are 2, 1"):
+        history.rollback(two_versions, to=9)
+
+
+def test_models_and_diff(two_versions: Registry) -> None:
+    go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
+    table = history.models(two_versions)
+    assert list(table["version"]) == [2, 1]
+    assert list(table["aliases"]) == ["candidate", "production"]
+    changed = history.diff(two_versions, "production", "candidate")
+    assert list(changed.columns) == ["entry", "production", "candidate"]
+    assert changed.set_index("entry").loc["code_hash"].tolist() == ["code-1", "code-2"]
+    with pytest.raises(RegistryError, match="no alias 'previous'"):
+        history.diff(two_versions, "previous", "candidate")
+
+
+def test_best_candidate_is_by_validation_figure_of_the_present_data(
+    make_package: MakePackage, registry_uri: str, run_id: str
+) -> None:
+    for seed, value in ((1, 0.7), (2, 0.9), (3, 0.8)):
+        card = make_card().model_copy(update={"validation": {"macro_sensitivity": value}})
+        add(make_package(seed, card=card), registry_uri, run_id)
+    add(make_package(4, card=make_card(data="data-2")), registry_uri, run_id)
+    registry = Registry(registry_uri)
+    assert best_candidate(registry, "macro_sensitivity", data_hash="data-1").number == 2
+    assert best_candidate(registry, "macro_sensitivity", run_id=run_id).number == 2
+    with pytest.raises(RegistryError, match="run 'nope' registered no model"):
+        best_candidate(registry, "macro_sensitivity", run_id="nope")
+    with pytest.raises(RegistryError, match="present data"):
+        best_candidate(registry, "macro_sensitivity", data_hash="data-9")
+
+
+def _race(uri: str, candidate: int, start: Any, results: Any) -> None:
+    start.wait()
+    try:
+        results.put((candidate, go(uri, candidate=candidate, settings=FLOORS_ONLY).outcome))
+    except Busy as error:
+        results.put((candidate, str(error)))
+
+
+def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registry) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Event(), context.Queue()
+    workers = [context.Process(target=_race, args=(two_versions.uri, number, start, results)) for number in (1, 2)]
+    for worker in workers:
+        worker.start()
+    time.sleep(6)  # both have imported what they need
+    start.set()
+    outcomes = dict(results.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    promoted = [number for number, text in outcomes.items() if text == "promoted"]
+    told = [text for text in outcomes.values() if "another promotion" in text]
+    assert len(promoted) + len(told) == 2 and promoted, outcomes
+    aliases = two_versions.aliases()
+    assert aliases["production"] in promoted
+    events = two_versions.events()
+    assert [event["number"] for event in events] == list(range(1, len(promoted) + 1))
+    assert not [model for model in two_versions.client.search_registered_models() if model.name != "supcam"]
+
+
+def test_a_held_lock_tells_who_and_is_let_go(two_versions: Registry) -> None:
+    with two_versions.lock(), pytest.raises(Busy, match=rf"process {os.getpid()} of .* Wait for it"):
+        go(two_versions.uri, candidate=1)
+    assert go(two_versions.uri, candidate=1, settings=FLOORS_ONLY).outcome == "promoted"
+
+
+KILLED = """
+import os, signal, sys
+from supcam.registry import store
+from supcam.registry.promotion import promote
+from supcam.settings import PromoteSettings
+from mlflow import MlflowClient
+
+# The process dies just before its n-th write to the registry.
+writes = ["set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_tag",
+          "set_model_version_tag", "log_dict", "log_text", "create_registered_model", "delete_registered_model"]
+left = [int(sys.argv[2])]
+def fatal(original):
+    def write(self, *args, **kwargs):
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return original(self, *args, **kwargs)
+    return write
+for name in writes:
+    setattr(MlflowClient, name, fatal(getattr(MlflowClient, name)))
+promote(tracking_uri=sys.argv[1], settings=PromoteSettings(min_test_crops_per_type=1000), candidate=2)
+"""
+
+
+def _kill_at(uri: str, step: int) -> int:
+    done = subprocess.run([sys.executable, "-c", KILLED, uri, str(step)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def check_killed_promotion(registry: Registry, step: int) -> bool:
+    """Kill a promotion of version 2 before its write ``step``: the registry is as before or done. True: it finished."""
+    before = {"production": 1, "candidate": 2}
+    after = {"production": 2, "previous": 1, "candidate": 2}
+    finished = _kill_at(registry.uri, step) == 0
+    seen = registry.aliases()
+    assert seen in (before, after), seen
+    assert len(registry.events()) == (1 if seen == before else 2)
+    with registry.lock():  # the next one to come completes or forgets it
+        assert registry.aliases() == seen
+    bare = {name: int(number) for name, number in registry.client.get_registered_model("supcam").aliases.items()}
+    assert bare == seen
+    assert not [tag for tag in registry.tags() if tag == "supcam.pending"]
+    assert not [model for model in registry.client.search_registered_models() if model.name != "supcam"]
+    assert [event["number"] for event in registry.events()] == list(range(1, len(registry.events()) + 1))
+    outcome = go(registry.uri, candidate=2, settings=FLOORS_ONLY).outcome
+    assert outcome == ("promoted" if seen == before else "nothing to do")
+    return finished
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_killed_at_a_write_the_registry_is_as_before_or_done(two_versions: Registry, step: int) -> None:
+    go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
+    assert not check_killed_promotion(two_versions, step)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("step", range(12))
+def test_killed_at_any_write(two_versions: Registry, step: int) -> None:
+    go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
+    check_killed_promotion(two_versions, step)
+
+
+def test_a_registry_that_does_not_answer_is_named() -> None:
+    with pytest.raises(RegistryError, match=r"http://127.0.0.1:9 does not answer.*MLFLOW_TRACKING_URI"):
+        Registry("http://user:secret@127.0.0.1:9")
+
+
+def test_a_missing_database_is_named_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="there is no registry at"):
+        Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_ours(two_versions: Registry) -> None:
+    with pytest.raises(SupcamError, match="no model supcam is in production yet"):
+        two_versions.resolve("production")
