@@ -23,6 +23,8 @@ from supcam.settings import ValidateComposedSettings, ValidateSettings
 SIZE_RATIO = 0.1
 # Where densities add up, blending stops here (composition).
 _BLENDING_FLOOR = 40
+# Grey levels by which turning and scaling a crop may leave its range.
+_OVERSHOOT = 8
 _VERDICTS = {"stop": "failed", "warn": "warning"}
 
 
@@ -182,7 +184,7 @@ def _darkest(sources: pd.DataFrame, root: Path | None) -> tuple[int, int]:
     if root is None:
         return 0, 255
     darkest = [int(decode_crop(root / path).min()) for path in sources["path"]]
-    return min(_BLENDING_FLOOR, *darkest), max(darkest)
+    return max(0, min(_BLENDING_FLOOR, *darkest) - _OVERSHOOT), max(darkest) + _OVERSHOOT
 
 
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:

@@ -1,0 +1,177 @@
+"""The one decoder: every form crops come in, and every form they are refused in."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from supcam.data.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageError,
+    decode_crop,
+    letterbox,
+    native_canvas,
+    read_crop,
+)
+from tests.data.samples import draw_crop, encode
+
+CROP = draw_crop(1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_lossless_grey_is_unchanged(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"name with spaces [1].{kind.lower()}"
+    path.write_bytes(encode(CROP, kind))
+    assert np.array_equal(decode_crop(path), CROP)
+    assert np.array_equal(decode_crop(str(path)), CROP)
+    assert read_crop(path).notes == ()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "LA", "YCbCr", "I;16", "F", "I"])
+def test_every_mode_gives_the_same_grey(mode: str) -> None:
+    grey = Image.fromarray(CROP)
+    if mode == "I;16":
+        picture = Image.fromarray(CROP.astype(np.uint16) * 257)
+    elif mode == "I":
+        picture = Image.fromarray(CROP.astype(np.int32) * 257)
+    elif mode == "F":
+        picture = Image.fromarray(CROP.astype(np.float32) / 255)
+    else:
+        picture = grey.convert("RGB").convert(mode) if mode in {"CMYK", "YCbCr"} else grey.convert(mode)
+    decoded = read_crop(encode(picture, "TIFF"))
+    assert np.abs(decoded.image.astype(int) - CROP).max() <= 1
+    assert len(decoded.notes) == 1
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_depth_of_the_camera_is_recognised(bits: int) -> None:
+    deep = np.round(CROP / 255 * (2**bits - 1)).astype(np.uint16)
+    decoded = read_crop(encode(Image.fromarray(deep), "PNG"))
+    assert np.array_equal(decoded.image, CROP)
+    assert decoded.notes == (f"{bits}-bit grey scaled to 8 bits",)
+
+
+def test_jpeg_stays_close() -> None:
+    assert np.abs(decode_crop(encode(CROP, "JPEG", quality=95)).astype(int) - CROP).mean() < 4
+
+
+def test_transparent_background_is_white() -> None:
+    alpha = Image.fromarray(np.where(CROP == 255, 0, 255).astype(np.uint8))
+    picture = Image.merge("LA", (Image.fromarray(np.where(CROP == 255, 0, CROP).astype(np.uint8)), alpha))
+    assert np.array_equal(decode_crop(encode(picture)), CROP)
+
+
+def test_dark_background_is_inverted_with_a_note() -> None:
+    decoded = read_crop(encode(255 - CROP))
+    assert np.array_equal(decoded.image, CROP)
+    assert decoded.notes == ("dark background inverted",)
+
+
+def test_grey_background_is_stretched_with_a_note() -> None:
+    grey = (CROP.astype(float) * 220 / 255).round().astype(np.uint8)
+    decoded = read_crop(encode(grey))
+    assert np.abs(decoded.image.astype(int) - CROP).max() <= 1
+    assert decoded.image[0, 0] == 255
+    assert decoded.notes == ("grey background 220 stretched to 255",)
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.rot90(CROP).copy()
+    decoded = read_crop(encode(stored, "PNG", exif=exif))
+    assert np.array_equal(decoded.image, CROP)
+    assert decoded.notes == ("rotated upright as its EXIF entry says",)
+
+
+def test_first_page_of_a_tiff() -> None:
+    other = Image.fromarray(draw_crop(2))
+    decoded = read_crop(encode(CROP, "TIFF", save_all=True, append_images=[other]))
+    assert np.array_equal(decoded.image, CROP)
+    assert decoded.notes == ("first of several pages used",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "BMP"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_truncated_is_refused(kind: str, share: float) -> None:
+    content = encode(CROP, kind)
+    with pytest.raises(ImageError):
+        decode_crop(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "BMP"])
+def test_archive_behind_the_image_is_refused(kind: str) -> None:
+    buffer = io.BytesIO(encode(CROP, kind))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("payload.py", "print('hello')")
+    with pytest.raises(ImageError, match="two formats in one file"):
+        decode_crop(buffer.getvalue())
+
+
+def test_script_behind_the_image_is_refused() -> None:
+    with pytest.raises(ImageError, match="two formats in one file"):
+        decode_crop(encode(CROP) + b"<script>alert(1)</script>")
+
+
+def test_other_formats_are_refused() -> None:
+    for content in (encode(CROP, "GIF"), b"%PDF-1.4", b"not an image", b""):
+        with pytest.raises(ImageError):
+            decode_crop(content)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    with pytest.raises(ImageError, match=f"{side} x {side} pixels"):
+        decode_crop(encode(np.full((side, side), 255, dtype=np.uint8), "PNG"))
+
+
+def test_negative_pixels_are_refused() -> None:
+    with pytest.raises(ImageError, match="negative or undefined"):
+        decode_crop(encode(Image.fromarray(np.full((9, 9), np.nan, dtype=np.float32)), "TIFF"))
+
+
+def test_error_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"broken\.png cannot be read"):
+        decode_crop(path)
+    with pytest.raises(ImageError, match=r"absent\.png cannot be opened"):
+        decode_crop(tmp_path / "absent.png")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(8, 128))
+def test_canvases_have_their_size_and_keep_the_body(height: int, width: int, size: int) -> None:
+    crop = np.zeros((height, width), dtype=np.uint8)
+    boxed, native = letterbox(crop, size), native_canvas(crop, size)
+    assert boxed.shape == native.shape == (size, size)
+    rows, columns = np.flatnonzero((boxed < 255).any(axis=1)), np.flatnonzero((boxed < 255).any(axis=0))
+    assert max(len(rows), len(columns)) == size
+    scale = size / max(height, width)
+    assert abs(len(rows) - height * scale) <= 1
+    assert abs(len(columns) - width * scale) <= 1
+    if max(height, width) <= size:
+        assert (native < 255).sum() == height * width
+
+
+def test_shrinking_averages_over_areas() -> None:
+    stripes = np.tile(np.array([0, 254], dtype=np.uint8), (64, 32))
+    assert np.all(letterbox(stripes, 32) == 127)
+
+
+def test_suffixes_are_lower_case() -> None:
+    assert {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"} == IMAGE_SUFFIXES
+
+
+def test_no_real_crop_is_altered(shared_data: Path) -> None:
+    paths = sorted(path for path in shared_data.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    for path in paths[:: max(1, len(paths) // 200)]:
+        decoded = read_crop(path)
+        assert decoded.notes == ()
+        assert np.array_equal(decoded.image, np.asarray(Image.open(path)))

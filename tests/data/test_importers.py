@@ -1,0 +1,331 @@
+"""Import: every layout comes in, all or nothing, with the original bytes and as a recorded version."""
+
+import csv
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from supcam.data import importers
+from supcam.data.importers import ImportRefused, import_sources
+from supcam.data.labels import CHRCLUSTER_COUNTS
+from supcam.data.manifest import read_manifest
+from supcam.errors import SupcamError, UsageError
+from tests.data.samples import draw_crop, encode, write_source
+
+CROP = encode(draw_crop(1))
+
+
+def table(root: Path, rows: list[dict[str, str]], separator: str = ",") -> None:
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_folder_per_type_keeps_the_bytes(source: Path, tmp_path: Path) -> None:
+    (source / "notes.txt").write_text("ignored")
+    (source / "instance" / ".hidden.png").write_bytes(b"ignored")
+    report = import_sources([source], tmp_path / "data", case_pattern=r"(?P<case>case[0-9])")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert report.added == report.total == len(frame) == 24
+    assert report.types == dict.fromkeys(("instance", "touching", "overlapping", "touching-overlapping"), 6)
+    assert report.ignored == {"files without an image suffix": 1, "hidden files": 1}
+    assert set(frame["case_id"]) == {"case0", "case1", "case2"}
+    for row in frame.itertuples():
+        original = source / str(row.crop_id).removeprefix("lab one/")
+        assert (tmp_path / "data" / str(row.path)).read_bytes() == original.read_bytes()
+
+
+def test_the_same_input_gives_the_same_manifest(source: Path, tmp_path: Path) -> None:
+    first = import_sources([source], tmp_path / "one")
+    second = import_sources([source], tmp_path / "two")
+    assert first.manifest_hash == second.manifest_hash
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    again = import_sources([source], tmp_path / "one")
+    assert (again.added, again.unchanged, again.manifest_hash) == (0, 24, first.manifest_hash)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_adding_a_source_renames_nothing(source: Path, tmp_path: Path) -> None:
+    other = write_source(tmp_path / "lab two", per_type=2, seed=50, suffix=".TIF".lower())
+    import_sources([source], tmp_path / "data")
+    before = contents(tmp_path / "data" / "crops")
+    report = import_sources([other], tmp_path / "data")
+    after = contents(tmp_path / "data" / "crops")
+    assert (report.added, report.total) == (8, 32)
+    assert before.items() <= after.items()
+    both = import_sources([source, other], tmp_path / "both")
+    assert both.manifest_hash == report.manifest_hash
+
+
+def test_labels_table_wins_and_keeps_its_columns(tmp_path: Path) -> None:
+    root = tmp_path / "table"
+    (root / "images").mkdir(parents=True)
+    for name in ("a [1].png", "b.png", "unlisted.png"):
+        (root / "images" / name).write_bytes(CROP)
+    (root / "LICENSE.txt").write_text("terms")
+    rows = [
+        {"path": "images/a [1].png", "type": "Touching Overlapping", "case": "p1", "label_certain": "no", "cell": "7"},
+        {"path": "images\\b.png", "type": "instance", "case": "", "label_certain": "", "cell": ""},
+    ]
+    table(root, rows, ";")
+    report = import_sources([root], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv").set_index("crop_id")
+    assert frame.loc["table/images/a [1].png", ["type", "case_id", "cell"]].to_list() == [
+        "touching-overlapping",
+        "p1",
+        "7",
+    ]
+    assert frame["label_certain"].to_list() == [False, True]
+    assert report.ignored == {"images not listed in labels.csv": 1}
+    assert (tmp_path / "data" / "crops" / "table" / "LICENSE.txt").read_text() == "terms"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "cluster"}, "type 'cluster' is unknown"),
+        ({"path": "overlapping/a.png", "type": "touching"}, "lies in a folder named overlapping"),
+        ({"path": "absent.png"}, "absent.png is not in the source"),
+        ({"path": "../outside.png"}, "is not in the source"),
+        ({"label_certain": "perhaps"}, "label_certain 'perhaps' is unknown"),
+    ],
+)
+def test_wrong_row_refuses_everything(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    root = tmp_path / "table"
+    (root / "overlapping").mkdir(parents=True)
+    (tmp_path / "outside.png").write_bytes(CROP)
+    for name in ("b.png", "overlapping/a.png"):
+        (root / name).write_bytes(CROP)
+    good = {"path": "b.png", "type": "instance", "label_certain": ""}
+    table(root, [good, {"path": "overlapping/a.png", "type": "overlapping", "label_certain": ""} | change])
+    with pytest.raises(ImportRefused, match=message):
+        import_sources([root], tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_and_taken_columns_are_named(tmp_path: Path) -> None:
+    root = write_source(tmp_path / "table", per_type=1)
+    table(root, [{"file": "a.png", "type": "instance"}])
+    with pytest.raises(UsageError, match="lacks the column 'path'"):
+        import_sources([root], tmp_path / "data")
+    table(root, [{"path": "a.png", "type": "instance", "sha256": "x"}])
+    with pytest.raises(UsageError, match="sha256, which are taken"):
+        import_sources([root], tmp_path / "data")
+
+
+def test_numeric_folders_need_a_map(tmp_path: Path) -> None:
+    root = write_source(tmp_path / "numbers", per_type=2)
+    order = {"instance": "3", "touching": "0", "overlapping": "1", "touching-overlapping": "2"}
+    for label, number in order.items():
+        (root / label).rename(root / number)
+    with pytest.raises(ImportRefused, match="--map FOLDER=TYPE"):
+        import_sources([root], tmp_path / "data")
+    with pytest.raises(UsageError, match="'cluster' is unknown"):
+        import_sources([root], tmp_path / "data", type_map={"0": "cluster"})
+    report = import_sources([root], tmp_path / "data", type_map={number: label for label, number in order.items()})
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert {path.split("/")[2]: kind for path, kind in zip(frame["path"], frame["type"], strict=True)} == {
+        number: label for label, number in order.items()
+    }
+    assert "numbers: folder 0 = touching, folder 1 = overlapping" in "\n".join(report.lines())
+
+
+def test_map_of_chrcluster_is_found_from_its_counts(tmp_path: Path) -> None:
+    archive = tmp_path / "ChrCluster.zip"
+    tiny = encode(np.full((3, 3), 255, dtype=np.uint8), "BMP")
+    order = ["overlapping", "instance", "touching-overlapping", "touching"]
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, label in enumerate(order):
+            for index in range(CHRCLUSTER_COUNTS[label]):
+                file.writestr(f"ChrCluster/{number}/{index}.{'BMP' if index % 2 else 'bmp'}", tiny)
+    report = import_sources([archive], tmp_path / "data")
+    assert report.type_maps == {"ChrCluster": {str(number): label for number, label in enumerate(order)}}
+    assert report.types == CHRCLUSTER_COUNTS
+
+
+def test_zip_with_a_wrapped_label_table(source: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "published.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("top/inner/labels.csv", "path,type,case\nimages/A.PNG,touching,1\n")
+        file.writestr("top/inner/images/A.PNG", CROP)
+        file.writestr("top/readme.txt", "hello")
+        file.writestr("__MACOSX/top/inner/images/._A.PNG", b"junk")
+    report = import_sources([archive], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert frame["crop_id"].to_list() == ["published/images/A.PNG"]
+    assert (tmp_path / "data" / frame["path"].iloc[0]).read_bytes() == CROP
+    assert report.ignored == {"hidden files": 1, "files without an image suffix": 1}
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "a/../../evil.png", "C:/evil.png", "a\\..\\evil.png"])
+def test_zip_slip_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "slip.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("instance/a.png", CROP)
+        file.writestr(name, CROP)
+    with pytest.raises(ImportRefused, match="leads out of the zip") as caught:
+        import_sources([archive], tmp_path / "data")
+    assert [path for path in caught.value.refused if "evil" in path]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slip.zip"]
+
+
+def test_links_and_bombs_in_a_zip_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "bad.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        link = zipfile.ZipInfo("instance/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(link, "/etc/passwd")
+        file.writestr("instance/bomb.png", bytes(40 * 2**20))
+    with pytest.raises(ImportRefused) as caught:
+        import_sources([archive], tmp_path / "data")
+    assert "is a link" in caught.value.refused["bad/instance/link.png"]
+    assert "times its packed size" in caught.value.refused["bad/instance/bomb.png"]
+
+
+def test_links_out_of_a_folder_and_pipes_are_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(CROP)
+    (source / "instance" / "link.png").symlink_to(tmp_path / "secret.png")
+    (source / "instance" / "folder").symlink_to(tmp_path)
+    (source / "instance" / "loop").symlink_to(source)
+    os.mkfifo(source / "instance" / "pipe.png")
+    with pytest.raises(ImportRefused) as caught:
+        import_sources([source], tmp_path / "data")
+    assert {path: reason.split(".")[0] for path, reason in caught.value.refused.items()} == {
+        "lab one/instance/link.png": "is a link out of the source",
+        "lab one/instance/folder": "is a link out of the source",
+        "lab one/instance/pipe.png": "is a pipe, socket or device, not a file",
+    }
+
+
+def test_bad_images_are_all_named_and_nothing_is_imported(source: Path, tmp_path: Path) -> None:
+    import_sources([source], tmp_path / "data")
+    before = contents(tmp_path / "data")
+    other = write_source(tmp_path / "other", per_type=1, seed=9)
+    (other / "touching" / "cut (1).png").write_bytes(CROP[: len(CROP) // 2])
+    (other / "touching" / "text.jpg").write_bytes(b"no image")
+    (other / "nowhere").mkdir()
+    (other / "nowhere" / "a.png").write_bytes(CROP)
+    with pytest.raises(ImportRefused) as caught:
+        import_sources([other], tmp_path / "data")
+    assert set(caught.value.refused) == {"other/touching/cut (1).png", "other/touching/text.jpg", "other/nowhere/a.png"}
+    assert "3 refused" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert contents(tmp_path / "data") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "lab one", "other"]
+
+
+def test_changed_crop_of_a_known_source_is_refused(source: Path, tmp_path: Path) -> None:
+    import_sources([source], tmp_path / "data")
+    next((source / "instance").iterdir()).write_bytes(CROP)
+    with pytest.raises(ImportRefused, match="is there already with another sha256"):
+        import_sources([source], tmp_path / "data")
+    report = import_sources([source], tmp_path / "data", replace=True)
+    assert report.total == 24
+
+
+def test_sources_that_cannot_be_told_apart_or_are_no_source(source: Path, tmp_path: Path) -> None:
+    twin = write_source(tmp_path / "elsewhere" / "lab one", per_type=1)
+    with pytest.raises(UsageError, match="two sources are named 'lab one'"):
+        import_sources([source, twin], tmp_path / "data")
+    with pytest.raises(UsageError, match="contain each other"):
+        import_sources([tmp_path], tmp_path / "data")
+    with pytest.raises(UsageError, match="does not exist"):
+        import_sources([tmp_path / "absent"], tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no crop"):
+        import_sources([tmp_path / "empty"], tmp_path / "data")
+    (tmp_path / "no.zip").write_bytes(b"PK nothing")
+    with pytest.raises(UsageError, match="no readable zip"):
+        import_sources([tmp_path / "no.zip"], tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "no regular"), ("case", "has no group"), ("(slide)", "not match")]
+)
+def test_wrong_case_pattern(source: Path, tmp_path: Path, pattern: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        import_sources([source], tmp_path / "data", case_pattern=pattern)
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_new_version_is_recorded(source: Path, dvc_project: Path) -> None:
+    report = import_sources([source], dvc_project / "data")
+    assert report.versioned
+    assert dvc(dvc_project, "status", "--json", "data.dvc").strip() == "{}"
+    first = (dvc_project / "data.dvc").read_text()
+    assert "nfiles: 25" in first
+    other = write_source(dvc_project.parent / "lab two", per_type=1, seed=7)
+    import_sources([other], dvc_project / "data")
+    assert (dvc_project / "data.dvc").read_text() != first
+    assert dvc(dvc_project, "status", "--json", "data.dvc").strip() == "{}"
+
+
+def test_data_that_are_not_checked_out_or_edited_are_refused(source: Path, dvc_project: Path) -> None:
+    data = dvc_project / "data"
+    import_sources([source], data)
+    with (data / "manifest.csv").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UsageError, match=r"differs from the version.*dvc pull data\.dvc"):
+        import_sources([source], data)
+    data.rename(dvc_project / "gone")
+    with pytest.raises(UsageError, match=r"not checked out. Run: dvc pull data\.dvc"):
+        import_sources([source], data)
+    assert not data.exists()
+    assert import_sources([source], data, replace=True).total == 24
+
+
+def test_failing_dvc_leaves_data_and_pointer_as_before(
+    source: Path, dvc_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dvc_project / "data"
+    import_sources([source], data)
+    before, pointer = contents(data), (dvc_project / "data.dvc").read_text()
+    other = write_source(dvc_project.parent / "lab two", per_type=1, seed=7)
+
+    def broken(folder: Path) -> None:
+        (dvc_project / "data.dvc").write_text("half written")
+        raise SupcamError("dvc add data failed: disk full")
+
+    monkeypatch.setattr(importers, "record_version", broken)
+    with pytest.raises(SupcamError, match="disk full"):
+        import_sources([other], data)
+    assert contents(data) == before
+    assert (dvc_project / "data.dvc").read_text() == pointer
+    assert not list(dvc_project.glob(".data*"))
+
+
+def test_import_killed_after_the_swap_is_undone_by_the_next(source: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    import_sources([source], data)
+    before = contents(data)
+    data.rename(tmp_path / ".data.previous")
+    (data / "crops").mkdir(parents=True)
+    assert import_sources([source], data).added == 0
+    assert contents(data) == before
+    assert not (tmp_path / ".data.previous").exists()
+
+
+def test_both_real_sources_come_in(shared_data: Path, tmp_path: Path) -> None:
+    clinical, mfish = shared_data / "clinical-12-cases", shared_data / "mfish-slides"
+    first = import_sources([clinical], tmp_path / "data")
+    assert first.types == {"instance": 395, "touching": 45, "overlapping": 17, "touching-overlapping": 7}
+    second = import_sources([mfish], tmp_path / "data")
+    assert second.types == {"instance": 3825, "touching": 500, "overlapping": 162, "touching-overlapping": 106}
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert frame.groupby("source")["case_id"].nunique().to_dict() == {"clinical-12-cases": 12, "mfish-slides": 20}
+    assert (tmp_path / "data" / "crops" / "mfish-slides" / "LICENSE.txt").is_file()
