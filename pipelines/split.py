@@ -1,5 +1,7 @@
 """Stage split: divide the crops into train, validation and test."""
 
+import json
+
 from pipelines.stage import Stage, main
 from supcam.data.manifest import read_manifest
 from supcam.data.splits import read_assignments, split_manifest, write_split
@@ -8,8 +10,9 @@ from supcam.data.splits import read_assignments, split_manifest, write_split
 def split(stage: Stage) -> str:
     """Assign new cases, keep the part of every case that has one, and write the manifest with its split."""
     frame = read_manifest(stage.data / "manifest.csv")
-    previous = read_assignments(stage.place.find("split/assignments.csv"))
-    divided, report = split_manifest(frame, stage.settings.split, previous)
+    validation = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
+    previous = read_assignments(stage.place.find("split/assignments.csv") or stage.out / "assignments.csv")
+    divided, report = split_manifest(frame, stage.settings.split, previous, linked=validation["linked"])
     write_split(divided, report, stage.out)
     return report.summary
 

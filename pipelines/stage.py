@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
 from supcam import tracking
@@ -26,8 +27,8 @@ HEAVY = {".safetensors", ".onnx"}
 class Place:
     """Where the stages of one execution read and write.
 
-    ``outputs`` is ``outputs/`` under DVC and a folder of its own under ``mlflow run``; ``upstream`` are further folders in
-    which inputs are looked up, in order.
+    ``outputs`` is ``outputs/`` under DVC and a folder of its own under ``mlflow run``; ``upstream`` are further folders
+    in which inputs are looked up, in order.
     """
 
     root: Path
@@ -88,18 +89,21 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Hash of all that determines the result: inputs, code, settings, profile (not how many trials or workers)."""
+        """Hash of all that determines the result: inputs, code, settings, profile."""
         settings = self.settings.model_dump(mode="json", by_alias=True)
-        settings["tune"] = {name: value for name, value in settings["tune"].items() if name not in {"trials", "workers"}}
-        del settings["compose"]["workers"], settings["runtime"]["progress"]
+        del settings["runtime"]["progress"]
         relevant = {name: settings[name] for name in ("profile", "runtime", "input", "model", self.name)}
         text = json.dumps({"deps": self.inputs["deps"], "settings": relevant}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def state(self) -> Path:
-        """Folder for checkpoints and studies: the same key resumes, another starts anew, old ones are kept."""
-        return self.place.root / "state" / self.name / self.key
+        """Folder for checkpoints: the same key resumes, another starts anew, old ones are kept."""
+        return self.state_of(self.key)
+
+    def state_of(self, key: str) -> Path:
+        """Folder of the checkpoints or study with this key."""
+        return self.place.root / "state" / self.name / key
 
 
 Work = Callable[[Stage], str]
@@ -107,19 +111,23 @@ Work = Callable[[Stage], str]
 
 @contextmanager
 def _tracked(name: str, place: Place, parent: str | None) -> Iterator[Stage]:
-    dependencies = {f"{OUTPUTS}/{path}": found for path in _upstream_names(place.root, name) if (found := place.find(path))}
-    if place.own_folder:
-        dependencies["params.yaml"] = place.outputs / "params.yaml"
-    inputs = tracking.stage_inputs(place.root, name, dependencies)
+    located = _located(place, name)
+    inputs = tracking.stage_inputs(place.root, name, located)
     with tracking.stage_run(
-        name, place.root, place.settings, parent_run_id=parent, tags=place.tags, located=dependencies
+        name, place.root, place.settings, parent_run_id=parent, tags=place.tags, located=located
     ) as run:
         yield Stage(name, place, run, inputs)
 
 
-def _upstream_names(root: Path, name: str) -> list[str]:
-    deps = tracking.stage_inputs(root, name)["deps"]
-    return [dep.removeprefix(f"{OUTPUTS}/") for dep in deps if dep.startswith(f"{OUTPUTS}/")]
+def _located(place: Place, name: str) -> dict[str, Path]:
+    """Where the deps and settings of a stage really lie; empty under DVC."""
+    if not place.own_folder:
+        return {}
+    deps = tracking.stage_inputs(place.root, name)["deps"]
+    outputs = [dep for dep in deps if dep.startswith(f"{OUTPUTS}/")]
+    found = {dep: place.find(dep.removeprefix(f"{OUTPUTS}/")) for dep in outputs}
+    settings = {"params.yaml": place.outputs / "params.yaml"}
+    return settings | {dep: path for dep, path in found.items() if path is not None}
 
 
 def execute(name: str, work: Work, place: Place, parent: str | None = None) -> None:
@@ -138,6 +146,28 @@ def _keep_artifacts(stage: Stage) -> None:
     for path in sorted(stage.out.iterdir()):
         if path.is_file() and path.suffix not in HEAVY:
             stage.run.log_artifact(path, f"{OUTPUTS}/{stage.name}")
+
+
+def code_hash(root: Path) -> str:
+    """Hash of all code that makes a model: the code deps of every stage before promote."""
+    files = {
+        dep: digest for stage in _stages(root) for dep, digest in tracking.stage_inputs(root, stage)["deps"].items()
+    }
+    code = {dep: digest for dep, digest in files.items() if dep.startswith(("supcam/", "pipelines/"))}
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
+
+
+def upstream_tags(place: Place) -> dict[str, str]:
+    """Deps and params of every stage before promote, as ``dvc.lock`` records them, one tag a stage."""
+    return {
+        f"supcam.upstream/{stage}": json.dumps(tracking.stage_inputs(place.root, stage, _located(place, stage)))
+        for stage in _stages(place.root)
+    }
+
+
+def _stages(root: Path) -> list[str]:
+    text = (root / "dvc.yaml").read_text(encoding="utf-8")
+    return [stage for stage in yaml.safe_load(text)["stages"] if stage != "promote"]
 
 
 def place_for_dvc(root: Path, overrides: Mapping[str, str]) -> Place:

@@ -26,7 +26,9 @@ class MissingExtra(UsageError):
     """The command needs packages that the light install leaves out."""
 
     def __init__(self, what: str, extra: str = "train") -> None:
-        super().__init__(f"{what} needs the extra {extra!r}, which is not installed. Run: pip install 'supcam[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra {extra!r}, which is not installed. Run: pip install 'supcam[{extra}]'"
+        )
 
 
 class GateRefused(SupcamError):

@@ -364,3 +364,23 @@ def save_settings(settings: Settings, path: Path) -> None:
     """Write every setting, defaults included, in the form of ``params.yaml``."""
     values = settings.model_dump(mode="json", by_alias=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def with_best_params(settings: Settings, path: Path) -> Settings:
+    """The settings with the margin and temperature that a study found.
+
+    Raises:
+        UsageError: when the file is missing or holds something else.
+        SettingError: for a value out of the range of ``pretrain.margin`` or ``pretrain.temperature``.
+    """
+    if not path.is_file():
+        raise UsageError(f"tuned values {path} do not exist. Run: dvc repro tune")
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or set(found) != {"margin", "temperature"}:
+        raise UsageError(f"{path} must hold margin and temperature and nothing else. Run: dvc repro tune")
+    values = settings.model_dump(by_alias=True)
+    values["pretrain"] |= found
+    try:
+        return parse_settings(values)
+    except SettingError as error:
+        raise SettingError(str(path), found, str(error), "Run: dvc repro tune") from None

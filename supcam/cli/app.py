@@ -9,10 +9,11 @@ from supcam import tracking
 from supcam.cli import data, project
 from supcam.errors import MissingExtra, SupcamError
 
-TRAINING_PACKAGES = frozenset(
-    "torch torchvision lightning torchmetrics dvc optuna great_expectations onnx onnxscript safetensors scipy skimage "
-    "sklearn matplotlib imagehash ruamel pathspec".split()
-)
+# What only the extra "train" brings.
+TRAINING_PACKAGES = frozenset({
+    "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
+    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "imagehash", "ruamel", "pathspec",
+})  # fmt: skip
 
 app = typer.Typer(
     help="Tell what type of chromosome cluster a crop shows: data, pipeline, registry, predictions.",

@@ -53,7 +53,8 @@ def package_candidate(
     Raises:
         GateRefused: when ONNX and torch differ by more than 1e-4.
     """
-    temperature = fit_temperature(validation_logits, validation_labels) or 1.0
+    scores = validation_logits.astype(np.float64)
+    temperature = fit_temperature(scores, validation_labels) or 1.0
     module = InferenceModel(
         load_classifier(model_state, settings), views=settings.finetune.test_views, temperature=temperature
     ).eval()
@@ -68,10 +69,10 @@ def package_candidate(
         validation=_numbers(metrics.get("validation") or {}),
         calibration=CalibrationCard(
             temperature=temperature,
-            error=metrics.get("calibration_error_calibrated") or metrics.get("calibration_error"),
+            error=metrics.get("calibration_error_calibrated", metrics.get("calibration_error")),
         ),
         review=review_threshold(
-            probabilities_of(validation_logits, temperature), validation_labels, settings.promote.review_coverage
+            probabilities_of(scores, temperature), validation_labels, settings.promote.review_coverage
         ),
         versions=package_versions(),
     )

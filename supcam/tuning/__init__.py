@@ -1,7 +1,7 @@
 """The Optuna study that finds margin and temperature. Optuna itself is imported only when a study is opened."""
 
 from supcam.tuning.objective import Objective, Point, TrainingObjective, Watch
-from supcam.tuning.result import TuneResult, with_best_params
+from supcam.tuning.result import TuneResult
 from supcam.tuning.study import study_key, tune
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "Watch",
     "study_key",
     "tune",
-    "with_best_params",
 ]

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from supcam.errors import SettingError, SupcamError, UsageError
-from supcam.settings import Settings
+from supcam.errors import SupcamError
 from supcam.tuning.objective import Point
 from supcam.tuning.slots import result_of, slots_of
 
@@ -95,26 +94,6 @@ def collect(study: Any, target: int) -> TuneResult:
         trials,
         study,
     )
-
-
-def with_best_params(settings: Settings, path: Path) -> Settings:
-    """The settings with the margin and temperature that a study found.
-
-    Raises:
-        UsageError: when the file is missing or holds something else.
-        SettingError: for a value out of the range of ``pretrain.margin`` or ``pretrain.temperature``.
-    """
-    if not path.is_file():
-        raise UsageError(f"tuned values {path} do not exist. Run: dvc repro tune")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or set(found) != {"margin", "temperature"}:
-        raise UsageError(f"{path} must hold margin and temperature and nothing else. Run: dvc repro tune")
-    values = settings.model_dump(by_alias=True)
-    values["pretrain"] |= found
-    try:
-        return Settings.model_validate(values)
-    except ValueError as error:
-        raise SettingError(str(path), found, str(error), "Run: dvc repro tune") from None
 
 
 def _write(path: Path, text: str) -> None:

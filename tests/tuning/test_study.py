@@ -11,7 +11,8 @@ import yaml
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.settings import Settings, TuneSettings
-from supcam.tuning import Objective, TuneResult, study_key, tune, with_best_params
+from supcam.settings import with_best_params
+from supcam.tuning import Objective, TuneResult, study_key, tune
 from tests.tuning.objectives import Bowl, Faulty, no_number, wrong_use
 
 BOWL = Bowl()

@@ -1,0 +1,60 @@
+"""Stage promote: register the model as candidate and, if it passes the gate, move it into production."""
+
+import json
+
+from pipelines.stage import Stage, main, upstream_tags
+from supcam import tracking
+from supcam.data.manifest import read_manifest
+from supcam.errors import GateRefused
+from supcam.registry.promotion import crops_by_hash, write_decision
+from supcam.registry.promotion import promote as decide
+from supcam.registry.registration import register_candidate
+from supcam.registry.rules import Validation
+from supcam.registry.store import Version
+
+
+def register(stage: Stage) -> str:
+    """Register the packaged model, once, and point ``candidate`` at it."""
+    version = _register(stage)
+    return f"version {version.number} of {stage.settings.promote.model_name} is candidate"
+
+
+def promote(stage: Stage) -> str:
+    """Register, then decide. A refusal by figures is a result and ends well; failed validation stops the pipeline."""
+    version = _register(stage)
+    root = stage.place.root
+    decision = decide(
+        tracking_uri=tracking.tracking_uri(root),
+        settings=stage.settings.promote,
+        candidate=version.number,
+        validation=_validation(stage),
+        crops=crops_by_hash(read_manifest(stage.read("split/manifest.csv")), stage.data),
+        experiment=tracking.in_dvc_experiment(root),
+    )
+    record = stage.out / "decision.json"
+    # Where there is nothing to do, the record of how this model came into production stays.
+    if decision.outcome != "nothing to do" or not record.is_file():
+        write_decision(decision, record)
+    if decision.data_failed:
+        raise GateRefused(f"version {version.number} was refused: {decision.reason}. Production stays as it was.")
+    return f"version {version.number}: {decision.outcome} ({decision.reason})"
+
+
+def _register(stage: Stage) -> Version:
+    return register_candidate(
+        stage.read("evaluate/package"),
+        run_id=stage.run.run_id,
+        tracking_uri=tracking.tracking_uri(stage.place.root),
+        validation=_validation(stage),
+        tags=upstream_tags(stage.place),
+        name=stage.settings.promote.model_name,
+    )
+
+
+def _validation(stage: Stage) -> Validation:
+    report = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
+    return Validation(report["passed"], report["manifest_hash"])
+
+
+if __name__ == "__main__":
+    main("promote", promote)
