@@ -1,0 +1,103 @@
+"""From trained weights to a package: the real classifier exported, its card filled, its review threshold chosen."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.data.crops import CropSet
+from supcam.evaluation.report import evaluate
+from supcam.models.classifier import ClusterClassifier, InferenceModel
+from supcam.models.encoders import build_encoder
+from supcam.registry.candidate import package_candidate, review_threshold
+from supcam.registry.card import load_card
+from supcam.registry.engine import Engine
+from supcam.settings import parse_settings
+from supcam.training.prediction import load_classifier, predict_logits
+from tests.registry.conftest import drawn_crops
+
+SETTINGS = parse_settings(
+    {"input": {"size": 32}, "model": {"encoder": "resnet10"}, "evaluate": {"bootstrap": 50}, "runtime": {"threads": 1}}
+)
+
+
+def crop_set(part: str, seed: int, count: int = 24) -> CropSet:
+    frame = pd.DataFrame(
+        {
+            "crop_id": [f"{part}{index}" for index in range(count)],
+            "sha256": [f"{seed:02d}{index:062d}" for index in range(count)],
+            "type": [TYPE_LABELS[index % 4] for index in range(count)],
+            "case_id": [f"c{index % 3}" for index in range(count)],
+            "source": "drawn",
+            "split": part,
+        }
+    )
+    return CropSet(frame, list(drawn_crops(count, seed, 44)))
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], CropSet]:
+    torch.manual_seed(0)
+    state = ClusterClassifier(build_encoder(SETTINGS.model)).state_dict()
+    validation, test = crop_set("validation", 1), crop_set("test", 2)
+    logits = predict_logits(state, validation, SETTINGS)
+    judged = evaluate(
+        predict_logits(state, test, SETTINGS),
+        test.frame,
+        SETTINGS.evaluate,
+        validation_logits=logits,
+        validation_labels=validation.labels,
+    )
+    out = package_candidate(
+        state,
+        SETTINGS,
+        tmp_path_factory.mktemp("candidate") / "package",
+        manifest=pd.concat([validation.frame, test.frame], ignore_index=True),
+        hashes={"split": "s", "composed": "c", "code": "k"},
+        metrics=judged.metrics,
+        test=test,
+        validation_logits=logits,
+        validation_labels=validation.labels,
+    )
+    return out, state, test
+
+
+def test_card_is_complete_and_calibrated(packaged: tuple[Path, dict[str, torch.Tensor], CropSet]) -> None:
+    card = load_card(packaged[0])
+    assert card.missing() == []
+    assert card.data.counts["test"] == dict.fromkeys(sorted(TYPE_LABELS), 6)
+    assert card.parity is not None and card.parity.difference <= 1e-4
+    assert "macro_sensitivity" in card.validation
+    assert card.review.coverage >= SETTINGS.promote.review_coverage
+
+
+def test_package_answers_as_torch_does(packaged: tuple[Path, dict[str, torch.Tensor], CropSet]) -> None:
+    """The same crops through the light client and through torch: decoding, canvas, views and calibration agree."""
+    out, state, test = packaged
+    engine = Engine(out)
+    module = InferenceModel(
+        load_classifier(state, SETTINGS), views=8, temperature=engine.card["calibration"]["temperature"]
+    )
+    with torch.inference_mode():
+        expected = module.eval()(torch.from_numpy(test.canvas(32))).numpy()
+    got, errors = engine.predict(test.images)
+    assert errors == [None] * len(test)
+    assert np.abs(got - expected).max() < 1e-4
+
+
+@given(st.integers(1, 60), st.floats(0.01, 1.0), st.integers(0, 1000))
+def test_threshold_answers_at_least_the_wanted_share(count: int, coverage: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.ones(4), count)
+    labels = generator.integers(0, 4, count)
+    chosen = review_threshold(probabilities, labels, coverage)
+    answered = probabilities.max(axis=1) >= chosen.threshold
+    assert answered.mean() >= coverage - 1e-9
+    assert answered.mean() < coverage + 1 / count + 1e-9
+    wrong = probabilities.argmax(axis=1) != labels
+    assert chosen.risk == pytest.approx(wrong[answered].mean())
