@@ -139,7 +139,7 @@ class ZipSource(Source):
         try:
             self._zip = zipfile.ZipFile(path)
             entries = self._zip.infolist()
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile raises many types on damaged archives
             raise UsageError(f"{path} is no readable zip: {error}. Download it again.") from None
         if len(entries) > MAX_FILES:
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
@@ -159,7 +159,7 @@ class ZipSource(Source):
 
     def _judge(self, entry: zipfile.ZipInfo) -> None:
         name = entry.filename
-        if entry.is_dir():
+        if name.endswith("/"):
             return
         reason = _unsafe_entry(entry, name in self._entries)
         if reason:

@@ -180,6 +180,15 @@ def test_zip_slip_is_refused_by_name(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["slip.zip"]
 
 
+def test_entry_without_a_name_is_refused(tmp_path: Path) -> None:
+    """Found by mutation: asking zipfile whether such an entry is a folder raises IndexError."""
+    archive = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(zipfile.ZipInfo(""), CROP)
+    with pytest.raises(ImportRefused, match="leads out of the zip"):
+        import_sources([archive], tmp_path / "data")
+
+
 def test_links_and_bombs_in_a_zip_are_refused(tmp_path: Path) -> None:
     archive = tmp_path / "bad.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

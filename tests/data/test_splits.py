@@ -1,0 +1,182 @@
+"""Splits: no group crosses, types are spread as well as groups allow, and adding data moves nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supcam.data.splits import PARTS, fold_manifest, read_assignments, split_manifest, write_split
+from supcam.errors import UsageError
+from supcam.settings import SplitSettings
+
+Make = Callable[..., pd.DataFrame]
+BY_CASE = SplitSettings(protocol="by_case")
+PAPER = SplitSettings(protocol="paper")
+KINDS = {"instance": 20, "touching": 8, "overlapping": 4, "touching-overlapping": 3}
+
+
+def cases(count: int, start: int = 0) -> dict[str, dict[str, int]]:
+    rng = np.random.default_rng(count + start)
+    return {
+        f"c{index}": {kind: int(rng.integers(1, top)) for kind, top in KINDS.items()}
+        for index in range(start, start + count)
+    }
+
+
+def parts_of(frame: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(frame["crop_id"], frame["split"], strict=True))
+
+
+def test_cases_stay_whole_and_shares_are_close(manifest: Make) -> None:
+    frame, report = split_manifest(manifest(cases(20)), BY_CASE, None)
+    assert (frame.groupby("case_id")["split"].nunique() == 1).all()
+    assert report.warnings == []
+    totals = frame["type"].value_counts()
+    for part, share in zip(PARTS, (0.7, 0.15, 0.15), strict=True):
+        for kind in KINDS:
+            assert abs(report.counts[part][kind] / totals[kind] - share) <= max(0.05, 1 / totals[kind])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_nothing_crosses_whatever_the_cases(data: st.DataObject) -> None:
+    rows = data.draw(
+        st.lists(
+            st.tuples(st.sampled_from(["", "a", "b", "c", "d", "e"]), st.sampled_from(list(KINDS)), st.integers(0, 30)),
+            min_size=12,
+            max_size=60,
+        )
+    )
+    frame = pd.DataFrame(rows, columns=["case_id", "type", "sha256"]).assign(source="s")
+    frame["crop_id"] = [f"s/{index}" for index in range(len(frame))]
+    frame["path"] = frame["crop_id"]
+    linked = [data.draw(st.lists(st.sampled_from(list(frame["crop_id"])), min_size=2, max_size=3))]
+    frame["sha256"] = frame["sha256"].astype(str)
+    try:
+        out, report = split_manifest(frame, BY_CASE, None, linked=linked)
+    except UsageError:
+        return
+    assert set(out["split"]) <= set(PARTS)
+    assert (out[out["case_id"] != ""].groupby("case_id")["split"].nunique() == 1).all()
+    assert (out.groupby("sha256")["split"].nunique() == 1).all()
+    assert out.set_index("crop_id").loc[linked[0], "split"].nunique() == 1
+    assert sum(sum(kinds.values()) for kinds in report.counts.values()) == len(frame)
+
+
+@pytest.mark.parametrize("settings", [BY_CASE, PAPER], ids=["by_case", "paper"])
+def test_same_input_same_split_and_another_seed_another(manifest: Make, settings: SplitSettings) -> None:
+    frame = manifest(cases(15))
+    one, first = split_manifest(frame, settings, None)
+    two, second = split_manifest(frame.sample(frac=1, random_state=3), settings, None)
+    assert parts_of(one) == parts_of(two)
+    assert first.split_hash == second.split_hash
+    other, third = split_manifest(frame, settings.model_copy(update={"seed": 7}), None)
+    assert parts_of(one) != parts_of(other)
+    assert first.split_hash != third.split_hash
+
+
+def test_paper_is_stratified_80_10_10_over_sorted_paths(manifest: Make) -> None:
+    frame = manifest({"": {"instance": 200, "touching": 100, "overlapping": 50, "touching-overlapping": 30}})
+    _, report = split_manifest(frame, PAPER, None)
+    assert list(report.counts["test"].values()) == [20, 10, 5, 3]
+    assert list(report.counts["validation"].values()) == [20, 10, 5, 3]
+
+
+@pytest.mark.parametrize("settings", [BY_CASE, PAPER], ids=["by_case", "paper"])
+def test_adding_data_moves_nothing(manifest: Make, settings: SplitSettings, tmp_path: Path) -> None:
+    old, report = split_manifest(manifest(cases(10) | {"": {"instance": 30}}), settings, None)
+    write_split(old, report, tmp_path)
+    previous = read_assignments(tmp_path / "assignments.csv")
+    more = pd.concat([manifest(cases(10) | {"": {"instance": 45}}), manifest(cases(8, start=20))])
+    new, added = split_manifest(more, settings, previous)
+    before, after = parts_of(old), parts_of(new)
+    assert {crop_id: after[crop_id] for crop_id in before} == before
+    assert added.kept == old["group"].nunique()
+    assert added.assigned == new["group"].nunique() - added.kept
+    assert {after[crop_id] for crop_id in after.keys() - before.keys()} == set(PARTS)
+    assert split_manifest(more, settings, previous, resplit=True)[1].resplit
+    assert parts_of(split_manifest(more, settings, previous, resplit=True)[0]) != after
+
+
+def test_new_crops_of_a_known_case_join_it(manifest: Make) -> None:
+    old, _ = split_manifest(manifest({f"c{index}": {"instance": 3} for index in range(8)}), BY_CASE, None)
+    new, _ = split_manifest(manifest({f"c{index}": {"instance": 6} for index in range(8)}), BY_CASE, old)
+    assert (new.groupby("case_id")["split"].nunique() == 1).all()
+
+
+def test_another_protocol_starts_anew(manifest: Make) -> None:
+    old, report = split_manifest(manifest(cases(10)), BY_CASE, None)
+    _, new = split_manifest(manifest(cases(10)), PAPER, old.assign(protocol=report.protocol))
+    assert new.kept == 0
+
+
+def test_new_link_between_parts_is_told_and_moves_nothing(manifest: Make) -> None:
+    frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
+    old, _ = split_manifest(frame, BY_CASE, None)
+    train = old.loc[old["split"] == "train", "crop_id"].iloc[0]
+    test = old.loc[old["split"] == "test", "crop_id"].iloc[0]
+    new, report = split_manifest(frame, BY_CASE, old, linked=[[train, test]])
+    assert parts_of(new) == parts_of(old)
+    assert "--resplit" in report.warnings[0]
+
+
+def test_lacking_and_uneven_types_are_warned_of(manifest: Make) -> None:
+    kinds = {f"c{index}": {"instance": 10} for index in range(9)}
+    _, report = split_manifest(manifest(kinds | {"rare": {"overlapping": 4, "instance": 10}}), BY_CASE, None)
+    assert sum("lacks overlapping" in text for text in report.warnings) == 2
+    assert any("off the wanted" in text for text in report.warnings)
+    assert report.summary.count("warning:") == len(report.warnings)
+
+
+def test_too_few_cases(manifest: Make) -> None:
+    with pytest.raises(UsageError, match=r"at least 3 cases or crops to divide, found 2.*paper"):
+        split_manifest(manifest({"a": {"instance": 9}, "b": {"instance": 9}}), BY_CASE, None)
+
+
+@pytest.mark.parametrize("settings", [BY_CASE, PAPER], ids=["by_case", "paper"])
+def test_folds_are_grouped_and_stratified(manifest: Make, settings: SplitSettings) -> None:
+    frame = fold_manifest(manifest(cases(20)), settings, 5)
+    counts = pd.crosstab(frame["fold"], frame["type"])
+    assert counts.shape == (5, 4)
+    assert (counts / counts.sum() - 0.2).abs().max().max() < 0.08
+    if settings is BY_CASE:
+        assert (frame.groupby("case_id")["fold"].nunique() == 1).all()
+    with pytest.raises(UsageError, match="folds = 1 is not allowed"):
+        fold_manifest(frame, settings, 1)
+
+
+def test_written_files_carry_hashes(manifest: Make, tmp_path: Path) -> None:
+    frame, report = split_manifest(manifest(cases(9)), BY_CASE, None)
+    write_split(frame, report, tmp_path)
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert written["split_hash"] == report.split_hash
+    assert set(written["part_hashes"]) == set(PARTS)
+    assert len({*written["part_hashes"].values()}) == 3
+
+
+def test_damaged_assignments_are_named(tmp_path: Path) -> None:
+    assert read_assignments(tmp_path / "absent.csv") is None
+    path = tmp_path / "assignments.csv"
+    path.write_text("crop_id,group,split,protocol\na,b,holdout,paper\n")
+    with pytest.raises(UsageError, match=r"names the part 'holdout'.*--resplit"):
+        read_assignments(path)
+    path.write_text("crop_id,split\n")
+    with pytest.raises(UsageError, match="lacks the column group, protocol"):
+        read_assignments(path)
+
+
+def test_both_real_sources_split_by_case(shared_data: Path) -> None:
+    tables = []
+    for name in ("clinical-12-cases", "mfish-slides"):
+        table = pd.read_csv(shared_data / name / "labels.csv", dtype=str).fillna("")
+        tables.append(table.assign(source=name, crop_id=name + "/" + table["path"], case_id=table["case"]))
+    frame = pd.concat(tables, ignore_index=True)
+    frame["sha256"] = frame["crop_id"]
+    _, report = split_manifest(frame, BY_CASE, None)
+    assert report.warnings == []
+    assert min(count for kinds in report.counts.values() for count in kinds.values()) >= 10
