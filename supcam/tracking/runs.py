@@ -240,7 +240,8 @@ def _ended(run: Run) -> Iterator[Run]:
         run.finish("KILLED", "interrupted")
         raise
     except SystemExit as error:
-        killed = error.code == _TERMINATED
+        # Lightning turns Ctrl-C into an exit.
+        killed = error.code == _TERMINATED or isinstance(error.__context__, KeyboardInterrupt)
         run.finish("KILLED" if killed else "FAILED" if error.code else "FINISHED", f"exit {error.code}")
         raise
     except BaseException as error:

@@ -118,7 +118,9 @@ def _draw(study: Any, name: str, path: Path) -> None:
     }
     plt.switch_backend("agg")
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    varied = len({tuple(trial.params.values()) for trial in complete if len(trial.params) == 2}) >= 2
+    points = {tuple(trial.params.values()) for trial in complete if len(trial.params) == 2}
+    # Importances of equal figures do not exist: Optuna raises for them.
+    varied = len(points) >= 2 and len({trial.value for trial in complete}) >= 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "history" or varied:

@@ -80,6 +80,16 @@ def test_the_status_is_true(project: Path, error: BaseException, status: str, te
     assert found.data.metrics == {"loss": 1.0}
 
 
+def test_an_interrupted_training_is_killed_not_failed(project: Path) -> None:
+    """Lightning answers Ctrl-C with SystemExit(1), which looked like a failure."""
+    with pytest.raises(SystemExit), stage_run("tune", project, Settings()) as run:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    assert run.client.get_run(run.run_id).info.status == "KILLED"
+
+
 def test_sigterm_ends_a_run_as_killed(project: Path) -> None:
     code = (
         "import time, pathlib\nfrom supcam.settings import Settings\nfrom supcam.tracking import stage_run\n"

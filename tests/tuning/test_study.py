@@ -10,8 +10,7 @@ import yaml
 
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
-from supcam.settings import Settings, TuneSettings
-from supcam.settings import with_best_params
+from supcam.settings import Settings, TuneSettings, with_best_params
 from supcam.tuning import Objective, TuneResult, study_key, tune
 from tests.tuning.objectives import Bowl, Faulty, no_number, wrong_use
 
