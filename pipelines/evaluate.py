@@ -45,7 +45,7 @@ def evaluate(stage: Stage) -> str:
         validation_labels=validation.labels,
     )
     stage.run.log({name: value for name, value in evaluation.metrics.items() if isinstance(value, float)})
-    Console().print(evaluation.summary())
+    Console(width=100).print(evaluation.summary())
     return (
         f"{len(test)} test crops: accuracy {evaluation.metrics['accuracy']:.4f}, "
         f"macro sensitivity {evaluation.metrics['macro_sensitivity']:.4f}"

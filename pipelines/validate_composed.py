@@ -17,7 +17,8 @@ def validate_composed(stage: Stage) -> str:
         sources[sources["split"] == "train"],
         manifest.parent,
         stage.settings.validate_composed,
-        requested=json.loads(stage.read("compose/report.json").read_text(encoding="utf-8"))["counts"],
+        requested=json.loads(stage.read("compose/report.json").read_text(encoding="utf-8"))["requested"],
+        sources_root=stage.data,
         docs=stage.report,
     )
     return require_passed(report, stage.out / "validation.json", stage.report)

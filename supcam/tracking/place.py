@@ -12,12 +12,13 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GX_ANALYTICS_ENABLED": "false",
     "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DVC_NO_ANALYTICS": "1",
 }
 
 
 def quiet() -> None:
-    """Keep the libraries from calling home; call it before any of them is imported. A value set by the user stays."""
+    """Keep the libraries from calling home and from chatter; call it before any of them is imported. A value set by the user stays."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
