@@ -94,7 +94,7 @@ class ComposeSettings(Section):
     # Share of cells whose type differs from both parents' types (the ablation compares 0 with 1).
     variant_share: float = Field(0.8, ge=0.0, le=1.0)
     # Shares of composites of 2, 3, 4 and 5 sources.
-    chain_shares: list[float] = Field(default=[0.75, 0.15, 0.07, 0.03], min_length=1, max_length=4)
+    chain_shares: list[float] = Field(default=[0.85, 0.1, 0.04, 0.01], min_length=1, max_length=4)
     # Sources of one composite from several cases or sources: other contrast and sharpness in one crop.
     across_cases: bool = False
     # Masks.
@@ -110,8 +110,10 @@ class ComposeSettings(Section):
     # Placement.
     scale: tuple[float, float] = (0.9, 1.1)
     min_contact: int = Field(5, ge=1)
-    max_halo_overlap: int = Field(40, ge=0)
-    max_halo_overlap_share: float = Field(0.05, ge=0.0, le=1.0)
+    # Touching shifts are drawn with the weight contact ** power: 0 draws all alike, real clusters lie closer.
+    contact_power: float = Field(3.0, ge=0.0, le=8.0)
+    max_halo_overlap: int = Field(60, ge=0)
+    max_halo_overlap_share: float = Field(0.1, ge=0.0, le=1.0)
     min_core_overlap_share: float = Field(0.04, gt=0.0, le=1.0)
     max_core_overlap_share: float = Field(0.35, gt=0.0, le=1.0)
     min_angle: float = Field(25.0, ge=0.0, le=90.0)

@@ -53,25 +53,28 @@ class Assembly:
             bits |= found
         return Relation(bits) if bits else Fault.APART
 
-    def joined(self, other: Body, offset: tuple[int, int], settings: ComposeSettings) -> "Assembly":
-        """This assembly with ``other`` blended in, on a frame that holds both."""
+    def joined(self, other: Body, offset: tuple[int, int], settings: ComposeSettings, floor: int) -> "Assembly":
+        """This assembly with ``other`` blended in, on a frame that holds both; what was white in both stays white."""
         top, left = min(offset[0], 0), min(offset[1], 0)
         here, there = (-top, -left), (offset[0] - top, offset[1] - left)
         shape = tuple(
             max(start + size, begin + length)
             for start, size, begin, length in zip(here, self.body.halo.shape, there, other.halo.shape, strict=True)
         )
-        image = np.full(shape, WHITE, dtype=np.uint8)
-        halo, core = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        tail = np.full(shape, WHITE, dtype=np.uint8)
+        halo, core, white = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
         for body, corner in ((self.body, here), (other, there)):
             view = np.s_[corner[0] : corner[0] + body.halo.shape[0], corner[1] : corner[1] + body.halo.shape[1]]
-            image[view] = blend(image[view], body.image, settings.floor)
+            tail[view] = blend(tail[view], body.tail, floor)
             halo[view] |= body.halo
             core[view] |= body.core
+            white[view] &= body.image == WHITE
+        image = tail.copy()
+        image[white] = WHITE
         # Haloes that add up can pass the core level; a later source must not take that for light background.
         core |= (image < settings.core_level) & halo
         members = tuple(Member(m.body, (m.offset[0] + here[0], m.offset[1] + here[1])) for m in self.members)
-        body = Body(image, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)))
+        body = Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)))
         return Assembly(body, (*members, Member(other, there)))
 
     def masks(self) -> Mask:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from supcam.composition.contact import Fault
 from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, find_body, source_defect
 from supcam.composition.placement import admissible
 from supcam.composition.sampling import Plan, Policy
-from supcam.composition.warp import Warp
+from supcam.composition.warp import Sheet, Warp
 from supcam.settings import ComposeSettings
 
 _MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
@@ -78,6 +79,11 @@ class _Source:
     body: Body
     margin: tuple[int, int, int, int]
 
+    @cached_property
+    def sheet(self) -> Sheet:
+        """What is warped; made at the first use, since most sets hold more crops than one run takes."""
+        return Sheet.of(self.body.image)
+
 
 class Composer:
     """Composes clusters from crops; each composite is a function of (seed, index) alone.
@@ -102,7 +108,12 @@ class Composer:
         self._ids, self._groups = ids, list(crops.groups)
         self._types = [ClusterType(int(label)) for label in crops.labels]
         self._rows = rows
-        self.policy = Policy([self._types[r] for r in rows], [self._groups[r] for r in rows], settings)
+        self._floors: dict[str, int] = {}
+        for row, source in self._sources.items():
+            darkest = min(int(source.body.image.min()), self._floors.get(self._groups[row], settings.floor))
+            self._floors[self._groups[row]] = darkest
+        tones = [float(np.median(source.body.image[source.body.core])) for source in self._sources.values()]
+        self.policy = Policy([self._types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
 
     def __len__(self) -> int:
         """Number of sources that passed the quality gates."""
@@ -146,9 +157,9 @@ class Composer:
             warped = self._warped(row, rng, rejected)
             if warped is None:
                 return None
-            target = plan.cell.target
+            target, floor = plan.cell.target, self._floors[self._groups[row]]
             # Between sources of the target type already, an extra touch or overlap changes nothing.
-            joined = self._join(assembly, warped[1], relation, kind | self._types[row], target, rng, rejected)
+            joined = self._join(assembly, warped[1], relation, kind | self._types[row], target, floor, rng, rejected)
             if joined is None:
                 if len(placed_rows) < 2:
                     return None
@@ -160,9 +171,10 @@ class Composer:
         return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
 
     def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
-        source = self._sources[row].body
+        source = self._sources[row]
         warp = Warp.draw(rng, self.settings.scale)
-        body = find_body(warp.apply(source.image), self.settings)
+        image, tail = warp.apply(source.sheet)
+        body = find_body(image, self.settings, tail)
         if body is None or body.halo_area < self.settings.min_pixels:
             rejected["speck"] += 1
         elif body.core_area < self.settings.min_core_share * body.halo_area:
@@ -178,17 +190,17 @@ class Composer:
         relation: Relation,
         bits: int,
         target: ClusterType,
+        floor: int,
         rng: np.random.Generator,
         rejected: Counter[str],
     ) -> tuple[Assembly, Relation] | None:
         """Place ``body`` at a random admissible shift that keeps the composite of the target type."""
-        offsets = admissible(assembly.body, body, relation, self.settings).offsets
-        if len(offsets) == 0:
+        shifts = admissible(assembly.body, body, relation, self.settings)
+        if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
         for _ in range(self.settings.tries):
-            row, column = offsets[rng.integers(len(offsets))]
-            offset = (int(row), int(column))
+            offset = shifts.draw(rng)
             found = assembly.relation_to(body, offset, self.settings)
             if isinstance(found, Fault):
                 rejected[found.value] += 1
@@ -197,7 +209,7 @@ class Composer:
             elif (bits | found) & ~target:
                 rejected[Fault.SECOND_CONTACT.value] += 1
             else:
-                return assembly.joined(body, offset, self.settings), found
+                return assembly.joined(body, offset, self.settings, floor), found
         return None
 
     def _finish(

@@ -12,6 +12,7 @@ from supcam.settings import ComposeSettings
 
 WHITE = 255
 EIGHT = np.ones((3, 3), dtype=bool)
+_RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a grown neighbour
 _MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
 _MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
 
@@ -23,10 +24,12 @@ Mask: TypeAlias = NDArray[np.bool_]
 class Body:
     """One source on its own tight frame: grey values, halo and core masks, all (H, W).
 
+    ``tail`` is the image with its halo continued beyond the edge that the crop cut, for what it falls on.
     ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
     """
 
     image: Grey
+    tail: Grey
     halo: Mask
     core: Mask
     halo_area: int
@@ -51,9 +54,16 @@ def largest_component(mask: Mask) -> Mask:
     return component
 
 
-def core_mask(image: Grey, halo: Mask, core_level: int) -> Mask:
-    """Pixels darker than ``core_level`` inside ``halo``, enclosed light bands filled, enclosed background not."""
-    core: Mask = (image < core_level) & halo
+def core_mask(image: Grey, halo: Mask, settings: ComposeSettings) -> Mask:
+    """Pixels darker than ``core_level`` inside ``halo``, enclosed light bands filled, enclosed background not.
+
+    Where that would leave less than ``1 - max_core_share`` of the halo as rim (crops cut at a dark level have hardly
+    any), the level falls until it does: without a rim two chromosomes could never merge their haloes.
+    """
+    inside = image[halo]
+    rank = min(int(settings.max_core_share * inside.size), inside.size - 1)
+    level = min(settings.core_level, int(np.partition(inside, rank)[rank]) + 1) if inside.size else 0
+    core: Mask = (image < level) & halo
     labels, count = ndimage.label(~core)
     if count > 1:
         enclosed = np.ones(count + 1, dtype=bool)
@@ -65,7 +75,7 @@ def core_mask(image: Grey, halo: Mask, core_level: int) -> Mask:
     return core
 
 
-def find_body(image: Grey, settings: ComposeSettings) -> Body | None:
+def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) -> Body | None:
     """Masks of the chromosome (or cluster) in ``image``, cut to the halo's box; ``None`` when nothing is darker.
 
     Only the largest 8-component below ``halo_level`` is kept. Pixels outside it turn white, but for the faint rim
@@ -76,14 +86,14 @@ def find_body(image: Grey, settings: ComposeSettings) -> Body | None:
     if rows.size == 0:
         return None
     columns = np.flatnonzero(halo.any(axis=0))
-    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
-    box = np.s_[top : rows[-1] + 2, left : columns[-1] + 2]
-    halo, image = halo[box], image[box]
+    top, left = max(int(rows[0]) - _RIM, 0), max(int(columns[0]) - _RIM, 0)
+    box = np.s_[top : rows[-1] + 1 + _RIM, left : columns[-1] + 1 + _RIM]
+    halo, image, tail = halo[box], image[box], (image if tail is None else tail)[box]
     image = np.where(dilate(halo), image, np.uint8(WHITE))
     # Another component can lie inside the rim.
     image[(image < settings.halo_level) & ~halo] = WHITE
-    core = core_mask(image, halo, settings.core_level)
-    return Body(image, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), (top, left))
+    core = core_mask(image, halo, settings)
+    return Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), (top, left))
 
 
 def dilate(mask: Mask) -> Mask:
@@ -114,5 +124,5 @@ def source_defect(image: Grey, settings: ComposeSettings) -> str | None:
     outside = image[~halo]
     if area > _MAX_FILL * image.size or np.count_nonzero(outside == WHITE) < _MIN_WHITE * outside.size:
         return "background"
-    core = core_mask(image, halo, settings.core_level)
+    core = core_mask(image, halo, settings)
     return "pale" if np.count_nonzero(core) < settings.min_core_share * area else None

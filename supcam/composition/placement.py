@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from supcam.cluster_type import Relation
-from supcam.composition.masks import Body, Mask, dilate
+from supcam.composition.masks import Body, dilate
 from supcam.settings import ComposeSettings
 
 Counts: TypeAlias = NDArray[np.float32]
@@ -16,9 +16,18 @@ Counts: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Shifts:
-    """Admissible shifts (N, 2) of the second body's top left corner against the first one's, as (row, column)."""
+    """Admissible shifts (N, 2) of the second body's top left corner against the first one's, as (row, column).
+
+    ``edges`` (N,) are their cumulative weights, ending at 1.
+    """
 
     offsets: NDArray[np.int64]
+    edges: NDArray[np.float64]
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """One of the shifts, by weight."""
+        row, column = self.offsets[min(int(np.searchsorted(self.edges, rng.random(), "right")), self.edges.size - 1)]
+        return int(row), int(column)
 
 
 def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts:
@@ -42,36 +51,39 @@ def admissible(first: Body, second: Body, relation: Relation, settings: ComposeS
     touch: cores share nothing, the halo of one grown by a pixel meets the other in ``min_contact`` pixels or more,
     the haloes share little. overlap and both: the cores share the set part of the smaller one.
     """
-    fits = _touch_map(first, second, settings) if relation is Relation.TOUCH else _overlap_map(first, second, settings)
-    offsets = np.argwhere(fits)
+    weights = (
+        _touch_map(first, second, settings) if relation is Relation.TOUCH else _overlap_map(first, second, settings)
+    )
+    offsets = np.argwhere(weights)
+    chosen = weights[offsets[:, 0], offsets[:, 1]].astype(np.float64)
     offsets -= np.array(second.halo.shape) - 1
-    return Shifts(_within_canvas(offsets, first.halo.shape, second.halo.shape, settings.canvas))
+    fits = _within_canvas(offsets, first.halo.shape, second.halo.shape, settings.canvas)
+    edges = np.cumsum(chosen[fits])
+    return Shifts(offsets[fits], edges / edges[-1] if edges.size else edges)
 
 
-def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> Mask:
-    # Shifts at which only the grown rim meets lie one pixel outside the frame of `first`; bodies keep a rim of one.
+def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> Counts:
     left = np.stack([first.core, first.halo, dilate(first.halo)]).astype(np.float32)
     right = np.stack([second.core, second.halo, second.halo]).astype(np.float32)
     cores, haloes, contact = correlate(left, right)
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * min(first.halo_area, second.halo_area))
-    fits: Mask = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)
-    return fits
+    fits = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)
+    # Counted pixels are whole numbers: rounding keeps the weights the same on every machine.
+    return np.where(fits, np.round(contact) ** settings.contact_power, 0.0)
 
 
-def _overlap_map(first: Body, second: Body, settings: ComposeSettings) -> Mask:
+def _overlap_map(first: Body, second: Body, settings: ComposeSettings) -> Counts:
     shared = correlate(first.core[None].astype(np.float32), second.core[None].astype(np.float32))[0]
     smaller = min(first.core_area, second.core_area)
-    fits: Mask = (shared >= settings.min_core_overlap_share * smaller) & (
-        shared <= settings.max_core_overlap_share * smaller
-    )
-    return fits
+    low, high = settings.min_core_overlap_share * smaller, settings.max_core_overlap_share * smaller
+    return ((shared >= low) & (shared <= high)).astype(np.float32)
 
 
 def _within_canvas(
     offsets: NDArray[np.int64], first: tuple[int, ...], second: tuple[int, ...], canvas: int
-) -> NDArray[np.int64]:
-    """Keep the shifts whose composite is no larger than ``canvas`` pixels on either side."""
+) -> NDArray[np.bool_]:
+    """Which shifts make a composite no larger than ``canvas`` pixels on either side."""
     ends = np.maximum(offsets + np.array(second), np.array(first))
     sides = ends - np.minimum(offsets, 0)
-    kept: NDArray[np.int64] = offsets[(sides <= canvas).all(axis=1)]
-    return kept
+    fits: NDArray[np.bool_] = (sides <= canvas).all(axis=1)
+    return fits

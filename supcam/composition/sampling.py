@@ -83,10 +83,17 @@ class Plan:
 
 
 class Policy:
-    """Draws plans and sources from crops that are known by type and group (case or source)."""
+    """Draws plans and sources from crops that are known by type, group (case or source) and tone (core grey)."""
 
-    def __init__(self, types: Sequence[int], groups: Sequence[str], settings: ComposeSettings) -> None:
+    def __init__(
+        self,
+        types: Sequence[int],
+        groups: Sequence[str],
+        settings: ComposeSettings,
+        tones: Sequence[float] | None = None,
+    ) -> None:
         self._settings = settings
+        self._tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
         names = ["" if settings.across_cases else group for group in groups]
         self._pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {}
@@ -161,14 +168,21 @@ class Policy:
             weights = np.ones(len(cells))
         return cells, np.cumsum(weights / weights.sum())
 
-    @staticmethod
     def _draw(
-        pool: Mapping[ClusterType, NDArray[np.int64]], kind: ClusterType, taken: list[int], rng: np.random.Generator
+        self,
+        pool: Mapping[ClusterType, NDArray[np.int64]],
+        kind: ClusterType,
+        taken: list[int],
+        rng: np.random.Generator,
     ) -> int:
+        """A crop of this type that is not taken, near the first one in tone; the nearest where none is near."""
         rows = pool[kind]
-        while (row := int(rows[rng.integers(rows.size)])) in taken:
-            pass
-        return row
+        if not taken:
+            return int(rows[rng.integers(rows.size)])
+        distance = np.abs(self._tones[rows] - self._tones[taken[0]])
+        distance[np.isin(rows, taken)] = np.inf
+        near = rows[distance <= max(self._settings.max_tone_difference, float(distance.min()))]
+        return int(near[rng.integers(near.size)])
 
     def _draw_extra(
         self,
@@ -179,9 +193,9 @@ class Policy:
     ) -> int | None:
         """An instance, so that a chain of N sources ends with N chromosomes; clusters only where none is left."""
         for kind in ClusterType:
-            free = np.setdiff1d(pool.get(kind, np.empty(0, np.int64)), taken)
-            if free.size and (kind | target) == target:
-                return int(free[rng.integers(free.size)])
+            rows = pool.get(kind)
+            if rows is not None and (kind | target) == target and not np.isin(rows, taken).all():
+                return self._draw(pool, kind, taken, rng)
         return None
 
     def _extra_relation(self, target: ClusterType, rng: np.random.Generator) -> Relation:
