@@ -44,9 +44,9 @@ def main(
     """Run all stages into one folder and register the model as candidate, or promote it."""
     root = tracking.project_root()
     last = promote.promote if through_gate.lower() == "true" else promote.register
-    place, parent = open_place(root, "main", own_folder, profile, device, from_run, context.args)
+    place = open_place(root, "main", own_folder, profile, device, from_run, context.args)
     for name, work in (STAGES | {"promote": last}).items():
-        execute(name, work, place, parent)
+        execute(name, work, place)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Place:
     outputs: Path
     upstream: tuple[Path, ...] = ()
     own_folder: bool = False
+    parent: str | None = None  # the run above, which `mlflow run` made
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, relative: str) -> Path | None:
@@ -110,11 +111,11 @@ Work = Callable[[Stage], str]
 
 
 @contextmanager
-def _tracked(name: str, place: Place, parent: str | None) -> Iterator[Stage]:
+def _tracked(name: str, place: Place) -> Iterator[Stage]:
     located = _located(place, name)
     inputs = tracking.stage_inputs(place.root, name, located)
     with tracking.stage_run(
-        name, place.root, place.settings, parent_run_id=parent, tags=place.tags, located=located
+        name, place.root, place.settings, parent_run_id=place.parent, tags=place.tags, located=located
     ) as run:
         yield Stage(name, place, run, inputs)
 
@@ -130,9 +131,9 @@ def _located(place: Place, name: str) -> dict[str, Path]:
     return settings | {dep: path for dep, path in found.items() if path is not None}
 
 
-def execute(name: str, work: Work, place: Place, parent: str | None = None) -> None:
+def execute(name: str, work: Work, place: Place) -> None:
     """Do one stage: run its work, keep its outputs as artifacts, print its summary line."""
-    with _tracked(name, place, parent) as stage:
+    with _tracked(name, place) as stage:
         stage.out.mkdir(parents=True, exist_ok=True)
         summary = work(stage)
         _keep_artifacts(stage)
@@ -158,43 +159,17 @@ def code_hash(root: Path) -> str:
 
 
 def upstream_tags(place: Place) -> dict[str, str]:
-    """Deps and params of every stage before promote, as ``dvc.lock`` records them, one tag a stage."""
-    return {
+    """The run above, and deps and params of every stage before promote, one tag a stage, as ``dvc.lock`` has them."""
+    tags = {
         f"supcam.upstream/{stage}": json.dumps(tracking.stage_inputs(place.root, stage, _located(place, stage)))
         for stage in _stages(place.root)
     }
+    return tags | ({"supcam.run": place.parent} if place.parent else {})
 
 
 def _stages(root: Path) -> list[str]:
     text = (root / "dvc.yaml").read_text(encoding="utf-8")
     return [stage for stage in yaml.safe_load(text)["stages"] if stage != "promote"]
-
-
-def place_for_dvc(root: Path, overrides: Mapping[str, str]) -> Place:
-    """Read and write ``outputs/``, as ``dvc.yaml`` says."""
-    return Place(root, load_settings(root / "params.yaml", dict(overrides)), root / OUTPUTS)
-
-
-def place_of_its_own(
-    root: Path, profile: str | None, overrides: Mapping[str, str], from_run: str | None, label: str
-) -> Place:
-    """A new folder below ``runs/``; inputs come from it, then from the run ``from_run``, then from ``outputs/``.
-
-    Raises:
-        UsageError: for an unknown run.
-    """
-    source = profile_path(profile) if profile else root / "params.yaml"
-    settings = load_settings(source, dict(overrides))
-    outputs = root / "runs" / label
-    outputs.mkdir(parents=True)
-    upstream = [root / OUTPUTS]
-    if from_run:
-        fetched = outputs / "upstream"
-        tracking.fetch_outputs(root, from_run, fetched)
-        upstream.insert(0, fetched / OUTPUTS)
-    save_settings(settings, outputs / "params.yaml")
-    tags = {"supcam.from_run": from_run} if from_run else {}
-    return Place(root, settings, outputs, tuple(upstream), own_folder=True, tags=tags)
 
 
 def overrides_from(extra: list[str]) -> dict[str, str]:
@@ -239,8 +214,7 @@ def _application(name: str, work: Work) -> typer.Typer:
         from_run: FromRun = "",
     ) -> None:
         root = tracking.project_root()
-        place, parent = open_place(root, name, own_folder, profile, device, from_run, context.args)
-        execute(name, work, place, parent)
+        execute(name, work, open_place(root, name, own_folder, profile, device, from_run, context.args))
 
     return app
 
@@ -254,12 +228,20 @@ FromRun = Annotated[str, typer.Option(help="Take upstream outputs from this run;
 
 def open_place(
     root: Path, label: str, own_folder: bool, profile: str, device: str, from_run: str, extra: list[str]
-) -> tuple[Place, str | None]:
-    """The place of one execution and the parent run, which ``mlflow run`` hands over in the environment."""
+) -> Place:
+    """The place of one execution: settings and overrides, folders, and the run above."""
     tracking.quiet()
     overrides = overrides_from(extra) | ({"runtime.device": device} if device else {})
     parent = tracking.take_parent_run()
     if not own_folder:
-        return place_for_dvc(root, overrides), parent
-    unique = f"{label}-{parent or os.urandom(8).hex()}"
-    return place_of_its_own(root, profile or None, overrides, from_run or None, unique), parent
+        return Place(root, load_settings(root / "params.yaml", overrides), root / OUTPUTS, parent=parent)
+    outputs = root / "runs" / f"{label}-{parent or os.urandom(8).hex()}"
+    settings = load_settings(profile_path(profile) if profile else root / "params.yaml", overrides)
+    outputs.mkdir(parents=True)
+    save_settings(settings, outputs / "params.yaml")
+    upstream: tuple[Path, ...] = (root / OUTPUTS,)
+    if from_run:
+        tracking.fetch_outputs(root, from_run, outputs / "upstream")
+        upstream = (outputs / "upstream" / OUTPUTS, *upstream)
+    tags = {"supcam.from_run": from_run} if from_run else {}
+    return Place(root, settings, outputs, upstream, own_folder=True, parent=parent, tags=tags)

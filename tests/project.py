@@ -85,7 +85,19 @@ def small_project(target: Path, *, crops: int = 160, cases: int = 10, seed: int 
     target.mkdir()
     copy_checkout(target)
     change_settings(target, SMALL)
-    succeed(target, "supcam", "synthesize", "--into", "drawn", "--crops", str(crops), "--cases", str(cases), "--seed", str(seed))
+    succeed(
+        target,
+        "supcam",
+        "synthesize",
+        "--into",
+        "drawn",
+        "--crops",
+        str(crops),
+        "--cases",
+        str(cases),
+        "--seed",
+        str(seed),
+    )
     succeed(target, "supcam", "import", "drawn")
     shutil.rmtree(target / "drawn")
     commit(target, "small data")

@@ -88,7 +88,9 @@ def test_predict_writes_one_row_per_image(project: Path, tmp_path: Path) -> None
 
 def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
     before, production = tracked_files(project), aliases(project)["production"]
-    said = succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1")
+    said = succeed(
+        project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1"
+    )
     assert "nothing" not in said or "evaluate" in said
     assert tracked_files(project) == before
     assert aliases(project)["production"] == production

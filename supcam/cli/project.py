@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from supcam import tracking
+from supcam.cli.tables import print_table
 from supcam.errors import UsageError
 from supcam.settings import Settings, load_settings, profile_path
 
@@ -69,7 +69,7 @@ def ui(
 def settings() -> None:
     """List every setting with its value in params.yaml, default and allowed range."""
     current = load_settings(tracking.project_root() / "params.yaml").model_dump(mode="json", by_alias=True)
-    table = Table("setting", "value", "default", "allowed")
+    rows = []
     for section, field in Settings.model_fields.items():
         model = field.annotation
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -77,8 +77,9 @@ def settings() -> None:
         name = field.alias or section
         for key, schema in model.model_json_schema()["properties"].items():
             value, default = current[name][key], schema.get("default")
-            table.add_row(f"{name}.{key}", str(value), "" if value == default else str(default), _allowed(schema))
-    Console().print(table)
+            shown = "" if default is None or value == default else str(default)
+            rows.append((f"{name}.{key}", str(value), shown, _allowed(schema)))
+    print_table(pd.DataFrame(rows, columns=["setting", "value", "default", "allowed"]))
 
 
 def _allowed(schema: dict[str, Any]) -> str:

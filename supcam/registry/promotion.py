@@ -19,6 +19,7 @@ from supcam.registry.store import (
     DATA_TAG,
     FIGURE_TAG,
     PRODUCTION,
+    RUN_TAG,
     VALIDATION_TAG,
     Registry,
     RegistryError,
@@ -89,7 +90,7 @@ def best_candidate(
     """
     versions = registry.versions()
     if run_id is not None:
-        versions = [version for version in versions if version.run_id == run_id]
+        versions = [version for version in versions if run_id in (version.run_id, version.tags.get(RUN_TAG))]
         if not versions:
             raise RegistryError(f"run {run_id!r} registered no model {registry.name}. See: supcam models")
     elif data_hash is not None:

@@ -33,6 +33,7 @@ ALIASES = (PRODUCTION, PREVIOUS, CANDIDATE)
 CONTENT_TAG = "supcam.content"
 DATA_TAG = "supcam.data"
 CODE_TAG = "supcam.code"
+RUN_TAG = "supcam.run"  # the run of `mlflow run .` above the one that registered the version
 VALIDATION_TAG = "supcam.data.validation"
 FIGURE_TAG = "supcam.validation."
 DECISION_TAG = "supcam.decision"
@@ -43,6 +44,7 @@ _PENDING = "supcam.pending"
 _HOLDER = "supcam.holder"
 LOCK_SECONDS = 900.0
 
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _REACH_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
@@ -334,7 +336,8 @@ def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
         RegistryError: when the database does not exist (unless ``create``) or the server does not answer.
     """
     _check_reachable(uri, create)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
