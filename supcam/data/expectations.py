@@ -49,8 +49,8 @@ def validate_crops(
     measured = measure_crops(frame, root, progress=progress)
     facts = measured.facts
     same = same_values([str(value) for value in facts["pixels"]])
-    pairs = near_duplicates(measured.descriptors, settings.near_duplicate, SIZE_RATIO)
-    alike = [group for group in linked_groups(pairs) if facts["pixels"].iloc[group].nunique() > 1]
+    similar = near_duplicates(measured.descriptors, settings.near_duplicate, SIZE_RATIO)
+    alike = [group for group in similar if facts["pixels"].iloc[group].nunique() > 1]
     facts["same_picture"], facts["conflict"] = _others(facts, same)
     facts["alike"], facts["near_conflict"] = _others(facts, alike)
     for name in ("contrast", "focus"):

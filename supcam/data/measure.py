@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft, ndimage, sparse
 
 from supcam.data.images import ImageError, border_of, letterbox, read_crop
 
@@ -19,7 +19,7 @@ _BODY_LEVEL = 240
 _SPECK = 20
 _SIDE, _COEFFICIENTS = 32, 12
 _EIGHT = np.ones((3, 3), dtype=bool)
-_BLOCK = 1024
+_BLOCK = 256
 
 OK = "ok"
 
@@ -51,27 +51,35 @@ def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None 
     return Measured(pd.concat([kept, facts_frame], axis=1), descriptors)
 
 
-def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[tuple[int, int]]:
-    """Pairs of crops whose pictures correlate at least ``similarity`` and whose sides differ at most ``size_ratio``.
+def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
+    """Groups of crops linked by pictures that correlate at least ``similarity``, with sides within ``size_ratio``.
 
     Compared in blocks along the sorted heights, so memory stays bounded and only crops of like height meet.
     """
-    order = np.argsort(descriptors[:, -2], kind="stable")
-    sorted_all = descriptors[order]
-    heights, limit = sorted_all[:, -2], np.float32(np.log1p(size_ratio))
-    known = np.abs(sorted_all[:, :-2]).sum(axis=1) > 0
-    pairs = []
+    known = np.flatnonzero(np.abs(descriptors[:, :-2]).sum(axis=1) > 0)
+    order = known[np.argsort(descriptors[known, -2], kind="stable")]
+    ordered = descriptors[order]
+    heights, limit = ordered[:, -2], np.float32(np.log1p(size_ratio))
+    links: list[tuple[int, int]] = []
     for start in range(0, len(order), _BLOCK):
-        block = sorted_all[start : start + _BLOCK]
-        stop = int(np.searchsorted(heights, block[-1, -2] + limit, side="right"))
-        others = sorted_all[start:stop]
-        alike = block[:, :-2] @ others[:, :-2].T >= similarity
-        for first, second in np.argwhere(np.triu(alike, 1)):
-            gap = np.abs(block[first, -2:] - others[second, -2:]).max()
-            if gap <= limit and known[start + first] and known[start + second]:
-                one, two = sorted((int(order[start + first]), int(order[start + second])))
-                pairs.append((one, two))
-    return sorted(pairs)
+        block = ordered[start : start + _BLOCK]
+        others = ordered[start : int(np.searchsorted(heights, block[-1, -2] + limit, side="right"))]
+        first, second = np.nonzero(np.triu(block[:, :-2] @ others[:, :-2].T >= similarity, 1))
+        close = np.abs(block[first, -2:] - others[second, -2:]).max(axis=1, initial=0) <= limit
+        links += _spanning(first[close], second[close], order[start:])
+    return linked_groups(links)
+
+
+def _spanning(first: NDArray[np.intp], second: NDArray[np.intp], names: NDArray[np.intp]) -> list[tuple[int, int]]:
+    """The fewest links that join what the pairs join: many copies of one picture must not become all their pairs."""
+    if not len(first):
+        return []
+    size = int(second.max()) + 1
+    graph = sparse.coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    leader: dict[int, int] = {}
+    nodes = np.unique(np.concatenate([first, second])).tolist()
+    return [(int(names[leader.setdefault(int(component[node]), node)]), int(names[node])) for node in nodes]
 
 
 def linked_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

@@ -1,18 +1,15 @@
 """What a validation found: verdict by rule, failing crops, and the files and pages that show them."""
 
-import base64
 import html
-import io
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from supcam.data.images import ImageError, decode_crop
 from supcam.data.manifest import write_text
+from supcam.data.pictures import picture
 from supcam.data.rules import Severity
 
 FAILING_COLUMNS = ("line", "crop_id", "path", "rule", "severity", "value", "allowed", "remedy")
@@ -121,20 +118,7 @@ def _section(rule: RuleResult, failing: pd.DataFrame, root: Path) -> str:
 def _card(row: Mapping[Hashable, object], root: Path) -> str:
     line = f"line {row['line']}<br>" if row["line"] else ""
     caption = f"{line}{_text(row['crop_id'])}<br><b>{_text(row['value'])}</b>"
-    return f"<figure>{_picture(root, str(row['path']))}<figcaption>{caption}</figcaption></figure>"
-
-
-def _picture(root: Path, path: str) -> str:
-    if not path or ".." in Path(path).parts or Path(path).is_absolute():
-        return ""
-    try:
-        image = Image.fromarray(decode_crop(root / path))
-    except ImageError:
-        return "<span class=none>cannot be read</span>"
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<figure>{picture(root, str(row['path']), _THUMBNAIL)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _text(value: object) -> str:

@@ -52,6 +52,16 @@ def record_version(data: Path) -> None:
     _dvc(["add", "--quiet", data.name], data.parent)
 
 
+def fetch_manifest(data: Path, revision: str, target: Path) -> None:
+    """Get the manifest of a data folder as a git revision named it (``dvc get``), from the cache or the remote.
+
+    Raises:
+        SupcamError: for an unknown revision, or data that neither cache nor remote holds.
+    """
+    place = f"{data.name}/manifest.csv"
+    _dvc(["get", "--quiet", "--rev", revision, "--out", str(target.resolve()), ".", place], data.resolve().parent)
+
+
 def _is_changed(change: object) -> bool:
     outs = change.get("changed outs", {}) if isinstance(change, dict) else {}
     return any(state in ("modified", "deleted", "new") for state in outs.values())

@@ -129,6 +129,6 @@ def _import(content: bytes, scratch: Path) -> str:
 
 
 if __name__ == "__main__":
-    result = fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 5000)
+    result = fuzz(*(int(argument) for argument in sys.argv[1:3] or ["5000"]))
     print(json.dumps(result))
     sys.exit(bool(result["failures"]))

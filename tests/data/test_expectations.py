@@ -19,7 +19,7 @@ from supcam.data.expectations import validate_composed, validate_crops, validate
 from supcam.data.gate import require_passed
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
-from supcam.data.measure import measure_crops, near_duplicates
+from supcam.data.measure import linked_groups, measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, read_links
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
@@ -316,4 +316,12 @@ def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
         and np.abs(vectors[one, -2:] - vectors[two, -2:]).max() <= np.log1p(0.1)
     ]
     assert (3, len(frame)) in wanted
-    assert near_duplicates(vectors, 0.9, 0.1) == wanted
+    assert near_duplicates(vectors, 0.9, 0.1) == linked_groups(wanted)
+
+
+def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:
+    """Copies must cost memory by their number, not by the number of their pairs."""
+    frame = read_manifest(data / "manifest.csv")
+    vectors = measure_crops(frame, data).descriptors
+    many = np.concatenate([np.repeat(vectors[:1], 2000, axis=0), np.zeros_like(vectors[:5])])
+    assert near_duplicates(many, 0.99, 0.1) == [list(range(2000))]

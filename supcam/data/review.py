@@ -1,0 +1,151 @@
+"""Suspicious labels: found from out-of-fold predictions, shown on a sheet, and taken back once a person decided."""
+
+import html
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest, write_text
+from supcam.data.pictures import picture
+from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
+from supcam.errors import UsageError
+
+SHEET_COLUMNS = ("crop_id", "path", "type", "suggestion", "confidence", "corrected")
+
+
+@dataclass(frozen=True)
+class ReviewReport:
+    """What a reviewed sheet changed."""
+
+    reviewed: int
+    changed: dict[str, int]
+    manifest_hash: str
+    versioned: bool
+
+    def lines(self) -> list[str]:
+        """The report as lines for a terminal."""
+        moves = ", ".join(f"{count} {move}" for move, count in sorted(self.changed.items())) or "no label changed"
+        recorded = ", version recorded in DVC" if self.versioned else ""
+        return [f"{self.reviewed} crops reviewed: {moves}", f"manifest {self.manifest_hash[:12]}{recorded}"]
+
+
+def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) -> pd.DataFrame:
+    """Crops whose label disagrees with a confident prediction of a model that did not train on them.
+
+    ``probabilities`` (N, 4) are out-of-fold, in the order of ``frame``. A prediction is confident when it reaches the
+    mean probability of its type among crops labelled so (confident learning: Northcutt et al., JAIR 70, 2021).
+    Returns the rows of ``SHEET_COLUMNS``, the largest lead over the label first; nothing is changed.
+
+    Raises:
+        UsageError: when the shapes disagree or the rows are no probabilities.
+    """
+    if probabilities.shape != (len(frame), len(TYPE_LABELS)):
+        raise UsageError(
+            f"probabilities have shape {probabilities.shape}; needed is ({len(frame)}, {len(TYPE_LABELS)})."
+        )
+    if not np.isfinite(probabilities).all() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
+        raise UsageError("probabilities must be finite and sum to 1 in each row. Give the softmax of the logits.")
+    labels = np.array([int(ClusterType.parse(name)) for name in frame["type"]], dtype=np.int64)
+    limits = np.full(len(TYPE_LABELS), np.inf)
+    for kind in np.unique(labels):
+        limits[kind] = probabilities[labels == kind, kind].mean()
+    confident = np.where(probabilities >= limits, probabilities, -1.0)
+    best = confident.argmax(axis=1)
+    own = probabilities[np.arange(len(frame)), labels]
+    chosen = np.flatnonzero((confident.max(axis=1) >= 0) & (best != labels))
+    chosen = chosen[np.argsort(own[chosen] - probabilities[chosen, best[chosen]], kind="stable")]
+    out = frame.iloc[chosen][["crop_id", "path", "type"]].reset_index(drop=True)
+    out["suggestion"] = [TYPE_LABELS[index] for index in best[chosen]]
+    out["confidence"] = [f"{value:.3f}" for value in probabilities[chosen, best[chosen]]]
+    return out.assign(corrected="")
+
+
+def write_review(rows: pd.DataFrame, root: Path, out: Path) -> Path:
+    """Write ``review.csv``, to be filled in its column ``corrected``, and ``review.html`` with the pictures."""
+    write_text(out / "review.csv", rows[list(SHEET_COLUMNS)].to_csv(index=False, lineterminator="\n"))
+    body = "".join(
+        f"<tr><td>{picture(root, row['path'], 160)}<td>{html.escape(row['crop_id'])}<td>{html.escape(row['type'])}"
+        f"<td>{html.escape(row['suggestion'])}<td>{html.escape(row['confidence'])}</tr>"
+        for row in rows.astype(str).to_dict("records")
+    )
+    write_text(
+        out / "review.html",
+        "<!doctype html><html lang=en><meta charset=utf-8><title>labels to review</title>"
+        "<style>body{font:15px system-ui,sans-serif;margin:2rem}td,th{padding:.4rem .8rem;border-bottom:1px solid #ddd;"
+        "text-align:left}</style><h1>Labels to review</h1><p>Write the right type into the column "
+        f"<code>corrected</code> of review.csv "
+        f"where a label is wrong ({', '.join(TYPE_LABELS)}); leave it empty where it is right.</p>"
+        f"<table><tr><th>crop<th>id<th>label<th>suggestion<th>confidence</tr>{body}</table></html>\n",
+    )
+    return out / "review.csv"
+
+
+def apply_review(sheet: Path, data: Path) -> ReviewReport:
+    """Take a reviewed sheet back: labels of its column ``corrected`` go into the manifest as a new data version.
+
+    A corrected label counts as certain. If anything fails, manifest and ``.dvc`` file are as before.
+
+    Raises:
+        UsageError: for a sheet without its columns, an unknown crop or type, a label that changed since the sheet was
+            written, or data that are not checked out.
+    """
+    rows = _read_sheet(sheet)
+    require_checked_out(data)
+    frame = read_manifest(data / MANIFEST).set_index("crop_id", drop=False)
+    changed: Counter[str] = Counter()
+    for line, row in enumerate(rows.to_dict("records"), 2):
+        crop_id, old, new = str(row["crop_id"]), str(row["type"]), str(row["corrected"]).strip()
+        if crop_id not in frame.index or frame.at[crop_id, "type"] != old:
+            state = str(frame.at[crop_id, "type"]) if crop_id in frame.index else "not in the data"
+            raise UsageError(f"{sheet} line {line}: {crop_id} is {state}, the sheet says {old}. Write a new sheet.")
+        if not new:
+            continue
+        label = _type_of(new, sheet, line)
+        if label != old:
+            frame.at[crop_id, "type"] = label
+            frame.at[crop_id, "label_certain"] = True
+            changed[f"{old} -> {label}"] += 1
+    frame = frame.reset_index(drop=True)
+    versioned = _replace_manifest(frame, data) if changed else False
+    return ReviewReport(len(rows), dict(changed), manifest_hash(frame), versioned)
+
+
+def _read_sheet(sheet: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(sheet, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=None, engine="python")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"review sheet {sheet} cannot be read: {error}. Save it as CSV.") from None
+    missing: Sequence[str] = [name for name in ("crop_id", "type", "corrected") if name not in rows.columns]
+    if missing:
+        raise UsageError(
+            f"review sheet {sheet} lacks the column {', '.join(missing)}. Fill in the sheet as it was written."
+        )
+    return rows.fillna("")
+
+
+def _type_of(text: str, sheet: Path, line: int) -> str:
+    try:
+        return ClusterType.parse(text).label
+    except UsageError as error:
+        raise UsageError(f"{sheet} line {line}: {error}") from None
+
+
+def _replace_manifest(frame: pd.DataFrame, data: Path) -> bool:
+    pointer = pointer_of(data)
+    kept = {file: file.read_bytes() for file in (data / MANIFEST, pointer) if file.exists()}
+    try:
+        write_manifest(frame, data / MANIFEST)
+        versioned = is_versioned(data)
+        if versioned:
+            record_version(data)
+    except BaseException:
+        for file, content in kept.items():
+            file.write_bytes(content)
+        raise
+    return versioned

@@ -1,0 +1,126 @@
+"""Suspicious labels go out for review and come back as a new data version; nothing changes silently."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from supcam.data import review
+from supcam.data.importers import import_sources
+from supcam.data.manifest import read_manifest
+from supcam.data.review import apply_review, suspicious_labels, write_review
+from supcam.errors import SupcamError, UsageError
+from tests.data.samples import write_source
+
+Make = Callable[..., pd.DataFrame]
+
+
+def sharp(labels: list[int], confidence: float = 0.9) -> np.ndarray:
+    out = np.full((len(labels), 4), (1 - confidence) / 3)
+    out[np.arange(len(labels)), labels] = confidence
+    return out
+
+
+def test_planted_label_errors_are_found(manifest: Make) -> None:
+    frame = manifest({"a": {"instance": 40, "touching": 30, "overlapping": 20, "touching-overlapping": 10}})
+    truth = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
+    frame.loc[[3, 50, 95], "type"] = ["touching", "overlapping", "instance"]
+    rows = suspicious_labels(frame, sharp(list(truth)))
+    assert set(rows["crop_id"]) == set(frame.loc[[3, 50, 95], "crop_id"])
+    assert dict(zip(rows["type"], rows["suggestion"], strict=True)) == {
+        "touching": "instance",
+        "overlapping": "touching",
+        "instance": "touching-overlapping",
+    }
+    assert suspicious_labels(manifest({"a": {"instance": 3}}), sharp([0, 0, 0])).empty
+
+
+def test_unsure_predictions_accuse_nobody(manifest: Make) -> None:
+    frame = manifest({"a": {"instance": 40, "touching": 40}})
+    predictions = np.vstack([sharp([0] * 39 + [1] + [1] * 40)])
+    predictions[39] = [0.3, 0.4, 0.2, 0.1]
+    assert suspicious_labels(frame, predictions).empty
+
+
+@pytest.mark.parametrize("bad", [np.ones((2, 4)), np.full((3, 4), 0.3), np.full((3, 4), np.nan)])
+def test_what_is_no_probability_is_refused(manifest: Make, bad: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="probabilities"):
+        suspicious_labels(manifest({"a": {"instance": 3}}), bad)
+
+
+@pytest.fixture
+def sheet(tmp_path: Path, dvc_project: Path) -> Path:
+    data = dvc_project / "data"
+    import_sources([write_source(tmp_path / "lab", per_type=3)], data)
+    frame = read_manifest(data / "manifest.csv")
+    frame.loc[frame["type"] == "instance", "type"] = "touching"
+    rows = frame.head(3)[["crop_id", "path"]].assign(
+        type="instance", suggestion="touching", confidence="0.950", corrected=""
+    )
+    return write_review(rows, data, tmp_path / "review")
+
+
+def fill(sheet: Path, column: str, values: list[str]) -> None:
+    rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
+    rows[column] = values
+    rows.to_csv(sheet, index=False)
+
+
+def test_corrections_become_a_new_version(sheet: Path, dvc_project: Path) -> None:
+    data = dvc_project / "data"
+    page = (sheet.parent / "review.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page
+    before, pointer = read_manifest(data / "manifest.csv"), (dvc_project / "data.dvc").read_text()
+    assert apply_review(sheet, data).changed == {}
+    assert (dvc_project / "data.dvc").read_text() == pointer
+    fill(sheet, "corrected", ["Touching Overlapping", "", "instance"])
+    report = apply_review(sheet, data)
+    after = read_manifest(data / "manifest.csv")
+    assert report.changed == {"instance -> touching-overlapping": 1}
+    assert report.versioned
+    assert (dvc_project / "data.dvc").read_text() != pointer
+    assert (before["type"] != after["type"]).sum() == 1
+    with pytest.raises(UsageError, match=r"line 2.*the sheet says instance.*Write a new sheet"):
+        apply_review(sheet, data)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("corrected", ["", "cluster", ""], "line 3.*'cluster' is unknown"),
+        ("crop_id", ["x", "y", "z"], "x is not in the data"),
+        ("type", ["touching", "instance", "instance"], "the sheet says touching"),
+    ],
+)
+def test_wrong_sheets_change_nothing(
+    sheet: Path, dvc_project: Path, column: str, values: list[str], message: str
+) -> None:
+    before = (dvc_project / "data" / "manifest.csv").read_bytes()
+    fill(sheet, column, values)
+    with pytest.raises(UsageError, match=message):
+        apply_review(sheet, dvc_project / "data")
+    assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
+
+
+def test_failing_dvc_leaves_the_labels_as_before(
+    sheet: Path, dvc_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (dvc_project / "data" / "manifest.csv").read_bytes()
+    fill(sheet, "corrected", ["touching", "", ""])
+
+    def broken(folder: Path) -> None:
+        raise SupcamError("dvc add data failed: disk full")
+
+    monkeypatch.setattr(review, "record_version", broken)
+    with pytest.raises(SupcamError, match="disk full"):
+        apply_review(sheet, dvc_project / "data")
+    assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
+
+
+def test_missing_columns_are_named(sheet: Path, dvc_project: Path) -> None:
+    sheet.write_text("crop_id,type\nx,instance\n")
+    with pytest.raises(UsageError, match="lacks the column corrected"):
+        apply_review(sheet, dvc_project / "data")
