@@ -67,6 +67,7 @@ def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.stress
 def test_workers_share_the_trials_exactly(storage: str, tmp_path: Path) -> None:
     result = study(storage, tmp_path, Marked(0.15, tmp_path), trials=6, workers=2)
     started = lines(tmp_path / "started")
