@@ -101,7 +101,7 @@ class TrainViews(nn.Module):
         low, high = self.ranges.scale
         angle = draws[:, 0] * (2.0 * math.pi)
         cos, sin = angle.cos(), angle.sin()
-        mirror = torch.where(draws[:, 1] < 0.5, -1.0, 1.0)
+        mirror = _sign(draws[:, 1])
         forward = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         least, most = _extents(darkness, forward)
         room = 1.0 - 1.0 / darkness.shape[-1]
@@ -134,8 +134,13 @@ class TrainViews(nn.Module):
         """Unit noise (B, 1, S, S): a stored field tiled, by its number and sign."""
         chosen = self.noise[(draws[:, 9] * NOISE_FIELDS).long()]
         repeat = -(-size // chosen.shape[-1])
-        sign = torch.where(draws[:, 10] < 0.5, -1.0, 1.0)
+        sign = _sign(draws[:, 10])
         return chosen.repeat(1, 1, repeat, repeat)[:, :, :size, :size] * sign.reshape(-1, 1, 1, 1)
+
+
+def _sign(draws: Tensor) -> Tensor:
+    """Minus or plus one, in the type of the draws (a choice between plain numbers takes torch's default type)."""
+    return (draws >= 0.5).to(draws.dtype) * 2.0 - 1.0
 
 
 def _extents(darkness: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The network of step 1: an encoder with a two-layer projection head onto the unit sphere."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -8,6 +9,10 @@ from supcam.models.encoders import Encoder
 
 class ContrastiveNetwork(nn.Module):
     """Encoder and projection head; the head is dropped after pre-training.
+
+    Features of an untrained encoder all point the same way, and a contrastive loss leaves that point slowly. With
+    batch normalisation the head therefore centres its hidden and its output values; without it only layer
+    normalisation is possible, as centring needs other crops.
 
     Attributes:
         encoder: The backbone that fine-tuning goes on with.
@@ -18,16 +23,21 @@ class ContrastiveNetwork(nn.Module):
         - output: (B, D) of unit length.
     """
 
-    def __init__(self, encoder: Encoder, projection: int) -> None:
+    def __init__(self, encoder: Encoder, projection: int, *, batch_norm: bool = True) -> None:
         super().__init__()
         self.encoder = encoder
         width = encoder.num_features
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection))
+        hidden: nn.Module = nn.BatchNorm1d(width) if batch_norm else nn.LayerNorm(width)
+        layers: list[nn.Module] = [nn.Linear(width, width), hidden, nn.ReLU(), nn.Linear(width, projection)]
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(projection, affine=False))
+        self.head = nn.Sequential(*layers)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Unit vectors (B, D) of crops (B, 1, S, S)."""
         return self.project(self.encoder(crops))
 
     def project(self, features: Tensor) -> Tensor:
-        """Unit vectors (B, D) of backbone features (B, F)."""
-        return normalize(self.head(features).float() if features.dtype.itemsize < 4 else self.head(features), dim=1)
+        """Unit vectors (B, D) of backbone features (B, F), in float32 or wider."""
+        projected: Tensor = self.head(features)
+        return normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)

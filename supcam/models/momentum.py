@@ -1,10 +1,13 @@
-"""The key encoder: a slow copy of the query encoder that no gradient reaches and no batch statistic enters."""
+"""The key encoder: a slow copy of the query encoder that no gradient and no statistic of the present batch reaches."""
 
 import copy
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+STATISTICS_RATE = 0.1
 
 
 def momentum_at(step: int, steps: int, start: float, end: float) -> float:
@@ -16,55 +19,73 @@ def momentum_at(step: int, steps: int, start: float, end: float) -> float:
 
 
 class MomentumEncoder(nn.Module):
-    """Exponential average of an online network's weights and of its running statistics.
+    """Exponential average of an online network's weights, normalised by statistics of its own past batches.
 
-    The copy always normalises by its averaged running statistics (Cai et al., *Exponential Moving Average
-    Normalization*, CVPR 2021), never by those of the present batch. A key therefore depends on its own crop alone,
-    so nothing about the batch leaks from key to query, on one device or on several, and no shuffling is needed.
+    Batch normalisation always uses running statistics, which take up a batch only after its keys were computed. A key
+    therefore depends on its own crop and on earlier batches, never on its neighbours: nothing about the present batch
+    leaks from keys to queries, on one device or on several, and no shuffling is needed. Averaging the online
+    network's statistics instead would not do: they belong to other weights than the copy's, far apart early on.
 
     Attributes:
         network: The averaged copy, in evaluation mode for good.
-        updates: Number of updates so far.
 
     Shape:
         - input: whatever the online network takes; output: what it gives, without gradient.
     """
 
-    updates: Tensor
-
     def __init__(self, online: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(online).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.network.eval()
+        for layer in self.network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.register_forward_hook(self._take_up)
 
     def train(self, mode: bool = True) -> "MomentumEncoder":
-        """Keep the copy in evaluation mode whatever the mode of its owner."""
+        """Keep the copy in evaluation mode; its statistics learn only while this module trains."""
         super().train(mode)
         self.network.eval()
         return self
 
     @torch.no_grad()
     def update(self, online: nn.Module, momentum: float) -> None:
-        """Move the copy towards ``online`` by ``1 - momentum``.
-
-        Running statistics start at placeholders instead of measured values, so their momentum is ramped
-        up as (1 + n) / (10 + n) over the first n updates.
-        """
-        count = int(self.updates)
-        early = min(momentum, (1 + count) / (10 + count))
+        """Move the copy's weights towards those of ``online`` by ``1 - momentum``."""
         mine: list[Tensor] = list(self.network.parameters())
         theirs: list[Tensor] = [weight.detach() for weight in online.parameters()]
         torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
-        for kept, new in zip(self.network.buffers(), online.buffers(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1.0 - early)
-            else:
-                kept.copy_(new)
-        self.updates += 1
 
     @torch.no_grad()
     def forward(self, crops: Tensor) -> Tensor:
         """Keys of the crops, without gradient."""
         keys: Tensor = self.network(crops)
         return keys
+
+    @torch.no_grad()
+    def calibrate(self, crops: Tensor) -> None:
+        """Set all running statistics to those of one batch of crops.
+
+        Needed once before training: under the placeholders 0 and 1 the values of an untrained deep network explode.
+        """
+        self.eval()
+        layers = [layer for layer in self.network.modules() if isinstance(layer, _BatchNorm)]
+        rates = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.train().momentum = 1.0
+        self.network(crops)
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.momentum = rate
+        self.train()
+
+    def _take_up(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """After a layer normalised a batch, let its running statistics learn from it."""
+        if not self.training or not isinstance(layer, _BatchNorm):
+            return
+        mean, variance = layer.running_mean, layer.running_var
+        assert mean is not None
+        assert variance is not None
+        values = inputs[0].transpose(0, 1).flatten(1).to(mean.dtype)
+        if values.shape[1] < 2:
+            return
+        found_variance, found_mean = torch.var_mean(values, dim=1)
+        mean.lerp_(found_mean, STATISTICS_RATE)
+        variance.lerp_(found_variance, STATISTICS_RATE)

@@ -66,7 +66,7 @@ class CropBank:
         composed = is_composed(crops)
         certain = frame["label_certain"].astype(bool).to_numpy()
         domains, _ = zip_codes(frame["source"].astype(str).tolist(), composed)
-        labels = torch.from_numpy(np.asarray(crops.labels)).to(device)
+        labels = torch.from_numpy(np.array(crops.labels)).to(device)
         return cls(images, labels, np.where(certain, 1.0, UNCERTAIN_WEIGHT), domains, composed)
 
     def take(self, indices: Tensor) -> Tensor:

@@ -71,6 +71,8 @@ class FinetuneTask(RunTask):
         averaged: Exponential average of its weights and running statistics; this is what is validated and kept.
     """
 
+    strategy_name = "ddp_find_unused_parameters_true"  # the encoder is unused while the head trains alone
+
     def __init__(
         self,
         settings: Settings,

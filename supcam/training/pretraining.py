@@ -43,8 +43,9 @@ from supcam.training.watching import (
     spread_over_types,
     uniformity,
 )
-from supcam.views import TrainViews, view_seeds
+from supcam.views import TrainViews, to_input, view_seeds
 
+CALIBRATION_CROPS = 128
 _CHECK_EVERY = 32
 
 
@@ -92,9 +93,13 @@ class PretrainTask(RunTask):
         super().__init__(identity, log_row, on_epoch)
         chosen = settings.pretrain
         self.settings, self.bank, self.validation, self.pictures = settings, bank, validation, pictures
-        self.network = ContrastiveNetwork(build_encoder(settings.model), chosen.projection)
+        self.network = ContrastiveNetwork(
+            build_encoder(settings.model), chosen.projection, batch_norm=settings.model.norm == "batch"
+        )
         channels_last(self.network)
         self.momentum = MomentumEncoder(self.network)
+        everything = spread_over_types(bank.labels.cpu().numpy(), CALIBRATION_CROPS)
+        self.momentum.calibrate(to_input(bank.take(torch.from_numpy(everything)).cpu()))
         self.queue = KeyQueue(chosen.queue_size, chosen.projection)
         self.views = TrainViews()
         self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
@@ -245,8 +250,7 @@ class PretrainTask(RunTask):
             return {}
         features, labels = self._features(self.validation, count)
         keys, key_labels = self.queue.keys[self.queue.valid], self.queue.labels[self.queue.valid]
-        with torch.no_grad():
-            projected = self.network.project(features)
+        projected = self._projected(features)
         voted = sensitivities(labels, nearest_neighbours(projected, keys, key_labels))
         row = {"knn_sensitivity": voted["macro_sensitivity"]}
         train, train_labels = self._features(self.bank, count)
@@ -254,6 +258,13 @@ class PretrainTask(RunTask):
             probed = linear_probe(train.double().cpu().numpy(), train_labels, features.double().cpu().numpy())
             row["probe_sensitivity"] = sensitivities(labels, probed)["macro_sensitivity"]
         return row
+
+    @torch.no_grad()
+    def _projected(self, features: Tensor) -> Tensor:
+        self.network.eval()
+        projected = self.network.project(features)
+        self.network.train()
+        return projected
 
     def _features(self, bank: CropBank, count: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
         labels = bank.labels.cpu().numpy()

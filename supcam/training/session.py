@@ -85,7 +85,10 @@ class RunTask(L.LightningModule):
 
     Attributes:
         history: One row of plain numbers per finished epoch, the same bytes in every run.
+        strategy_name: How several processes share the work.
     """
+
+    strategy_name = "ddp"
 
     def __init__(self, identity: dict[str, str], log_row: Log | None, on_epoch: OnEpoch | None) -> None:
         super().__init__()
@@ -187,7 +190,7 @@ class LiveProgress(L.Callback):
 
 
 def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: int, folder: Path) -> None:
-    """Train ``task``, from the last checkpoint in ``folder`` where there is one.
+    """Train ``task``, from the last checkpoint in ``folder`` where there is one; torchrun's processes share it.
 
     Raises:
         UsageError: for a checkpoint that is truncated or of another run.
@@ -203,7 +206,7 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=world if world > 1 else devices,
-        strategy="ddp_find_unused_parameters_true" if world > 1 else "auto",
+        strategy=task.strategy_name if world > 1 else "auto",
         precision=settings.runtime.precision,
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,

@@ -1,5 +1,7 @@
 """The key encoder: its average, its schedule, and that a key depends on its own crop alone."""
 
+import copy
+
 import pytest
 import torch
 
@@ -29,16 +31,20 @@ def test_weights_follow_the_average_of_a_loop(online: ContrastiveNetwork) -> Non
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_running_statistics_follow_and_counters_are_copied(online: ContrastiveNetwork) -> None:
+def test_running_statistics_are_those_of_the_batches_before(online: ContrastiveNetwork) -> None:
     keys = MomentumEncoder(online)
-    online.train()
-    for _ in range(30):
-        online(torch.rand(8, 1, 32, 32) + 3.0)
-        keys.update(online, 0.99)
-    theirs, mine = dict(online.named_buffers()), dict(keys.network.named_buffers())
-    name = "encoder.backbone.bn1.running_mean"
-    assert (mine[name] - theirs[name]).norm() < 0.5 * theirs[name].norm()
-    assert int(mine["encoder.backbone.bn1.num_batches_tracked"]) == 30
+    layer, batches = keys.network.encoder.backbone.bn1, [torch.rand(8, 1, 32, 32) + shift for shift in (0.0, 3.0)]
+    with torch.no_grad():
+        inputs = [keys.network.encoder.backbone.conv1(batch).transpose(0, 1).flatten(1) for batch in batches]
+    keys.calibrate(batches[0])
+    torch.testing.assert_close(layer.running_mean, inputs[0].mean(dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.running_var, inputs[0].var(dim=1), rtol=1e-4, atol=1e-5)
+    keys(batches[1])
+    mixed = 0.9 * inputs[0].mean(dim=1) + 0.1 * inputs[1].mean(dim=1)
+    torch.testing.assert_close(layer.running_mean, mixed, rtol=1e-4, atol=1e-5)
+    before = layer.running_mean.clone()
+    keys.eval()(batches[0])
+    assert torch.equal(layer.running_mean, before)
 
 
 def test_no_gradient_reaches_the_keys(online: ContrastiveNetwork) -> None:
@@ -50,12 +56,21 @@ def test_no_gradient_reaches_the_keys(online: ContrastiveNetwork) -> None:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_key_is_the_same_whatever_its_batch(norm: str) -> None:
     torch.manual_seed(0)
-    keys = MomentumEncoder(ContrastiveNetwork(build_encoder(ModelSettings(encoder="resnet10", norm=norm)), 16).double())
+    encoder = build_encoder(ModelSettings(encoder="resnet10", norm=norm))  # type: ignore[arg-type]
+    keys = MomentumEncoder(ContrastiveNetwork(encoder, 16, batch_norm=norm == "batch").double())
     keys.train()
     crops, order = torch.rand(12, 1, 32, 32, dtype=torch.float64), torch.randperm(12)
-    together = keys(crops)
-    torch.testing.assert_close(keys(crops[order]), together[order], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(torch.cat([keys(crop[None]) for crop in crops]), together, rtol=1e-12, atol=1e-12)
+    for _ in range(3):
+        keys(torch.rand(12, 1, 32, 32, dtype=torch.float64))
+    state = copy.deepcopy(keys.state_dict())
+
+    def fresh(batch: torch.Tensor) -> torch.Tensor:
+        keys.load_state_dict(state)
+        return keys(batch)
+
+    together = fresh(crops)
+    torch.testing.assert_close(fresh(crops[order]), together[order], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.cat([fresh(crop[None]) for crop in crops]), together, rtol=1e-10, atol=1e-10)
 
 
 def test_the_query_encoder_would_leak_without_it(online: ContrastiveNetwork) -> None:

@@ -1,0 +1,84 @@
+"""Batches: balanced over types and laboratories, enough real instances, the same plan everywhere."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supcam.training.crop_bank import CropBank
+from supcam.training.sampling import crop_probabilities, draw, epoch_plan, type_shares
+
+
+def bank_of(counts: tuple[int, int, int, int], *, domains: int = 1, doubtful: int = 0) -> CropBank:
+    labels = np.repeat(np.arange(4), counts)
+    weights = np.ones(len(labels))
+    weights[len(labels) - doubtful :] = 0.5
+    return CropBank(
+        images=torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8),
+        labels=torch.from_numpy(labels),
+        weights=weights,
+        domains=np.arange(len(labels)) % domains,
+        composed=np.zeros(len(labels), dtype=bool),
+    )
+
+
+def plan_of(bank: CropBank, batch: int, *, seed: int = 1, epoch: int = 0, balance: float = 1.0, share: float = 0.25):  # type: ignore[no-untyped-def]
+    return epoch_plan(bank, batch_size=batch, seed=seed, epoch=epoch, balance=balance, min_instance_share=share)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(*[st.integers(0, 40)] * 4).filter(lambda counts: sum(counts) >= 4),
+    st.integers(2, 24),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_every_batch_is_full_and_has_its_instances(
+    counts: tuple[int, int, int, int], batch: int, balance: float, share: float
+) -> None:
+    bank = bank_of(counts)
+    plan = plan_of(bank, batch, balance=balance, share=share)
+    labels = bank.labels.numpy()[plan]
+    assert plan.shape == (max(1, round(len(bank) / batch)), batch)
+    instances = (labels == 0).sum(axis=1)
+    if counts[0] and sum(counts[1:]):
+        assert (instances >= np.ceil(share * batch - 1e-9)).all()
+    assert set(np.unique(labels)) <= {code for code in range(4) if counts[code]}
+
+
+def test_full_balance_makes_types_equally_frequent_up_to_rounding() -> None:
+    labels = bank_of((900, 60, 30, 10)).labels.numpy()
+    counts = np.bincount(labels[plan_of(bank_of((900, 60, 30, 10)), 64)].ravel(), minlength=4)
+    assert np.ptp(counts) <= 1
+    per_batch = np.stack([np.bincount(row, minlength=4) for row in labels[plan_of(bank_of((900, 60, 30, 10)), 62)]])
+    assert np.abs(per_batch - 15.5).max() <= 1.5
+
+
+def test_without_balance_types_keep_their_frequencies_but_for_the_instance_floor() -> None:
+    np.testing.assert_allclose(type_shares(np.repeat([0, 1], [90, 10]), 0.0, 0.25), [0.9, 0.1, 0, 0])
+    np.testing.assert_allclose(type_shares(np.repeat([0, 1, 2], [10, 60, 30]), 0.0, 0.25), [0.25, 0.5, 0.25, 0])
+
+
+def test_every_crop_comes_up_its_expected_number_of_times() -> None:
+    crops, chances = np.arange(10), np.arange(1, 11) / 55.0
+    for seed in range(20):
+        found = np.bincount(draw(crops, chances, 110, np.random.default_rng(seed)), minlength=10)
+        assert (np.abs(found - 110 * chances) < 1.0 + 1e-9).all()
+
+
+def test_a_laboratory_counts_by_the_root_of_its_crops_and_doubt_by_half() -> None:
+    bank = bank_of((0, 100, 0, 0), doubtful=10)
+    bank = CropBank(bank.images, bank.labels, bank.weights, (np.arange(100) >= 64).astype(np.int64), bank.composed)
+    crops, chances = crop_probabilities(bank, 1)
+    small = np.sqrt(26 + 10 * 0.5)
+    assert chances[crops < 64].sum() == pytest.approx(8.0 / (8.0 + small))
+    assert chances[99] == pytest.approx(chances[70] / 2.0)
+
+
+def test_the_plan_depends_on_seed_and_epoch_alone() -> None:
+    bank = bank_of((30, 20, 10, 5))
+    first = plan_of(bank, 16, seed=3, epoch=2)
+    assert np.array_equal(first, plan_of(bank, 16, seed=3, epoch=2))
+    assert not np.array_equal(first, plan_of(bank, 16, seed=3, epoch=3))
+    assert not np.array_equal(first, plan_of(bank, 16, seed=4, epoch=2))

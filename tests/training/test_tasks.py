@@ -1,0 +1,222 @@
+"""Both steps as functions: same bytes twice, figures, pictures, prediction, and what they refuse."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from supcam.errors import SettingError, SupcamError, UsageError
+from supcam.models.classifier import InferenceModel
+from supcam.training.checkpoints import LAST
+from supcam.training.finetuning import FinetuneResult, finetune
+from supcam.training.prediction import load_classifier, predict_logits
+from supcam.training.pretraining import PretrainResult, PretrainTask, pretrain
+from tests.training.small import small_crops, small_settings
+
+VALIDATION = small_crops(per_type=4, seed=9)
+PRETRAIN_FIGURES = {
+    "loss", "loss_uniform", "anchors_with_positives", "anchors_without_negatives", "alignment", "uniformity",
+    "angle_least", "angle_mean", "knn_sensitivity", "probe_sensitivity", "learning_rate",
+    "queue_positives_0", "queue_positives_1", "queue_positives_2", "queue_positives_3",
+}  # fmt: skip
+MEASURED = {"seconds", "crops_per_second", "memory_mb"}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainResult, dict[int, dict[str, float]], Path]:
+    logged: dict[int, dict[str, float]] = {}
+    folder = tmp_path_factory.mktemp("pretrain")
+    result = pretrain(
+        small_crops(), VALIDATION, small_settings(), state_dir=folder / "state", pictures=folder / "pictures",
+        log=lambda figures, step: logged.update({step: dict(figures)}),
+    )  # fmt: skip
+    return result, logged, folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(
+    pretrained: tuple[PretrainResult, object, Path], tmp_path_factory: pytest.TempPathFactory
+) -> FinetuneResult:
+    folder = tmp_path_factory.mktemp("finetune")
+    settings = small_settings(finetune={"epochs": 20, "learning_rate": 0.05})
+    return finetune(small_crops(), VALIDATION, settings, pretrained[0].encoder_state, state_dir=folder)
+
+
+def test_pretraining_reports_every_epoch(pretrained: tuple[PretrainResult, dict[int, dict[str, float]], Path]) -> None:
+    result, logged, _ = pretrained
+    assert list(result.history["epoch"]) == [0, 1, 2, 3]
+    assert set(result.history.columns) == PRETRAIN_FIGURES | {"epoch"}
+    assert sorted(logged) == [0, 1, 2, 3]
+    assert set(logged[3]) == PRETRAIN_FIGURES | MEASURED
+    assert np.isfinite(result.history.to_numpy(dtype=float)).all()
+    assert result.history["anchors_with_positives"].iloc[-1] == 1.0
+    assert "4 epochs, loss" in result.summary
+
+
+def test_pretraining_pictures_start_middle_and_end(pretrained: tuple[PretrainResult, object, Path]) -> None:
+    folder = pretrained[2] / "pictures"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"embedding_{when}.png" for when in ("end", "middle", "start")
+    ]
+    with Image.open(folder / "embedding_end.png") as picture:
+        assert len(set(picture.convert("RGB").getdata())) > 100
+
+
+def test_two_runs_give_the_same_bytes(pretrained: tuple[PretrainResult, object, Path], tmp_path: Path) -> None:
+    first, again = pretrained[0], pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path)
+    assert [n for n in first.encoder_state if not torch.equal(first.encoder_state[n], again.encoder_state[n])] == []
+    assert first.history.to_csv() == again.history.to_csv()
+
+
+def test_another_seed_gives_other_weights(pretrained: tuple[PretrainResult, object, Path], tmp_path: Path) -> None:
+    other = pretrain(
+        small_crops(), VALIDATION, small_settings(runtime={"seed": 43}, pretrain={"epochs": 1}), state_dir=tmp_path
+    )
+    assert not torch.equal(
+        other.encoder_state["backbone.conv1.weight"], pretrained[0].encoder_state["backbone.conv1.weight"]
+    )
+
+
+def test_files_lie_in_the_state_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    pretrain(small_crops(), VALIDATION, small_settings(pretrain={"epochs": 1}), state_dir=tmp_path / "state")
+    assert list((tmp_path / "cwd").iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["finished.pt", "last.ckpt"]
+
+
+def test_accumulation_and_mixed_precision_run(tmp_path: Path) -> None:
+    settings = small_settings(
+        runtime={"precision": "bf16-mixed"},
+        pretrain={"epochs": 1, "accumulate": 2, "loss": "supcon_out", "margin_on": "all"},
+    )
+    assert np.isfinite(pretrain(small_crops(), VALIDATION, settings, state_dir=tmp_path).history["loss"]).all()
+
+
+def test_no_epochs_leave_the_random_encoder(tmp_path: Path) -> None:
+    result = pretrain(small_crops(), VALIDATION, small_settings(pretrain={"epochs": 0}), state_dir=tmp_path)
+    assert result.history.empty
+    assert torch.isfinite(result.encoder_state["backbone.conv1.weight"]).all()
+
+
+def test_a_stopped_run_stops(tmp_path: Path) -> None:
+    class Pruned(Exception):
+        pass
+
+    def stop(epoch: int, figures: Mapping[str, float]) -> None:
+        assert "knn_sensitivity" in figures
+        if epoch == 1:
+            raise Pruned
+
+    with pytest.raises(Pruned):
+        pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path, on_epoch=stop)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PretrainTask.training_step
+
+    def spoiled(task: PretrainTask, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = original(task, batch, batch_idx)
+        return loss * torch.nan if task.current_epoch == 2 else loss
+
+    monkeypatch.setattr(PretrainTask, "training_step", spoiled)
+    with pytest.raises(SupcamError, match=r"no finite numbers in epoch 2.*Lower pretrain.learning_rate \(now 0.06\)"):
+        pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path)
+    kept = torch.load(tmp_path / LAST, weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
+
+
+def test_finetuning_learns_the_drawn_types(finetuned: FinetuneResult) -> None:
+    assert finetuned.history["macro_sensitivity"].max() >= 0.8
+    assert finetuned.best_epoch == finetuned.history["macro_sensitivity"][::-1].idxmax() or (
+        finetuned.history["macro_sensitivity"][finetuned.best_epoch] == finetuned.history["macro_sensitivity"].max()
+    )
+    assert f"best {finetuned.best_epoch}" in finetuned.summary
+
+
+def test_the_head_trains_alone_first(pretrained: tuple[PretrainResult, object, Path], tmp_path: Path) -> None:
+    settings = small_settings(finetune={"epochs": 2, "head_epochs": 1, "average": 0.0})
+    kept: dict[str, torch.Tensor] = {}
+    state = pretrained[0].encoder_state
+
+    def stop_after_the_head(epoch: int, figures: Mapping[str, float]) -> None:
+        raise InterruptedError
+
+    monkey = pytest.MonkeyPatch()
+    from supcam.training.finetuning import FinetuneTask
+
+    original = FinetuneTask.finish_epoch
+
+    def keep(task: FinetuneTask, row: Mapping[str, float]) -> None:
+        kept.update({name: value.clone() for name, value in task.classifier.encoder.state_dict().items()})
+        original(task, row)
+
+    monkey.setattr(FinetuneTask, "finish_epoch", keep)
+    with monkey.context(), pytest.raises(InterruptedError):
+        finetune(small_crops(), VALIDATION, settings, state, state_dir=tmp_path, on_epoch=stop_after_the_head)
+    monkey.undo()
+    assert [name for name in state if not torch.equal(kept[name], state[name])] == []
+
+
+def test_predicted_logits_are_those_of_the_packaged_model(finetuned: FinetuneResult) -> None:
+    settings = small_settings()
+    logits = predict_logits(finetuned.model_state, VALIDATION, settings)
+    model = InferenceModel(load_classifier(finetuned.model_state, settings), views=8).eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(VALIDATION.canvas(32)))
+    assert logits.shape == (16, 4)
+    assert logits.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(logits).softmax(dim=1), expected, rtol=1e-4, atol=1e-5)
+    assert predict_logits(finetuned.model_state, VALIDATION.subset([]), settings).shape == (0, 4)
+
+
+def test_composites_are_left_out_when_the_setting_says_so(tmp_path: Path) -> None:
+    settings = small_settings(finetune={"use_composed": False, "epochs": 1, "batch_size": 32})
+    with pytest.raises(SettingError, match=r"finetune.batch_size = 32 is not allowed.*training crops, 25"):
+        finetune(small_crops(composed=5), VALIDATION, settings, None, state_dir=tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["finetune", "predict"])
+def test_weights_of_another_architecture_are_refused(
+    stage: str, pretrained: tuple[PretrainResult, object, Path], finetuned: FinetuneResult, tmp_path: Path
+) -> None:
+    other = small_settings(model={"encoder": "resnet18"})
+    with pytest.raises(UsageError, match=r"do not fit the encoder resnet18 with batch normalisation"):
+        if stage == "finetune":
+            finetune(small_crops(), VALIDATION, other, pretrained[0].encoder_state, state_dir=tmp_path)
+        else:
+            predict_logits(finetuned.model_state, VALIDATION, other)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"temperature": 0.001}, r"pretrain.temperature = 0.001 is not allowed"),
+        ({"margin": 1.6}, r"pretrain.margin = 1.6 is not allowed"),
+        ({"queue_size": 4}, r"queue_size 4 must be at least batch_size 8"),
+    ],
+)
+def test_settings_out_of_range_are_refused(section: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        small_settings(pretrain=section)
+
+
+def test_a_missing_gpu_is_named(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingError, match=r"runtime.device = 'cuda' is not allowed; allowed: auto or cpu"):
+        pretrain(small_crops(), VALIDATION, small_settings(runtime={"device": "cuda"}), state_dir=tmp_path)
+
+
+def test_histories_are_plain_tables(finetuned: FinetuneResult, tmp_path: Path) -> None:
+    finetuned.history.to_csv(tmp_path / "history.csv", index=False)
+    read = pd.read_csv(tmp_path / "history.csv")
+    assert {"epoch", "loss", "validation_loss", "accuracy", "macro_sensitivity"} <= set(read.columns)
+    assert not MEASURED & set(read.columns)
