@@ -37,6 +37,14 @@ class Predictor:
         self.card: Mapping[str, Any] = engine.card
         self.origin = origin
 
+    def canvas(self, crop: Source) -> NDArray[np.uint8]:
+        """The square the model sees for one crop, (1, S, S) on white.
+
+        Raises:
+            ImageError: for a crop that cannot be read.
+        """
+        return self._engine.canvas(crop)
+
     def predict(self, crops: "Source | Iterable[Source] | pd.DataFrame", *, errors: str = "raise") -> pd.DataFrame:
         """Type of each crop.
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
 
 
 def _race(uri: str, candidate: int, start: Any, results: Any) -> None:
-    start.wait()
+    start.wait(timeout=120)
     try:
         results.put((candidate, go(uri, candidate=candidate, settings=FLOORS_ONLY).outcome))
     except Busy as error:
@@ -177,12 +176,10 @@ def _race(uri: str, candidate: int, start: Any, results: Any) -> None:
 
 def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registry) -> None:
     context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
+    start, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_race, args=(two_versions.uri, number, start, results)) for number in (1, 2)]
     for worker in workers:
         worker.start()
-    time.sleep(6)  # both have imported what they need
-    start.set()
     outcomes = dict(results.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join()

@@ -1,0 +1,232 @@
+"""Inference: our client beside bare ONNX Runtime, eager torch and mlflow.pytorch, and what its start costs."""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from supcam.cluster_type import TYPE_LABELS
+from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
+from supcam.registry.client import Predictor, load_production
+from supcam.registry.engine import GRAPH_FILE, PROBABILITY_COLUMNS, open_session
+from supcam.settings import ModelSettings
+
+SIZE = 64
+BATCH = 64
+ENCODER = "resnet10"
+
+LIGHT_START = """
+import sys, time
+start = time.perf_counter()
+import supcam
+answer = supcam.load_production(sys.argv[1]).predict(sys.argv[2])
+assert len(answer) == 1 and "torch" not in sys.modules
+# Not getrusage: its peak starts from the memory of the process that started this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
+"""
+TORCH_START = """
+import sys, time
+start = time.perf_counter()
+import torch
+from safetensors.torch import load_file
+from supcam.data.images import decode_crop, letterbox
+from supcam.models.classifier import ClusterClassifier, InferenceModel
+from supcam.models.encoders import build_encoder
+from supcam.settings import ModelSettings
+model = InferenceModel(ClusterClassifier(build_encoder(ModelSettings(encoder=sys.argv[3]))), views=8).eval()
+model.load_state_dict(load_file(sys.argv[1] + "/weights.safetensors"))
+with torch.inference_mode():
+    answer = model(torch.from_numpy(letterbox(decode_crop(sys.argv[2]), 64)[None, None].copy()))
+assert answer.shape == (1, 4)
+# Not getrusage: its peak starts from the memory of the process that started this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a minute: fewer crops and repeats")
+    quick = parser.parse_args(arguments).quick
+    with tempfile.TemporaryDirectory() as scratch:
+        module = make_model()
+        crops = drawn(256 if quick else 1024)
+        package = make_package(module, crops, Path(scratch) / "package")
+        _batches(module, package, crops, Path(scratch), 2 if quick else 5)
+        _singles(package, crops, 100 if quick else 500)
+        _starts(package, crops[0], Path(scratch), 1 if quick else 5)
+
+
+def make_model() -> Any:
+    """The classifier as it is packaged, untrained: weights do not change its time."""
+    import torch
+
+    from supcam.models.classifier import ClusterClassifier, InferenceModel
+    from supcam.models.encoders import build_encoder
+
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    return InferenceModel(ClusterClassifier(build_encoder(ModelSettings(encoder=ENCODER))), views=8).eval()
+
+
+def drawn(count: int) -> list[bytes]:
+    """PNG files of bars on white, 60 to 110 pixels a side."""
+    generator = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        height, width = generator.integers(60, 110, 2)
+        crop = np.full((height, width), 255, dtype=np.uint8)
+        crop[height // 4 : height // 2, 8:-8] = generator.integers(40, 180, (height // 2 - height // 4, width - 16))
+        buffer = io.BytesIO()
+        Image.fromarray(crop).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    return files
+
+
+def make_package(module: Any, crops: list[bytes], out: Path) -> Path:
+    """Package the model with a card that names it a benchmark."""
+    from supcam.data.images import decode_crop, letterbox
+    from supcam.registry.package import package_model
+
+    rows = pd.DataFrame({"sha256": [f"{index:064d}" for index in range(16)], "type": [TYPE_LABELS[0]] * 16})
+    card = ModelCard(
+        input=InputCard(size=SIZE),
+        encoder=ENCODER,
+        settings={"benchmark": True},
+        data=DataCard(manifest_hash="benchmark", split_hash="benchmark"),
+        code_hash="benchmark",
+        metrics={},
+        sensitivity={label: Figure(value=0, crops=0) for label in TYPE_LABELS},
+    )
+    canvases = np.stack([letterbox(decode_crop(crop), SIZE)[np.newaxis] for crop in crops[:16]])
+    return package_model(module, card, out, split=rows.assign(split="test"), test=rows, canvases=canvases)
+
+
+def _batches(module: Any, package: Path, crops: list[bytes], scratch: Path, repeats: int) -> None:
+    predictor = load_production(str(package))
+    tensors = _tensors(predictor, crops)
+    sides = {
+        "client": lambda: predictor.predict(crops),
+        "onnx": _bare_onnx(package, tensors),
+        "torch": _eager_torch(module, tensors),
+        "mlflow_pytorch": _mlflow_pytorch(module, tensors, scratch),
+    }
+    agreed = predictor.predict(crops[:8])[list(PROBABILITY_COLUMNS)].to_numpy()
+    seconds = _side_by_side(sides, repeats)
+    told: dict[str, object] = {
+        f"{name}_crops_per_second": round(len(crops) / value, 1) for name, value in seconds.items()
+    }
+    told |= {"crops": len(crops), "batch": BATCH, "encoder": ENCODER, "size": SIZE, "views": 8}
+    assert agreed.shape == (8, 4)
+    row("batch_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **told, limit=1.2)
+    row("batch_over_torch", seconds["client"] / seconds["torch"], "ratio", **told)
+    row("batch_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **told)
+
+
+def _singles(package: Path, crops: list[bytes], count: int) -> None:
+    predictor = load_production(str(package))
+    tensors = _tensors(predictor, crops[:count])
+    session = open_session(package / GRAPH_FILE)
+    ours, bare = [], []
+    for index in range(min(count, len(crops))):
+        ours.append(_seconds(lambda crop=crops[index]: predictor.predict(crop)))  # type: ignore[misc]
+        bare.append(_seconds(lambda at=index: session.run(None, {"image": tensors[at : at + 1]})))  # type: ignore[misc]
+    told = {"client_ms": round(median(ours) * 1000, 3), "onnx_ms": round(median(bare) * 1000, 3)}
+    row("single_over_onnx", median(ours) / median(bare), "ratio", **told, limit=1.5)
+
+
+def _starts(package: Path, crop: bytes, scratch: Path, repeats: int) -> None:
+    image = scratch / "crop.png"
+    image.write_bytes(crop)
+    found: dict[str, tuple[float, float]] = {}
+    for name, code in (("client", LIGHT_START), ("torch", TORCH_START)):
+        runs = [_start(code, package, image) for _ in range(repeats)]
+        found[name] = (median(run[0] for run in runs), median(run[1] for run in runs))
+    told = {"what": "import, load a pulled model, predict one file", "repeats": repeats}
+    row("client_cold_start_seconds", found["client"][0], "s", torch_seconds=round(found["torch"][0], 3), **told)
+    row("client_peak_mb", found["client"][1], "MB", torch_mb=round(found["torch"][1], 1), **told)
+
+
+def _start(code: str, package: Path, image: Path) -> tuple[float, float]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package), str(image), ENCODER], capture_output=True, text=True, check=True
+    )
+    seconds, megabytes = done.stdout.split()
+    return float(seconds), float(megabytes)
+
+
+def _tensors(predictor: Predictor, crops: list[bytes]) -> NDArray[np.uint8]:
+    return np.stack([predictor.canvas(crop) for crop in crops])
+
+
+def _bare_onnx(package: Path, tensors: NDArray[np.uint8]) -> Callable[[], object]:
+    session = open_session(package / GRAPH_FILE)
+    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
+    return lambda: [session.run(None, {"image": batch}) for batch in batches]
+
+
+def _eager_torch(module: Any, tensors: NDArray[np.uint8]) -> Callable[[], object]:
+    import torch
+
+    batches = torch.split(torch.from_numpy(tensors), BATCH)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return [module(batch) for batch in batches]
+
+    return run
+
+
+def _mlflow_pytorch(module: Any, tensors: NDArray[np.uint8], scratch: Path) -> Callable[[], object]:
+    """The same model as MLflow's own flavour stores it, behind the same pyfunc interface, on ready tensors."""
+    import supcam.models.torchvision_cpu  # noqa: F401, I001  # before MLflow imports torchvision
+    import mlflow
+
+    # A traced graph would be another model than the eager one; pickled, the module runs as it is.
+    mlflow.pytorch.save_model(
+        module, str(scratch / "flavor"), pip_requirements=["torch"], serialization_format="pickle"
+    )
+    loaded = mlflow.pyfunc.load_model(str(scratch / "flavor"))
+    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
+    return lambda: [loaded.predict(batch) for batch in batches]
+
+
+def _side_by_side(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, taken in turns so that a busy machine slows them all."""
+    for run in sides.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            times[name].append(_seconds(run))
+    return {name: median(values) for name, values in times.items()}
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def row(name: str, value: float | None, unit: str, **explained: object) -> None:
+    """Print one figure."""
+    rounded = None if value is None else round(value, 4)
+    print(json.dumps({"name": name, "value": rounded, "unit": unit, **explained}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
