@@ -18,7 +18,10 @@ _QUIET = {
 
 
 def quiet() -> None:
-    """Keep the libraries from calling home and from chatter; call it before any of them is imported. A value set by the user stays."""
+    """Keep the libraries from calling home and from chatter; call it before any of them is imported.
+
+    A value set by the user stays.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 

@@ -176,7 +176,6 @@ def claim(study: Any, storage: str, settings: Settings, on_lost: Any = None) -> 
 
     A lost attempt is repeated at the same point. The first slot is the null baseline.
     """
-    import optuna
 
     with exclusive(storage, study.study_name), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,13 +191,7 @@ def claim(study: Any, storage: str, settings: Settings, on_lost: Any = None) -> 
             slot = free
             attrs = {"slot": slot, "owner": owner()}
             study.enqueue_trial(_fixed(slots.get(slot, []), slot, settings), user_attrs=attrs)
-        study.sampler = optuna.samplers.TPESampler(
-            seed=_seed(settings, slot),
-            n_startup_trials=settings.tune.startup_trials,
-            multivariate=True,
-            warn_independent_sampling=False,
-            constant_liar=True,
-        )
+        study.sampler = sampler(settings, slot)
         trial = study.ask()
         trial.set_user_attr("owner", owner())
         trial.storage.record_heartbeat(trial._trial_id)
@@ -243,11 +236,18 @@ def point_of(trial: Any, settings: Settings) -> Point:
     return point
 
 
-def _seed(settings: Settings, slot: int) -> int:
-    """Another seed for every slot: a resumed study must not draw the points of its first trials again."""
+def sampler(settings: Settings, slot: int) -> Any:
+    """The sampler of one slot, seeded by it: a resumed study must not draw the points of its first trials again."""
     import numpy as np
+    import optuna
 
-    return int(np.random.SeedSequence([settings.runtime.seed, slot]).generate_state(1)[0])
+    return optuna.samplers.TPESampler(
+        seed=int(np.random.SeedSequence([settings.runtime.seed, slot]).generate_state(1)[0]),
+        n_startup_trials=settings.tune.startup_trials,
+        multivariate=True,
+        warn_independent_sampling=False,
+        constant_liar=True,
+    )
 
 
 def _fail_lost(study: Any, on_lost: Any) -> None:
