@@ -14,7 +14,8 @@ def split(stage: Stage) -> str:
     previous = read_assignments(stage.place.find("split/assignments.csv") or stage.out / "assignments.csv")
     divided, report = split_manifest(frame, stage.settings.split, previous, linked=validation["linked"])
     write_split(divided, report, stage.out)
-    return report.summary
+    stage.run.log({"groups_kept": report.kept, "groups_assigned": report.assigned})
+    return "\n".join([report.summary, *(f"warning: {warning}" for warning in report.warnings)])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def aliases(project: Path) -> dict[str, str]:
 
 def test_a_model_is_in_production(project: Path) -> None:
     decision = json.loads((project / "outputs/promote/decision.json").read_text(encoding="utf-8"))
-    assert decision["verdict"] == "promoted"
+    assert decision["outcome"] == "promoted"
     assert aliases(project)["production"] == aliases(project)["candidate"]
 
 

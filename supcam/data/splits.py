@@ -52,8 +52,9 @@ class SplitReport:
         )
 
     def to_json(self, path: Path) -> None:
-        """Write the report."""
-        write_text(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+        """Write the report; equal splits give equal bytes, whether a group was kept or assigned just now."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("kept", "assigned")}
+        write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def split_manifest(
