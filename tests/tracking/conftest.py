@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
     (root / "code" / "__pycache__" / "part.pyc").write_bytes(b"compiled")
     (root / "params.yaml").write_text("tune:\n  rate: 1e-4\n  trials: 3\n  sure: no\nevaluate:\n  seed: 7\n")
     (root / "dvc.yaml").write_text(
-        "stages:\n  tune:\n    cmd: python -c \"open('result.csv','w').write('x')\"\n"
+        f"stages:\n  tune:\n    cmd: {sys.executable} -c \"open('result.csv','w').write('x')\"\n"
         "    deps: [data, code, data/manifest.csv]\n    params: [tune, evaluate.seed]\n    outs: [result.csv]\n"
     )
     (root / ".dvcignore").write_text("# compiled files are no code\n__pycache__/\n")

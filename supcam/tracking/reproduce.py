@@ -1,0 +1,260 @@
+"""Rebuild a run from what it recorded: the commands, the refusal when that is not enough, and the comparison."""
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from supcam.errors import GateRefused, SupcamError, UsageError
+from supcam.settings import Settings, parse_settings, save_settings
+from supcam.tracking.provenance import device_name, package_versions
+from supcam.tracking.runs import open_client
+from supcam.tracking.spool import unsent_folder
+
+# Stages after this one only touch the registry.
+_LAST = "evaluate"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One output file of the rebuilt stage against the run's artifact.
+
+    Attributes:
+        name: Path below the outputs of the stage.
+        equal: Whether the bytes are the same.
+        detail: The largest difference of a figure, where the file holds figures, or what is missing.
+    """
+
+    name: str
+    equal: bool
+    detail: str
+
+
+@dataclass
+class Reproduction:
+    """How to rebuild one run.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage (of a promotion: the evaluation it rests on).
+        folder: Where the project is rebuilt, a git worktree of its own with a store of its own.
+        commands: What to type, in order, from the project root.
+        warnings: Why figures may differ: other packages, device or thread count.
+    """
+
+    run_id: str
+    stage: str
+    folder: Path
+    commands: list[list[str]]
+    warnings: list[str] = field(default_factory=list)
+    artifacts: Path | None = None
+
+    @property
+    def text(self) -> str:
+        """The commands as lines for a shell."""
+        return "\n".join(shlex.join(command) for command in self.commands)
+
+    def execute(self, root: Path) -> list[Difference]:
+        """Run the commands, then compare every artifact of the stage with the rebuilt file.
+
+        Raises:
+            SupcamError: when a command fails; the folder is kept to look at.
+        """
+        for command in self.commands:
+            done = subprocess.run(command, cwd=root, check=False)
+            if done.returncode != 0:
+                raise SupcamError(
+                    f"rebuilding run {self.run_id} stopped: `{shlex.join(command)}` ended {done.returncode}. "
+                    f"See {self.folder}; remove it with: git worktree remove --force {self.folder}"
+                )
+        return self.compare()
+
+    def compare(self) -> list[Difference]:
+        """Every artifact of the stage against the file in the rebuilt folder."""
+        if self.artifacts is None:
+            return []
+        rebuilt = self.folder / "outputs" / self.stage
+        names = sorted(path.relative_to(self.artifacts) for path in self.artifacts.rglob("*") if path.is_file())
+        return [_difference(str(name), self.artifacts / name, rebuilt / name) for name in names]
+
+
+def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
+    """Plan to rebuild a run into ``folder``, which must not exist.
+
+    Raises:
+        UsageError: for an unknown run or a folder that exists.
+        GateRefused: when the run did not record enough, or what it needs is gone; the message says what.
+    """
+    if folder.exists():
+        raise UsageError(f"folder {folder} exists; a run is rebuilt into a new one. Name another with --into.")
+    client = open_client(root)
+    run = _run(client, run_id)
+    tags, stage = run.data.tags, run.data.tags.get("supcam.stage", "")
+    target = _LAST if stage in ("promote", "main") else stage
+    commit = _commit(root, run_id, tags)
+    kept = unsent_folder(root).parent / "reproduce" / run_id
+    kept.mkdir(parents=True, exist_ok=True)
+    settings = _settings(client, run_id, kept)
+    commands = [["git", "worktree", "add", "--detach", str(folder), commit]]
+    if tags.get("supcam.git.dirty") == "true":
+        commands.append(["git", "-C", str(folder), "apply", str(_patch(client, run_id, kept))])
+    save_settings(settings, kept / "params.yaml")
+    if _differs(root, commit, settings):
+        commands.append(["cp", str(kept / "params.yaml"), str(folder / "params.yaml")])
+    commands += _data_commands(root, folder, commit, tags, run_id, kept)
+    commands.append([sys.executable, "-c", _REPRO, str(folder), target])
+    artifacts = _artifacts(client, run_id, target, kept)
+    return Reproduction(run_id, target, folder, commands, _warnings(tags, settings), artifacts)
+
+
+# In the folder itself, so that its code runs and not the one that is installed; never into this project's store.
+_REPRO = (
+    "import os, subprocess, sys; os.environ.pop('MLFLOW_TRACKING_URI', None); "
+    "sys.exit(subprocess.call([sys.executable, '-m', 'dvc', 'repro', sys.argv[2]], cwd=sys.argv[1]))"
+)
+
+
+def _run(client: Any, run_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException:
+        raise UsageError(
+            f"run {run_id!r} is not in the tracking store. The MLflow page lists them: supcam ui"
+        ) from None
+
+
+def _commit(root: Path, run_id: str, tags: dict[str, str]) -> str:
+    if not tags.get("supcam.stage"):
+        raise GateRefused(f"run {run_id} cannot be rebuilt: it is no run of a stage. Name the run of a stage.")
+    if tags.get("supcam.from_run"):
+        raise GateRefused(
+            f"run {run_id} cannot be rebuilt alone: it took its inputs from run {tags['supcam.from_run']}. "
+            f"Rebuild that one, then: mlflow run . -e {tags['supcam.stage']} -P from_run={tags['supcam.from_run']}"
+        )
+    commit = tags.get("supcam.git.commit")
+    if commit is None:
+        raise GateRefused(f"run {run_id} cannot be rebuilt: it ran outside of git, so its code is not known.")
+    known = subprocess.run(
+        ["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=root, capture_output=True, check=False
+    )
+    if known.returncode != 0:
+        raise GateRefused(
+            f"run {run_id} cannot be rebuilt: its commit {commit} is not in this repository. Fetch it: git fetch --all"
+        )
+    return commit
+
+
+def _patch(client: Any, run_id: str, kept: Path) -> Path:
+    path = _download(client, run_id, "changes.patch", kept)
+    if path is None or not path.stat().st_size:
+        raise GateRefused(
+            f"run {run_id} cannot be rebuilt: the code had changes that were not committed and are not kept with "
+            "the run (they are kept up to 5 MB). Commit before a run that has to be rebuilt."
+        )
+    return path
+
+
+def _settings(client: Any, run_id: str, kept: Path) -> Settings:
+    path = _download(client, run_id, "settings.json", kept)
+    if path is None:
+        raise GateRefused(f"run {run_id} cannot be rebuilt: its artifact settings.json is gone.")
+    return parse_settings(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _differs(root: Path, commit: str, settings: Settings) -> bool:
+    """Whether the run had other settings than ``params.yaml`` of its commit (an override, a profile, a change)."""
+    shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], cwd=root, capture_output=True, check=False)
+    if shown.returncode != 0:
+        return True
+    try:
+        return parse_settings(yaml.safe_load(shown.stdout) or {}) != settings
+    except UsageError:
+        return True
+
+
+def _data_commands(
+    root: Path, folder: Path, commit: str, tags: dict[str, str], run_id: str, kept: Path
+) -> list[list[str]]:
+    wanted = tags.get("supcam.dep/data")
+    text = subprocess.run(["git", "show", f"{commit}:data.dvc"], cwd=root, capture_output=True, check=False).stdout
+    if wanted is None or not text:
+        return []
+    dvc = [sys.executable, "-m", "dvc"]
+    commands = [[*dvc, "--cd", str(folder), "config", "--local", "cache.dir", str(root / ".dvc" / "cache")]]
+    if yaml.safe_load(text)["outs"][0].get("md5") != wanted:
+        if not (root / ".dvc" / "cache" / "files" / "md5" / wanted[:2] / wanted[2:]).is_file():
+            raise GateRefused(
+                f"run {run_id} cannot be rebuilt: its data (hash {wanted}) is neither that of data.dvc at {commit[:12]} "
+                "nor in the DVC cache. Data that a run is to be rebuilt from must be recorded: supcam import or dvc add."
+            )
+        # Without size and count, which DVC does not need to check data out.
+        (kept / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": wanted, "hash": "md5", "path": "data"}]}))
+        commands.append(["cp", str(kept / "data.dvc"), str(folder / "data.dvc")])
+    commands.append([*dvc, "--cd", str(folder), "pull", "--allow-missing", "data.dvc"])
+    return commands
+
+
+def _artifacts(client: Any, run_id: str, stage: str, kept: Path) -> Path | None:
+    return _download(client, run_id, f"outputs/{stage}", kept)
+
+
+def _download(client: Any, run_id: str, name: str, kept: Path) -> Path | None:
+    try:
+        path = Path(client.download_artifacts(run_id, name, str(kept)))
+    except Exception:
+        return None
+    return path if path.exists() else None
+
+
+def _warnings(tags: dict[str, str], settings: Settings) -> list[str]:
+    recorded = json.loads(tags.get("supcam.versions", "{}"))
+    here = package_versions()
+    found = [
+        f"{name} was {version}, here it is {here.get(name, 'missing')}"
+        for name, version in recorded.items()
+        if here.get(name) != version
+    ]
+    device = device_name(settings.runtime.device)
+    if tags.get("supcam.device") != device:
+        found.append(f"the run was on {tags.get('supcam.device')}, this machine has {device}")
+    return [f"figures may differ: {text}" for text in found]
+
+
+def _difference(name: str, recorded: Path, rebuilt: Path) -> Difference:
+    if not rebuilt.is_file():
+        return Difference(name, False, "was not rebuilt")
+    if recorded.read_bytes() == rebuilt.read_bytes():
+        return Difference(name, True, "the same bytes")
+    if recorded.suffix == ".json":
+        pair = [dict(_numbers(json.loads(path.read_text(encoding="utf-8")))) for path in (recorded, rebuilt)]
+        return Difference(name, False, _largest(pair[0], pair[1]))
+    if recorded.suffix == ".csv":
+        tables = [pd.read_csv(path).select_dtypes("number") for path in (recorded, rebuilt)]
+        if tables[0].shape == tables[1].shape:
+            flat = [{f"{c}[{r}]": float(v) for c in t.columns for r, v in enumerate(t[c].to_numpy())} for t in tables]
+            return Difference(name, False, _largest(flat[0], flat[1]))
+    return Difference(name, False, "other bytes")
+
+
+def _numbers(value: Any, prefix: str = "") -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in _numbers(inner, f"{prefix}{key}.")]
+    return [(prefix.rstrip("."), float(value))] if isinstance(value, int | float) else []
+
+
+def _largest(first: dict[str, float], second: dict[str, float]) -> str:
+    gaps = {name: abs(first[name] - second[name]) for name in first.keys() & second.keys()}
+    gaps = {name: gap for name, gap in gaps.items() if gap and not math.isnan(gap)}
+    if not gaps:
+        return "figures equal, other bytes"
+    name = max(sorted(gaps), key=lambda key: gaps[key])
+    return f"{name} differs most: {first[name]:.6g}, rebuilt {second[name]:.6g}"
