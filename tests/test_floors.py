@@ -36,8 +36,8 @@ LAZY = {("supcam", "supcam.registry")}
 
 TOP_LEVEL = {
     ".ci", ".dvc", ".dvcignore", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "LICENSE", "MLproject",
-    "Makefile", "README.md", "benchmarks", "data.dvc", "docs", "dvc.lock", "dvc.yaml", "outputs", "params.yaml",
-    "pipelines", "pyproject.toml", "python_env.yaml", "requirements.lock", "supcam", "tests",
+    "Makefile", "README.md", "benchmarks", "data.dvc", "docs", "dvc.lock", "dvc.yaml", "examples", "outputs",
+    "params.yaml", "pipelines", "pyproject.toml", "python_env.yaml", "requirements.lock", "supcam", "tests",
 }  # fmt: skip
 
 
