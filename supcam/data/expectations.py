@@ -1,6 +1,5 @@
 """The gate of the data: suites of Great Expectations on raw crops, splits and composed crops."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -11,12 +10,14 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
 from supcam.data.images import decode_crop
+from supcam.data.judge import judge
 from supcam.data.manifest import manifest_hash
 from supcam.data.measure import OK, Progress, linked_groups, measure_crops, near_duplicates, same_values
-from supcam.data.reports import RuleResult, ValidationReport, failing_frame, write_page
-from supcam.data.rules import REQUIRED, Rule, composed_rules, raw_rules, split_rules
+from supcam.data.reports import ValidationReport, write_page
+from supcam.data.rules import composed_rules, raw_rules, split_rules
+from supcam.data.sources import is_image
 from supcam.data.splits import PARTS
-from supcam.errors import MissingExtra, UsageError
+from supcam.errors import UsageError
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 # Sides of the boxes of two near duplicates differ at most by this share.
@@ -25,7 +26,6 @@ SIZE_RATIO = 0.1
 _BLENDING_FLOOR = 40
 # Grey levels by which turning and scaling a crop may leave its range.
 _OVERSHOOT = 8
-_VERDICTS = {"stop": "failed", "warn": "warning"}
 
 
 def validate_crops(
@@ -57,7 +57,8 @@ def validate_crops(
         facts[f"{name}_deviation"] = _deviation(facts, name)
     links = linked_groups([(group[0], other) for group in [*same, *alike] for other in group[1:]])
     linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in links)
-    report = _judge("raw", facts, _per_type(facts, settings.min_crops_per_type), rules, manifest_hash(frame), linked)
+    tables = {"type": _per_type(facts, settings.min_crops_per_type), "file": _unlisted(facts, root)}
+    report = judge("raw", facts, tables, rules, manifest_hash(frame), linked)
     return _finished(report, root, docs)
 
 
@@ -90,7 +91,7 @@ def validate_splits(
     cells = [(f"{part} {kind}", int(counts.loc[part, kind])) for part in PARTS for kind in TYPE_LABELS]  # type: ignore[arg-type]
     present = set(facts["type"])
     table = pd.DataFrame([cell for cell in cells if cell[0].split(" ")[1] in present], columns=["type", "count"])
-    report = _judge("splits", facts, table, split_rules(settings, by_case), manifest_hash(frame), [])
+    report = judge("splits", facts, {"type": table}, split_rules(settings, by_case), manifest_hash(frame), [])
     return _finished(report, root, docs)
 
 
@@ -126,7 +127,7 @@ def validate_composed(
     asked = {"all": requested} if isinstance(requested, int) else requested or {}
     missing = [(kind, 1 - int(made.get(kind, 0)) / count) for kind, count in asked.items() if count]
     table = pd.DataFrame(missing, columns=["type", "missing"])
-    return _finished(_judge("composed", facts, table, rules, manifest_hash(frame), []), root, docs)
+    return _finished(judge("composed", facts, {"type": table}, rules, manifest_hash(frame), []), root, docs)
 
 
 def _refuse_empty(frame: pd.DataFrame, what: str) -> None:
@@ -179,6 +180,14 @@ def _per_type(facts: pd.DataFrame, least: int) -> pd.DataFrame:
     return pd.DataFrame(rows if least else [], columns=["type", "count"])
 
 
+def _unlisted(facts: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Images below ``crops/`` that no row names: they would be left out in silence."""
+    listed = set(facts["path"])
+    found = (path.relative_to(root).as_posix() for path in sorted((root / "crops").rglob("*")) if is_image(path.name))
+    rows = [(path, path, "not in the manifest") for path in found if path not in listed]
+    return pd.DataFrame(rows, columns=["type", "path", "listed"])
+
+
 def _darkest(sources: pd.DataFrame, root: Path | None) -> tuple[int, int]:
     """Range of the darkest pixel of real crops; where densities add, a composite may go down to the blending floor."""
     if root is None:
@@ -212,88 +221,3 @@ def _parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> list[str]:
             ids.append(open_id)
             open_id = ""
     return [*ids, open_id] if open_id else ids
-
-
-def _judge(
-    suite: str, facts: pd.DataFrame, per_type: pd.DataFrame, rules: list[Rule], digest: str, linked: list[list[str]]
-) -> ValidationReport:
-    facts = facts.assign(line=range(2, len(facts) + 2))
-    for name in set(REQUIRED) & set(facts.columns):
-        facts[name] = facts[name].replace("", None)
-    per_type = per_type.assign(line=0, crop_id=per_type["type"])
-    rows = _run(f"{suite}_crops", facts, [rule for rule in rules if rule.per == "crop"])
-    if len(per_type):
-        rows += _run(f"{suite}_types", per_type, [rule for rule in rules if rule.per == "type"])
-    order = {rule.name: index for index, rule in enumerate(rules)}
-    rows.sort(key=lambda row: (order[str(row["rule"])], row["line"]))
-    paths = dict(zip(facts["line"], facts["path"].fillna(""), strict=True))
-    for row in rows:
-        row["path"] = paths.get(row["line"], "")
-    failing = failing_frame(rows)
-    counts = failing["rule"].value_counts()
-    severities = {rule.name: rule.severity for rule in rules}
-    results = [
-        RuleResult(name, severity, _VERDICTS[severity] if counts.get(name, 0) else "passed", int(counts.get(name, 0)))
-        for name, severity in severities.items()
-    ]
-    return ValidationReport(suite, len(facts), digest, results, failing, linked)
-
-
-def _run(name: str, facts: pd.DataFrame, rules: list[Rule]) -> list[dict[str, object]]:
-    """Let Great Expectations judge a table in memory and list every row it finds failing."""
-    gx = _great_expectations()
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("supcam").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": facts})
-    suite = gx.ExpectationSuite(
-        name=name, expectations=[_expectation(gx, rule, index) for index, rule in enumerate(rules)]
-    )
-    keys = ["line", "crop_id"]
-    found = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": keys})
-    rows: list[dict[str, object]] = []
-    for result in found.results:
-        rule = rules[result.expectation_config.meta["rule"]]
-        if result.exception_info.get("raised_exception"):
-            raise UsageError(f"rule {rule.name} cannot be judged: {result.exception_info['exception_message']}")
-        for entry in result.result.get("unexpected_index_list") or []:
-            rows.append(_failing_row(rule, entry))
-    return rows
-
-
-def _failing_row(rule: Rule, entry: Mapping[str, Any]) -> dict[str, object]:
-    value = entry.get(rule.column)
-    if isinstance(value, float | np.floating):
-        value = "nothing" if np.isnan(value) else f"{value:.4g}"
-    crop_id = entry["crop_id"] if isinstance(entry["crop_id"], str) else ""
-    return {
-        "line": int(entry["line"]),
-        "crop_id": crop_id,
-        "rule": rule.name,
-        "severity": rule.severity,
-        "value": f"{rule.column} = {value if value is not None else 'nothing'}",
-        "allowed": rule.allowed,
-        "remedy": rule.remedy,
-    }
-
-
-def _expectation(gx: Any, rule: Rule, index: int) -> Any:
-    kinds = gx.expectations
-    meta = {"rule": index}
-    if rule.unique:
-        return kinds.ExpectColumnValuesToBeUnique(column=rule.column, meta=meta)
-    if rule.among is not None:
-        return kinds.ExpectColumnValuesToBeInSet(column=rule.column, value_set=list(rule.among), meta=meta)
-    if rule.low is None and rule.high is None:
-        return kinds.ExpectColumnValuesToNotBeNull(column=rule.column, meta=meta)
-    return kinds.ExpectColumnValuesToBeBetween(column=rule.column, min_value=rule.low, max_value=rule.high, meta=meta)
-
-
-def _great_expectations() -> Any:
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    try:
-        import great_expectations as gx
-        import great_expectations.expectations
-    except ImportError:
-        raise MissingExtra("Validation of data") from None
-    return gx

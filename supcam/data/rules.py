@@ -19,7 +19,7 @@ _CORRECT = "Correct or leave out the crop and import with --replace."
 class Rule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
-    ``per`` tells the table the column belongs to: one row per crop, or one per type.
+    ``per`` tells the table the column belongs to: one row per crop, per type, or per file without a row.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     unique: bool = False
-    per: Literal["crop", "type"] = "crop"
+    per: Literal["crop", "type", "file"] = "crop"
 
     @property
     def allowed(self) -> str:
@@ -67,6 +67,7 @@ def split_rules(settings: ValidateSettings, by_case: bool) -> list[Rule]:
 def _raw(settings: ValidateSettings) -> list[Rule]:
     return [
         *_file_rules(_RESTORE),
+        Rule("accounted_for", "listed", "Remove the file from data/crops and import it.", among=[OK], per="file"),
         Rule("type_known", "type", "Correct the type in the manifest.", among=TYPE_LABELS),
         Rule("short_side", "short_side", _CORRECT, low=settings.min_side),
         Rule("long_side", "long_side", _CORRECT, high=settings.max_side),

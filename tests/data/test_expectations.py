@@ -128,6 +128,14 @@ def test_corrupt_and_missing_files_stop(own: Path) -> None:
     assert not json.loads((own.parent / "validation.json").read_text())["passed"]
 
 
+def test_crop_without_a_row_is_not_left_out_in_silence(own: Path) -> None:
+    (own / "crops" / "lab" / "touching" / "dropped in.PNG").write_bytes(encode(draw_crop(99)))
+    report = validate_crops(read_manifest(own / "manifest.csv"), own, STRICT)
+    assert not report.passed
+    row = report.failing.iloc[0]
+    assert (row["rule"], row["path"]) == ("accounted_for", "crops/lab/touching/dropped in.PNG")
+
+
 def test_duplicates_and_label_conflicts(own: Path) -> None:
     frame = read_manifest(own / "manifest.csv")
     first, same_type, other_type = 0, 1, 8
@@ -164,7 +172,8 @@ def test_near_duplicate_is_linked_and_kept_together(own: Path, tmp_path: Path) -
 def test_too_few_crops_of_a_type(data: Path) -> None:
     frame = read_manifest(data / "manifest.csv")
     report = validate_crops(frame[frame["type"] != "overlapping"], data, ValidateSettings(min_crops_per_type=2))
-    row = report.failing.iloc[0]
+    assert failed(report) == {"accounted_for": 6, "crops_per_type": 1}
+    row = report.failing.iloc[-1]
     assert (row["crop_id"], row["rule"], row["value"], row["allowed"]) == (
         "overlapping",
         "crops_per_type",
@@ -273,16 +282,20 @@ def test_nothing_is_written_outside_and_nobody_is_called(data: Path, tmp_path: P
         f"data = Path({str(data)!r})\n"
         "print(validate_crops(read_manifest(data / 'manifest.csv'), data, ValidateSettings()).passed)\n"
     )
-    home, work = tmp_path / "home", tmp_path / "work"
-    home.mkdir()
-    work.mkdir()
-    environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "GX_ANALYTICS_ENABLED": "true"}
+    folders = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CONFIG_HOME", "work")}
+    for folder in folders.values():
+        folder.mkdir()
+    work = folders.pop("work")
+    environment = {
+        **os.environ,
+        **{name: str(folder) for name, folder in folders.items()},
+        "GX_ANALYTICS_ENABLED": "true",
+    }
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "True", done.stderr
-    assert not list(home.iterdir())
-    assert not list(work.iterdir())
+    assert [list(folder.iterdir()) for folder in (work, *folders.values())] == [[], [], [], []]
 
 
 def test_the_real_sources_pass_and_their_repeated_metaphases_are_linked(shared_data: Path, tmp_path: Path) -> None:
