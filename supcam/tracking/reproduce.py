@@ -193,8 +193,8 @@ def _data_commands(
     if yaml.safe_load(text)["outs"][0].get("md5") != wanted:
         if not (root / ".dvc" / "cache" / "files" / "md5" / wanted[:2] / wanted[2:]).is_file():
             raise GateRefused(
-                f"run {run_id} cannot be rebuilt: its data (hash {wanted}) is neither that of data.dvc at {commit[:12]} "
-                "nor in the DVC cache. Data that a run is to be rebuilt from must be recorded: supcam import or dvc add."
+                f"run {run_id} cannot be rebuilt: its data (hash {wanted}) is neither that of data.dvc at "
+                f"{commit[:12]} nor in the DVC cache. Record data that a run is to be rebuilt from: supcam import."
             )
         # Without size and count, which DVC does not need to check data out.
         (kept / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": wanted, "hash": "md5", "path": "data"}]}))
