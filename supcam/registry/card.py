@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.engine import CARD_FILE, CARD_FORMAT, read_card
+from supcam.registry.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, read_card
 
 INTENDED_USE = (
     "Sorting crops of metaphase chromosomes by cluster type, so that the right segmentation runs on each crop; "
@@ -131,8 +131,10 @@ def load_card(folder: Path) -> ModelCard:
 
 def content_hash(card: ModelCard, files: dict[str, str]) -> str:
     """What makes two models the same: graph, weights, data, input and review threshold; SHA-256, hexadecimal."""
+    # The card tells about the model, and stored answers follow from it (their last digit may differ by machine).
+    derived = (CARD_FILE, PREDICTIONS_FILE)
     parts = {
-        "files": {name: digest for name, digest in files.items() if name != CARD_FILE},
+        "files": {name: digest for name, digest in files.items() if name not in derived},
         "data": [card.data.manifest_hash, card.data.split_hash],
         "input": card.input.model_dump(),
         "review": card.review.threshold,

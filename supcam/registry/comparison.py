@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.registry.engine import PROBABILITY_COLUMNS, Engine
-from supcam.registry.package import PREDICTIONS_FILE, SPLIT_FILE
+from supcam.registry.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS, Engine
+from supcam.registry.package import SPLIT_FILE
 from supcam.registry.rules import Comparison
 
 

@@ -24,6 +24,7 @@ CARD_FORMAT: Literal[1] = 1
 CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
 CHECKSUM_FILE = "SHA256SUMS"
+PREDICTIONS_FILE = "test_predictions.csv"
 PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for label in TYPE_LABELS)
 ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review")
 

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.card import ModelCard, ParityCard
-from supcam.registry.engine import CARD_FILE, CHECKSUM_FILE, GRAPH_FILE, PROBABILITY_COLUMNS, file_hash, open_session
+from supcam.registry.engine import (
+    CARD_FILE,
+    CHECKSUM_FILE,
+    GRAPH_FILE,
+    PREDICTIONS_FILE,
+    PROBABILITY_COLUMNS,
+    file_hash,
+    open_session,
+)
 from supcam.registry.files import replaced_folder
 
 if TYPE_CHECKING:
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "weights.safetensors"
 SPLIT_FILE = "split.csv"
-PREDICTIONS_FILE = "test_predictions.csv"
 PARITY_TOLERANCE = 1e-4
 PARITY_CROPS = 256
 
