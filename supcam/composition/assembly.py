@@ -41,11 +41,14 @@ class Assembly:
         """An assembly of one source."""
         return cls(body, (Member(body, (0, 0)),))
 
-    def relation_to(self, other: Body, offset: tuple[int, int], settings: ComposeSettings) -> Relation | Fault:
+    def relation_to(
+        self, other: Body, offset: tuple[int, int], settings: ComposeSettings, *, strict: bool = False
+    ) -> Relation | Fault:
         """How ``other`` would meet the members at ``offset``: the union over members, or the first fault."""
         bits = 0
         for member in self.members:
-            found = meeting(member.body, other, (offset[0] - member.offset[0], offset[1] - member.offset[1]), settings)
+            step = (offset[0] - member.offset[0], offset[1] - member.offset[1])
+            found = meeting(member.body, other, step, settings, strict=strict)
             if found is Fault.APART:
                 continue
             if isinstance(found, Fault):
@@ -74,7 +77,8 @@ class Assembly:
         # Haloes that add up can pass the core level; a later source must not take that for light background.
         core |= (image < settings.core_level) & halo
         members = tuple(Member(m.body, (m.offset[0] + here[0], m.offset[1] + here[1])) for m in self.members)
-        body = Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)))
+        width = min(self.body.width, other.width)
+        body = Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), width=width)
         return Assembly(body, (*members, Member(other, there)))
 
     def masks(self) -> Mask:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
-from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, find_body, source_defect
+from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, core_width, find_body, source_defect
 from supcam.composition.placement import admissible
 from supcam.composition.sampling import Plan, Policy
 from supcam.composition.warp import Sheet, Warp
@@ -83,6 +83,11 @@ class _Source:
     def sheet(self) -> Sheet:
         """What is warped; made at the first use, since most sets hold more crops than one run takes."""
         return Sheet.of(self.body.image)
+
+    @cached_property
+    def width(self) -> float:
+        """Thickness of its chromosomes in pixels, measured once and scaled with each warp."""
+        return core_width(self.body.core)
 
 
 class Composer:
@@ -180,7 +185,7 @@ class Composer:
         elif body.core_area < self.settings.min_core_share * body.halo_area:
             rejected["pale"] += 1
         else:
-            return warp, body
+            return warp, replace(body, width=source.width * warp.scale)
         return None
 
     def _join(
@@ -199,9 +204,11 @@ class Composer:
         if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
+        # Of the chromosomes of an overlapping source only the whole is known; elsewhere a hidden touch changes nothing.
+        strict = target is ClusterType.OVERLAPPING and bool(bits)
         for _ in range(self.settings.tries):
             offset = shifts.draw(rng)
-            found = assembly.relation_to(body, offset, self.settings)
+            found = assembly.relation_to(body, offset, self.settings, strict=strict)
             if isinstance(found, Fault):
                 rejected[found.value] += 1
             elif found & relation != relation:

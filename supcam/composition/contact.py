@@ -11,6 +11,8 @@ from scipy import ndimage
 from supcam.composition.masks import EIGHT, Body, Mask, dilate
 from supcam.settings import ComposeSettings
 
+_CLEAR = 4  # pixels around a shared core within which a strict crossing must end
+_BROAD = 1.15  # times its width: an arm with more core than that near the crossing is more than one
 _MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
 
 
@@ -45,17 +47,21 @@ def window(first: tuple[int, ...], second: tuple[int, ...], offset: tuple[int, i
     )
 
 
-def meeting(first: Body, second: Body, offset: tuple[int, int], settings: ComposeSettings) -> int | Fault:
+def meeting(
+    first: Body, second: Body, offset: tuple[int, int], settings: ComposeSettings, *, strict: bool = False
+) -> int | Fault:
     """Relation bits (touch 1, overlap 2, both 3) of ``second`` placed at ``offset``, or the fault that refuses it.
 
-    Every zone in which the haloes meet counts: one without shared core is a touch of at least ``min_contact``
+    Haloes closer than three pixels that do not meet are a graze. Every zone in which the haloes meet counts: one without shared core is a touch of at least ``min_contact``
     pixels, one with shared core must share the least part of the smaller core and read as a crossing. Anything in
-    between is doubtful to a reader and refused.
+    between is doubtful to a reader and refused. ``strict`` is for clusters whose chromosomes are not known one by one
+    and whose overlap must not hide a touch: the crossing must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
     contact = dilate(first.halo)[view.first] & second.halo[view.second]
     if not contact.any():
-        return Fault.APART
+        near = dilate(dilate(dilate(first.halo)))[view.first] & second.halo[view.second]
+        return Fault.GRAZE if near.any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
     zones, count = ndimage.label(contact, EIGHT)
     sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
@@ -65,7 +71,10 @@ def meeting(first: Body, second: Body, offset: tuple[int, int], settings: Compos
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
         return Fault.GRAZE
     if overlaps.any():
-        if _trails(contact, shared, settings.contact_reach):
+        reach = _CLEAR if strict else settings.contact_reach
+        if _trails(np.append(False, overlaps)[zones], shared, reach):
+            return Fault.SECOND_CONTACT
+        if strict and not (_clear(first, view.first, shared) and _clear(second, view.second, shared)):
             return Fault.SECOND_CONTACT
         for zone in np.flatnonzero(overlaps) + 1:
             if not crosses(first, second, view, shared & (zones == zone), settings.min_angle):
@@ -75,12 +84,28 @@ def meeting(first: Body, second: Body, offset: tuple[int, int], settings: Compos
 
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
-    labels, _ = ndimage.label(contact, EIGHT)
-    crossing = np.zeros(labels.max() + 1, dtype=bool)
-    crossing[labels[shared]] = True
-    crossing[0] = False
-    near = ndimage.maximum_filter(shared.view(np.uint8), size=2 * reach + 1, mode="constant").view(bool)
-    return bool((crossing[labels] & ~near).any())
+    rows, columns = np.flatnonzero(shared.any(axis=1)), np.flatnonzero(shared.any(axis=0))
+    beyond = contact.copy()
+    beyond[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1] = False
+    if beyond.any():
+        return True
+    size = 2 * reach + 1
+    return bool((contact & ~ndimage.maximum_filter(shared.view(np.uint8), size, mode="constant").view(bool)).any())
+
+
+def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
+    """Whether near the shared core there are no more than the two arms of one chromosome, neither of them too broad."""
+    reach = max(1.2 * body.width, 3.0 * _CLEAR)
+    rows, columns = np.nonzero(shared)
+    rows, columns = rows + view[0].start, columns + view[1].start
+    rim = int(reach) + 1
+    box = np.s_[max(rows.min() - rim, 0) : rows.max() + rim + 1, max(columns.min() - rim, 0) : columns.max() + rim + 1]
+    crossing = np.zeros(body.core.shape, dtype=bool)
+    crossing[rows, columns] = True
+    away = ndimage.distance_transform_edt(~crossing[box])
+    arms, count = ndimage.label(body.core[box] & (away > 0) & (away <= reach), EIGHT)
+    sizes = np.bincount(arms.ravel())[1:]
+    return int(count) <= 2 and bool((sizes <= _BROAD * reach * body.width).all())
 
 
 def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: float) -> bool:
@@ -89,13 +114,13 @@ def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: fl
     Taking it away must split at least one core into two parts of a tenth or more each, and the axes of both near
     the crossing must differ by ``min_angle`` degrees or more.
     """
-    if not (_splits(second, view.second, shared) or _splits(first, view.first, shared)):
-        return False
     rows, columns = np.nonzero(shared)
     centre = (float(rows.mean()), float(columns.mean()))
     radius = 2.0 * float(np.sqrt(rows.size))
     turn = abs(_axis(first.core, view.first, centre, radius) - _axis(second.core, view.second, centre, radius))
-    return min(turn, 180.0 - turn) >= min_angle
+    if min(turn, 180.0 - turn) < min_angle:
+        return False
+    return _splits(second, view.second, shared) or _splits(first, view.first, shared)
 
 
 def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:

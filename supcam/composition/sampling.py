@@ -180,7 +180,8 @@ class Policy:
         if not taken:
             return int(rows[rng.integers(rows.size)])
         distance = np.abs(self._tones[rows] - self._tones[taken[0]])
-        distance[np.isin(rows, taken)] = np.inf
+        for row in taken:
+            distance[rows == row] = np.inf
         near = rows[distance <= max(self._settings.max_tone_difference, float(distance.min()))]
         return int(near[rng.integers(near.size)])
 
@@ -194,7 +195,7 @@ class Policy:
         """An instance, so that a chain of N sources ends with N chromosomes; clusters only where none is left."""
         for kind in ClusterType:
             rows = pool.get(kind)
-            if rows is not None and (kind | target) == target and not np.isin(rows, taken).all():
+            if rows is not None and (kind | target) == target and not set(rows.tolist()) <= set(taken):
                 return self._draw(pool, kind, taken, rng)
         return None
 

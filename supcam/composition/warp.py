@@ -65,7 +65,7 @@ class Warp:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A source ready to be warped: its grey values with the faint tail that its crop cut off, and where it is not white.
+    """A source ready to be warped: its grey values, the faint tail that its crop cut off, and where it is not white.
 
     Real haloes end in a step, because segmentation or background correction cut them. Interpolated against white the
     step would smear into a fringe that no real crop has, so grey values and support are interpolated apart. Beyond

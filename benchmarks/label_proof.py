@@ -1,0 +1,175 @@
+"""Proof that composed labels are right, against the drawings' own masks, which the composer never sees."""
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from supcam.cluster_type import ClusterType
+from supcam.composition.composer import Composer, Composite, Placed
+from supcam.composition.masks import Grey, Mask, dilate
+from supcam.composition.sampling import CELLS, Cell, Plan
+from supcam.settings import ComposeSettings
+from supcam.synthetic import DrawnCrops, draw_crops
+
+_LEAST_OVERLAP = 0.04  # of the smaller body
+_CLUSTERS = 10  # sources of each cluster type in a case
+
+
+@dataclass(frozen=True)
+class Outline:
+    """True body and halo of one chromosome on a crop, (H, W) each."""
+
+    body: Mask
+    halo: Mask
+
+    def seen_in(self, placed: Placed, shape: tuple[int, int]) -> "Outline":
+        """The outline where the composer put it, on a composite of ``shape``."""
+        return Outline(_warped(self.body, placed, shape), _warped(self.halo, placed, shape))
+
+
+@dataclass
+class _Bank:
+    """Source crops with the outlines of the chromosomes they hold."""
+
+    ids: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    types: list[ClusterType] = field(default_factory=list)
+    images: list[Grey] = field(default_factory=list)
+    outlines: list[list[Outline]] = field(default_factory=list)
+
+    def add(self, group: str, kind: ClusterType, image: Grey, outlines: list[Outline]) -> None:
+        self.ids.append(f"{len(self.ids):05d}")
+        self.groups.append(group)
+        self.types.append(kind)
+        self.images.append(image)
+        self.outlines.append(outlines)
+
+    def crops(self) -> DrawnCrops:
+        labels = np.array([int(kind) for kind in self.types], dtype=np.int64)
+        return DrawnCrops(pd.DataFrame({"crop_id": self.ids}), list(self.images), labels, list(self.groups))
+
+
+def true_types(outlines: list[Outline]) -> set[ClusterType]:
+    """Types that a cluster can be read as by its outlines: one, or two where a graze is neither touch nor overlap.
+
+    Two chromosomes overlap when their bodies share at least 4 % of the smaller one; they touch when the bodies share
+    no pixel and the haloes meet. Sharing less than that is a graze, which may be read either way.
+    """
+    bits = graze = 0
+    for first, second in combinations(outlines, 2):
+        shared = int(np.count_nonzero(first.body & second.body))
+        smaller = min(np.count_nonzero(first.body), np.count_nonzero(second.body))
+        if shared >= _LEAST_OVERLAP * smaller:
+            bits |= ClusterType.OVERLAPPING
+        elif shared:
+            graze = 1
+        elif (dilate(first.halo) & second.halo).any():
+            bits |= ClusterType.TOUCHING
+    readings = (ClusterType.TOUCHING, ClusterType.OVERLAPPING) if graze else (ClusterType.INSTANCE,)
+    return {ClusterType(bits | reading) for reading in readings}
+
+
+def run_label_proof(count: int = 10_000, seed: int = 0, *, cases: int = 8, per_case: int = 24) -> dict[str, object]:
+    """Compose ``count`` clusters evenly over the 20 cells and compare each label with the truth of the drawings.
+
+    A quarter are chains of three to five sources. Returns counts of cases and failures, of two-chromosome composites
+    and of all others (chains and clusters of clusters), the wrong ones by cell, seed and seconds.
+    """
+    begun = time.perf_counter()
+    bank = _bank(cases, per_case, seed)
+    composer = Composer(bank.crops(), ComposeSettings())
+    tally: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for cell, made in _composites(composer, count, seed):
+        truth = true_types(outlines_in(made, bank.outlines))
+        kind = "pairs" if len(made.parents) == 2 and cell.second is ClusterType.INSTANCE else "chains"
+        tally[kind] += 1
+        if truth != {made.type}:
+            tally[f"{kind}_wrong"] += 1
+            readings = " or ".join(sorted(reading.label for reading in truth))
+            wrong[f"{cell.label} of {len(made.parents)}: labelled {made.type.label}, is {readings}"] += 1
+    return {
+        "name": "label_proof",
+        "cases": tally["pairs"] + tally["chains"],
+        "failures": tally["pairs_wrong"] + tally["chains_wrong"],
+        "pairs": tally["pairs"],
+        "pairs_wrong": tally["pairs_wrong"],
+        "chains": tally["chains"],
+        "chains_wrong": tally["chains_wrong"],
+        "chains_right": 1.0 - tally["chains_wrong"] / max(tally["chains"], 1),
+        "wrong": dict(wrong),
+        "seed": seed,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def outlines_in(made: Composite, outlines: list[list[Outline]]) -> list[Outline]:
+    """True outlines of all chromosomes of a composite, from those of its sources by row."""
+    shape = (made.image.shape[0], made.image.shape[1])
+    return [outline.seen_in(placed, shape) for placed in made.placed for outline in outlines[placed.row]]
+
+
+def _composites(composer: Composer, count: int, seed: int) -> Iterator[tuple[Cell, Composite]]:
+    done = attempt = 0
+    while done < count:
+        cell = CELLS[done % len(CELLS)]
+        length = 3 + (done // 80) % 3 if (done // 20) % 4 == 3 else 2
+        made = composer.compose_plan(Plan(cell, length), np.random.default_rng((seed, 1, attempt)))
+        attempt += 1
+        if isinstance(made, Composite):
+            done += 1
+            yield cell, made
+        elif attempt > 20 * count + 1000:
+            raise RuntimeError(f"only {done} of {count} composites could be made; last reasons: {made.rejected}")
+
+
+def _bank(cases: int, per_case: int, seed: int) -> _Bank:
+    """Drawn chromosomes, and clusters composed of them whose labels agree with the outlines."""
+    bank = _Bank()
+    crops, drawings = draw_crops(cases, per_case, seed)
+    for group, drawing in zip(crops.groups, drawings, strict=True):
+        bank.add(group, ClusterType.INSTANCE, drawing.image, [Outline(drawing.body, drawing.halo)])
+    for kind in (ClusterType.TOUCHING, ClusterType.OVERLAPPING, ClusterType.TOUCHING_OVERLAPPING):
+        settings = ComposeSettings(target_shares={kind.label: 1.0}, chain_shares=[1.0])
+        composer = Composer(bank.crops(), settings)
+        made_of: Counter[str] = Counter()
+        for index in range(100 * cases * _CLUSTERS):
+            made = composer.compose(seed, index)
+            if isinstance(made, Composite) and made_of[made.group] < _CLUSTERS and len(made.parents) == 2:
+                outlines = outlines_in(made, bank.outlines)
+                if true_types(outlines) == {kind} and len(outlines) <= 3:
+                    made_of[made.group] += 1
+                    bank.add(made.group, kind, made.image, outlines)
+            if sum(made_of.values()) == cases * _CLUSTERS:
+                break
+    return bank
+
+
+def _warped(mask: Mask, placed: Placed, shape: tuple[int, int]) -> Mask:
+    image = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+    size = (shape[1], shape[0])
+    warped = image.transform(size, Image.Transform.AFFINE, placed.matrix, Image.Resampling.BILINEAR)
+    result: Mask = np.asarray(warped) > 127
+    return result
+
+
+def main() -> None:
+    """Print the proof's result as one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="400 composites")
+    options = parser.parse_args()
+    print(json.dumps(run_label_proof(400 if options.quick else options.count, options.seed)))
+
+
+if __name__ == "__main__":
+    main()
