@@ -45,7 +45,7 @@ def main() -> int:
     settings = load_settings(profile_path("sample"), {"runtime.progress": "false", "runtime.threads": "1"})
     with tempfile.TemporaryDirectory() as folder:
         train, validation = sample_parts(settings, Path(folder))
-        for seed, margin, temperature in itertools.product(SEEDS, MARGINS, TEMPERATURES):
+        for seed, margin, temperature in sorted(grid_points()):
             known = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["seed", "margin", "temperature"])
             if ((known[["seed", "margin", "temperature"]] == [seed, margin, temperature]).all(axis=1)).any():
                 continue
@@ -64,6 +64,11 @@ def main() -> int:
             pd.concat([known, pd.DataFrame([row])]).to_csv(TABLE, index=False)
             print(row, flush=True)
     return 0
+
+
+def grid_points() -> set[tuple[int, float, float]]:
+    """Seed, margin and temperature of every point of the whole grid."""
+    return set(itertools.product(SEEDS, MARGINS, TEMPERATURES))
 
 
 def sample_parts(settings: Settings, folder: Path) -> tuple[CropSet, CropSet]:

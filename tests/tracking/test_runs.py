@@ -22,6 +22,7 @@ def test_a_run_carries_what_made_it(project: Path) -> None:
         for step in range(1500):
             run.log({"loss": 1.0 / (step + 1)}, step)
         run.log_params({"a": {"b": 2}})
+        run.log_dataset("split", "ab" * 16 + ".dir", "data", "training", {"crops": 3})
     found = run.client.get_run(run.run_id)
     tags, deps = found.data.tags, stage_inputs(project, "tune")["deps"]
     assert {name: tags[f"supcam.dep/{name}"] for name in deps} == deps
@@ -29,6 +30,8 @@ def test_a_run_carries_what_made_it(project: Path) -> None:
     assert tags["supcam.git.commit"] == git(project, "rev-parse", "HEAD").strip()
     assert (tags["supcam.git.dirty"], tags["extra"], found.info.status) == ("true", "1", "FINISHED")
     assert found.data.params["a.b"] == "2"
+    (read,) = found.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest, read.tags[0].value) == ("split", "ab" * 16 + ".dir", "training")
     assert found.data.params["tune.trials"] == str(Settings().tune.trials)
     assert len(run.client.get_metric_history(run.run_id, "loss")) == 1500
     patch = Path(run.client.download_artifacts(run.run_id, "changes.patch")).read_text()
