@@ -1,0 +1,195 @@
+"""The supcam command: what users do wrong ends with the exit code of the design, one clear message, nothing written."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from supcam.cli import main
+from supcam.settings import profile_path
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project without version control, and the working directory in it."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    shutil.copy(profile_path("sample"), tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command in this process."""
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code or 0
+        assert isinstance(code, int)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return command
+
+
+def draw(path: Path, value: int = 90) -> Path:
+    """A crop with one dark bar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    crop = np.full((40, 30), 255, dtype=np.uint8)
+    crop[8:32, 10:20] = value
+    Image.fromarray(crop).save(path)
+    return path
+
+
+def source(folder: Path) -> Path:
+    """A folder per type with names as real ones have them."""
+    for number, name in enumerate(("instance", "touching", "overlapping", "touching-overlapping")):
+        draw(folder / name / f"case 1 ({name}).png", 60 + 10 * number)
+    return folder
+
+
+def test_import_takes_a_folder_per_type(project: Path, call: Call, tmp_path: Path) -> None:
+    ended = call("import", source(tmp_path / "our crops"))
+    assert ended.code == 0
+    assert "4 crops added" in ended.out
+    assert len((project / "data/manifest.csv").read_text(encoding="utf-8").splitlines()) == 5
+
+
+def test_import_refuses_a_corrupt_image_and_writes_nothing(project: Path, call: Call, tmp_path: Path) -> None:
+    folder = source(tmp_path / "crops")
+    (folder / "touching" / "broken.tif").write_bytes(b"II*\x00 no more")
+    ended = call("import", folder)
+    assert ended.code == 2
+    assert "broken.tif" in ended.err
+    assert not (project / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("path,type\na.png,twisted\n", ["twisted", "touching-overlapping"]),
+        ("path,label\na.png,touching\n", ["type"]),
+        ("path,type\nmissing.png,touching\n", ["missing.png"]),
+        ("path,type,label_certain\na.png,touching,perhaps\n", ["perhaps"]),
+    ],
+)
+def test_import_refuses_a_wrong_table(
+    project: Path, call: Call, tmp_path: Path, table: str, words: list[str]
+) -> None:
+    folder = tmp_path / "crops"
+    draw(folder / "a.png")
+    (folder / "labels.csv").write_text(table, encoding="utf-8")
+    ended = call("import", folder)
+    assert ended.code == 2
+    for word in words:
+        assert word in ended.err
+    assert not (project / "data").exists()
+
+
+def test_import_refuses_an_empty_folder(project: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = call("import", tmp_path / "empty")
+    assert ended.code == 2
+    assert "empty" in ended.err
+    assert not (project / "data").exists()
+
+
+def test_import_refuses_an_unknown_folder_name(project: Path, call: Call, tmp_path: Path) -> None:
+    folder = source(tmp_path / "crops")
+    draw(folder / "knotted" / "a.png")
+    ended = call("import", folder)
+    assert ended.code == 2
+    assert "knotted" in ended.err
+    assert not (project / "data").exists()
+
+
+def test_validate_without_data_says_how_to_get_them(project: Path, call: Call) -> None:
+    ended = call("validate")
+    assert ended.code == 2
+    assert "dvc pull data.dvc" in ended.err
+
+
+def test_validate_ends_3_and_names_the_failing_crop(project: Path, call: Call, tmp_path: Path) -> None:
+    assert call("import", source(tmp_path / "crops")).code == 0
+    ended = call("validate")
+    assert ended.code == 3
+    assert "crops_per_type" in ended.err
+
+
+def test_outside_a_project(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call("validate")
+    assert ended.code == 2
+    assert "dvc.yaml" in ended.err
+
+
+def test_predict_before_any_model_is_in_production(project: Path, call: Call) -> None:
+    ended = call("predict", draw(project / "crop.png"))
+    assert ended.code == 1
+    assert "production" in ended.err
+    assert "dvc repro" in ended.err
+
+
+def test_predict_on_a_path_that_does_not_exist(project: Path, call: Call) -> None:
+    ended = call("predict", "nothing.png")
+    assert ended.code in (1, 2)
+    assert ended.err.count("\n") <= 2
+
+
+def test_unknown_option_is_wrong_usage(call: Call) -> None:
+    assert call("predict", "--colour", "red").code == 2
+
+
+def test_profile_switches_and_protects_own_changes(project: Path, call: Call) -> None:
+    assert call("profile", "real").code == 0
+    assert (project / "params.yaml").read_text(encoding="utf-8") == profile_path("real").read_text(encoding="utf-8")
+    (project / "params.yaml").write_text("profile: mine\n", encoding="utf-8")
+    refused = call("profile", "sample")
+    assert refused.code == 2
+    assert "--replace" in refused.err
+    assert (project / "params.yaml").read_text(encoding="utf-8") == "profile: mine\n"
+    assert call("profile", "sample", "--replace").code == 0
+    unknown = call("profile", "huge")
+    assert unknown.code == 2
+    assert "chrcluster, real, sample" in unknown.err
+
+
+def test_settings_lists_every_setting_with_its_range(project: Path, call: Call) -> None:
+    ended = call("settings")
+    assert ended.code == 0
+    assert "pretrain.margin" in ended.out
+    assert "< 1.5707" in ended.out
+
+
+def test_synthesize_makes_what_import_takes(project: Path, call: Call, tmp_path: Path) -> None:
+    assert call("synthesize", "--into", tmp_path / "drawn", "--crops", 24, "--cases", 2).code == 0
+    assert call("synthesize", "--into", tmp_path / "drawn").code == 2
+    ended = call("import", tmp_path / "drawn")
+    assert ended.code == 0
+    assert "24 crops added" in ended.out
+
+
+def test_import_of_the_real_sources(project: Path, call: Call, shared_data: Path) -> None:
+    ended = call("import", shared_data / "clinical-12-cases")
+    assert ended.code == 0
+    assert "464 crops added" in ended.out
+    assert call("import", shared_data / "clinical-12-cases").out.startswith("0 crops added, 464 already there")
