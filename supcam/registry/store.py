@@ -370,7 +370,7 @@ def _check_reachable(uri: str, create: bool) -> None:
         path = uri.removeprefix("sqlite:///")
         if not Path(path).is_file() and not Path(unquote(path)).is_file():
             raise RegistryError(
-                f"there is no registry at {path}. Run in the project: dvc repro. "
+                f"no model is in production yet: there is no registry at {path}. Run in the project: dvc repro. "
                 "Another registry: set MLFLOW_TRACKING_URI."
             )
     if uri.startswith(("http://", "https://")):
