@@ -12,7 +12,7 @@ from supcam.errors import MissingExtra, SupcamError
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
     "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
-    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "imagehash", "ruamel", "pathspec",
+    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "ruamel", "pathspec",
 })  # fmt: skip
 
 app = typer.Typer(
