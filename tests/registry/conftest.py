@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, manual_seed, nn
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
-from supcam.registry.package import package_model
+from supcam.registry.card import DataCard, Figure, InputCard, ModelCard, load_card
+from supcam.registry.package import package_model, write_checksums
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import Registry, open_client
@@ -72,9 +72,19 @@ def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
 
     def make(seed: int = 1, *, card: ModelCard | None = None, crops_seed: int = 0, again: bool = False) -> Path:
         key = (seed, (card or make_card()).to_json(), crops_seed)
-        if key not in made or again:
+        exported = next((made[other] for other in made if (other[0], other[2]) == (seed, crops_seed)), None)
+        if again or exported is None:
             made[key] = export(seed, card, crops_seed)
+        elif key not in made:
+            made[key] = with_card(exported, card or make_card())
         return made[key]
+
+    def with_card(exported: Path, card: ModelCard) -> Path:
+        copy = shutil.copytree(exported, tmp_path_factory.mktemp("package") / "model")
+        parity = load_card(copy).parity
+        (copy / "card.json").write_text(card.model_copy(update={"parity": parity}).to_json(), encoding="utf-8")
+        write_checksums(copy)
+        return copy
 
     def export(seed: int, card: ModelCard | None, crops_seed: int) -> Path:
         test = crop_rows(40, crops_seed)

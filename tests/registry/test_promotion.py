@@ -153,10 +153,10 @@ def test_models_and_diff(two_versions: Registry) -> None:
 def test_best_candidate_is_by_validation_figure_of_the_present_data(
     make_package: MakePackage, registry_uri: str, run_id: str
 ) -> None:
-    for seed, value in ((1, 0.7), (2, 0.9), (3, 0.8)):
+    for seed, value in ((1, 0.7), (2, 0.9)):
         card = make_card().model_copy(update={"validation": {"macro_sensitivity": value}})
         add(make_package(seed, card=card), registry_uri, run_id)
-    add(make_package(4, card=make_card(data="data-2")), registry_uri, run_id)
+    add(make_package(1, card=make_card(data="data-2")), registry_uri, run_id)
     registry = Registry(registry_uri)
     assert best_candidate(registry, "macro_sensitivity", data_hash="data-1").number == 2
     assert best_candidate(registry, "macro_sensitivity", run_id=run_id).number == 2
