@@ -221,7 +221,7 @@ class FinetuneSettings(Section):
     head_epochs: int = Field(1, ge=0, le=10_000)
     batch_size: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(0.02, gt=0.0, le=100.0)
-    head_learning_rate: float = Field(0.1, gt=0.0, le=100.0)
+    head_learning_rate: float = Field(0.01, gt=0.0, le=100.0)
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)

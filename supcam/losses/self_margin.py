@@ -111,7 +111,9 @@ class SelfMarginLoss(nn.Module):
         """Loss of every row with its counts; ``margin`` (radians) replaces the module's own, as the warm-up needs."""
         with torch.autocast(query.device.type, enabled=False):
             wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-            query, key, queue = (normalize(part.to(wide), dim=1) for part in (query, key, queue))
+            query, key = normalize(query.to(wide), dim=1), normalize(key.to(wide), dim=1)
+            # A queue of the working type holds keys that were normalised in it; only a cast moves them off the sphere.
+            queue = queue if queue.dtype == wide else normalize(queue.to(wide), dim=1)
             parts = similarities(query, key, labels, queue, queue_labels, valid)
             used = self.margin if margin is None else margin
             logits = margin_logits(parts, used, self.margin_on, self.temperature)

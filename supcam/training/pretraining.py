@@ -22,7 +22,7 @@ from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest
 from supcam.training.sampling import epoch_plan
-from supcam.training.schedules import learning_rate_factor, margin_at
+from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
 from supcam.training.session import (
     Log,
     OnEpoch,
@@ -180,9 +180,9 @@ class PretrainTask(RunTask):
         super().optimizer_step(*args, **kwargs)
         chosen = self.settings.pretrain
         steps = self.optimizer_steps
-        self.momentum.update(
-            self.network, momentum_at(self.global_step - 1, steps, chosen.momentum_start, chosen.momentum_end)
-        )
+        momentum = momentum_at(self.global_step - 1, steps, chosen.momentum_start, chosen.momentum_end)
+        # In short runs a slow average would stay at the random start: it may look back a share of the run only.
+        self.momentum.update(self.network, averaging_decay(self.global_step, momentum))
 
     def _gathered(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.trainer.world_size == 1:

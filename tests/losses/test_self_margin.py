@@ -54,9 +54,7 @@ def test_equals_the_naive_loops(base: str, place: str, dtype: torch.dtype, toler
 @pytest.mark.parametrize("base", BASES)
 def test_no_margin_equals_the_base_loss_bitwise(base: str, place: str) -> None:
     batch = batch_of(1, rows=32, slots=64, dtype=torch.float32)
-    parts = similarities(
-        normalize(batch[0], dim=1), normalize(batch[1], dim=1), batch[2], normalize(batch[3], dim=1), *batch[4:]
-    )
+    parts = similarities(normalize(batch[0], dim=1), normalize(batch[1], dim=1), batch[2], batch[3], *batch[4:])
     pure = {"unified": unified_loss, "supcon_out": supcon_out_loss}[base](
         parts.cosine / 0.1, parts.positive, parts.negative
     )
