@@ -3,6 +3,8 @@
 import json
 
 from pipelines.stage import Stage, main
+from supcam.data.expectations import validate_splits
+from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
 from supcam.data.splits import read_assignments, split_manifest, write_split
 
@@ -13,9 +15,18 @@ def split(stage: Stage) -> str:
     validation = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
     previous = read_assignments(stage.place.find("split/assignments.csv") or stage.out / "assignments.csv")
     divided, report = split_manifest(frame, stage.settings.split, previous, linked=validation["linked"])
+    checked = validate_splits(
+        divided,
+        stage.settings.validate_,
+        by_case=stage.settings.split.protocol == "by_case",
+        linked=validation["linked"],
+        root=stage.data,
+        docs=stage.report,
+    )
+    passed = require_passed(checked, stage.out / "validation.json", stage.report)
     write_split(divided, report, stage.out)
     stage.run.log({"groups_kept": report.kept, "groups_assigned": report.assigned})
-    return "\n".join([report.summary, *(f"warning: {warning}" for warning in report.warnings)])
+    return "\n".join([report.summary, passed, *(f"warning: {warning}" for warning in report.warnings)])
 
 
 if __name__ == "__main__":
