@@ -1,4 +1,4 @@
-"""Commands about crops: import, synthesize, validate."""
+"""Commands about crops: import, synthesize, validate, data diff."""
 
 import re
 from pathlib import Path
@@ -18,6 +18,9 @@ def add_commands(app: typer.Typer) -> None:
     app.command("import")(import_)
     app.command("synthesize")(synthesize)
     app.command("validate")(validate)
+    data = typer.Typer(help="Versions of the data.", no_args_is_help=True)
+    data.command("diff")(diff)
+    app.add_typer(data, name="data")
 
 
 def import_(
@@ -84,3 +87,14 @@ def validate() -> None:
     page = root / "reports" / "validate"
     report = validate_crops(read_manifest(root / "data" / "manifest.csv"), root / "data", settings.validate_, docs=page)
     typer.echo(require_passed(report, page / "validation.json", page))
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="Git revision, data folder or manifest.")],
+    after: Annotated[str, typer.Argument(help="The same, or: workspace.")] = "workspace",
+) -> None:
+    """Say which crops and labels changed between two versions of the data."""
+    from supcam.data.differences import diff_versions
+
+    for line in diff_versions(before, after, tracking.project_root() / "data").lines():
+        typer.echo(line)

@@ -9,11 +9,12 @@ import typer
 
 from supcam import tracking
 from supcam.cli.tables import print_table
+from supcam.errors import UsageError
 from supcam.registry.client import default_uri, image_files, load_production, predict_files
 from supcam.registry.client import pull as fetch
 from supcam.registry.client import route as sort
 from supcam.registry.store import PRODUCTION, Registry
-from supcam.settings import load_settings
+from supcam.settings import PromoteSettings, load_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
@@ -162,4 +163,8 @@ def diff(
 
 
 def _registry() -> Registry:
-    return Registry(default_uri())
+    try:
+        name = load_settings(tracking.project_root() / "params.yaml").promote.model_name
+    except UsageError:
+        name = PromoteSettings().model_name  # outside a project, on a store that the environment names
+    return Registry(default_uri(), name)

@@ -125,7 +125,9 @@ def read_assignments(path: Path | None) -> pd.DataFrame | None:
     wrong = set() if missing else set(frame["split"]) - set(PARTS)
     if missing or wrong:
         what = f"lacks the column {', '.join(sorted(missing))}" if missing else f"names the part {sorted(wrong)[0]!r}"
-        raise UsageError(f"{path} {what}. Restore it: git checkout -- {path}, or divide anew: --resplit")
+        raise UsageError(
+            f"{path} {what}. Restore it: git checkout -- {path}, or divide anew: delete it and run dvc repro"
+        )
     return frame
 
 
@@ -179,7 +181,10 @@ def _known_parts(
                 seen.setdefault(name, []).append(part)
     for name, parts in seen.items():
         if len(set(parts)) > 1:
-            warnings.append(f"group {name!r} joins crops that an earlier split put apart; divide anew: --resplit")
+            warnings.append(
+                f"group {name!r} joins crops that an earlier split put apart; "
+                "to divide anew, delete outputs/split/assignments.csv"
+            )
     return {name: max(set(parts), key=lambda part: (parts.count(part), -part)) for name, parts in seen.items()}
 
 

@@ -159,7 +159,8 @@ class PretrainTask(RunTask):
         """Loss rows of a batch against the queue, which then takes up the keys of all processes."""
         query, key = self.network(query_views), self.momentum(key_views)
         queue = self.queue
-        rows = self.loss.rows(query, key, labels, queue.keys, queue.labels, queue.valid, margin)
+        # A copy: backward needs the keys of this step, and enqueue overwrites some of them before.
+        rows = self.loss.rows(query, key, labels, queue.keys.clone(), queue.labels, queue.valid, margin)
         self._count(rows, query.detach(), key)
         queue.enqueue(*self._gathered(key.to(queue.keys.dtype), labels))
         return rows
