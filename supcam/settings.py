@@ -195,12 +195,12 @@ class PretrainSettings(Section):
     margin_on: Literal["none", "self", "all"] = "self"
     margin: float = Field(0.4, ge=0.0, lt=1.5707)
     margin_warmup: float = Field(0.15, ge=0.0, le=1.0)
-    temperature: float = Field(0.1, ge=0.01, le=1.0)
+    temperature: float = Field(0.2, ge=0.01, le=1.0)
     queue_size: int = Field(512, ge=2, le=1_000_000)
-    momentum_start: float = Field(0.99, ge=0.0, lt=1.0)
-    momentum_end: float = Field(0.999, ge=0.0, le=1.0)
+    momentum_start: float = Field(0.95, ge=0.0, lt=1.0)
+    momentum_end: float = Field(0.99, ge=0.0, le=1.0)
     projection: int = Field(128, ge=2, le=4096)
-    learning_rate: float = Field(0.06, gt=0.0, le=100.0)
+    learning_rate: float = Field(1.0, gt=0.0, le=100.0)  # for 256 crops a step, scaled with their number
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
@@ -220,7 +220,7 @@ class FinetuneSettings(Section):
     epochs: int = Field(10, ge=1, le=10_000)
     head_epochs: int = Field(1, ge=0, le=10_000)
     batch_size: int = Field(64, ge=2, le=65_536)
-    learning_rate: float = Field(0.02, gt=0.0, le=100.0)
+    learning_rate: float = Field(0.05, gt=0.0, le=100.0)  # for 64 crops a step, scaled with their number
     head_learning_rate: float = Field(0.01, gt=0.0, le=100.0)
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
