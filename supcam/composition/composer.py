@@ -173,6 +173,9 @@ class Composer:
             kind, bits = ClusterType(kind | self._types[row] | found), bits | found
             placed_rows.append(row)
             warps.append(warped[0])
+        if kind is not plan.cell.target:
+            rejected["other-relation"] += 1
+            return None
         return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
 
     def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
@@ -185,7 +188,8 @@ class Composer:
         elif body.core_area < self.settings.min_core_share * body.halo_area:
             rejected["pale"] += 1
         else:
-            return warp, replace(body, width=source.width * warp.scale)
+            single = self._types[row] is ClusterType.INSTANCE
+            return warp, replace(body, width=source.width * warp.scale, single=single)
         return None
 
     def _join(
@@ -204,8 +208,7 @@ class Composer:
         if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
-        # Of the chromosomes of an overlapping source only the whole is known; elsewhere a hidden touch changes nothing.
-        strict = target is ClusterType.OVERLAPPING and bool(bits)
+        strict = target is ClusterType.OVERLAPPING  # elsewhere a hidden touch changes nothing
         for _ in range(self.settings.tries):
             offset = shifts.draw(rng)
             found = assembly.relation_to(body, offset, self.settings, strict=strict)

@@ -12,7 +12,7 @@ from supcam.composition.masks import EIGHT, Body, Mask, dilate
 from supcam.settings import ComposeSettings
 
 _CLEAR = 4  # pixels around a shared core within which a strict crossing must end
-_BROAD = 1.15  # times its width: an arm with more core than that near the crossing is more than one
+_BROAD = 1.2  # times its width: an arm with more core than that near the crossing is more than one
 _MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
 
 
@@ -55,8 +55,8 @@ def meeting(
     Haloes closer than three pixels that do not meet are a graze. Every zone in which the haloes meet counts: one
     without shared core is a touch of at least ``min_contact`` pixels, one with shared core must share the least part
     of the smaller core and read as a crossing. Anything in between is doubtful to a reader and refused. ``strict`` is
-    for clusters whose chromosomes are not known one by one and whose overlap must not hide a touch: the crossing must
-    then lie clear of everything else.
+    for overlaps that must not hide a touch: with a source whose chromosomes are not known one by one, the crossing
+    must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
     contact = dilate(first.halo)[view.first] & second.halo[view.second]
@@ -64,6 +64,8 @@ def meeting(
         near = dilate(dilate(dilate(first.halo)))[view.first] & second.halo[view.second]
         return Fault.GRAZE if near.any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
+    if not shared.any():
+        return 1 if np.count_nonzero(contact) >= settings.min_contact else Fault.GRAZE
     zones, count = ndimage.label(contact, EIGHT)
     sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
     cores = np.bincount(zones[shared], minlength=count + 1)[1:]
@@ -72,6 +74,7 @@ def meeting(
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
         return Fault.GRAZE
     if overlaps.any():
+        strict = strict and not (first.single and second.single)
         reach = _CLEAR if strict else settings.contact_reach
         if _trails(np.append(False, overlaps)[zones], shared, reach):
             return Fault.SECOND_CONTACT
@@ -93,7 +96,9 @@ def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
 
 def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     """Whether near the shared core there are no more than the two arms of one chromosome, neither of them too broad."""
-    reach = max(1.2 * body.width, 3.0 * _CLEAR)
+    if body.single:
+        return True
+    reach = max(1.3 * body.width, 13.0)
     rows, columns = np.nonzero(shared)
     rows, columns = rows + view[0].start, columns + view[1].start
     rim = int(reach) + 1

@@ -26,6 +26,7 @@ class Body:
 
     ``tail`` is the image with its halo continued beyond the edge that the crop cut, for what it falls on.
     ``width`` is how thick its chromosomes are (core, pixels; the thinnest of an assembly), 0 when unknown.
+    ``single`` says that it is known to be one chromosome.
     ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
     """
 
@@ -37,6 +38,7 @@ class Body:
     core_area: int
     corner: tuple[int, int] = (0, 0)
     width: float = 0.0
+    single: bool = False
 
     @cached_property
     def components(self) -> tuple[NDArray[np.int32], int]:
@@ -64,7 +66,7 @@ def core_mask(image: Grey, halo: Mask, settings: ComposeSettings) -> Mask:
     """
     inside = image[halo]
     rank = min(int(settings.max_core_share * inside.size), inside.size - 1)
-    level = min(settings.core_level, int(np.partition(inside, rank)[rank]) + 1) if inside.size else 0
+    level = min(settings.core_level, int(np.partition(inside, rank)[rank])) if inside.size else 0
     core: Mask = (image < level) & halo
     labels, count = ndimage.label(~core)
     if count > 1:

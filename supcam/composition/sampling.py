@@ -131,9 +131,17 @@ class Policy:
         for kind in kinds:
             rows.append(self._draw(pool, kind, rows, rng))
         relations = [cell.relation]
-        while len(rows) < plan.length and (extra := self._draw_extra(pool, cell.target, rows, rng)) is not None:
+        length = plan.length
+        if cell.relation is Relation.BOTH and cell.second is ClusterType.INSTANCE:
+            # Two chromosomes that touch and cross at once are rare; a third one brings the other relation.
+            first, then = (
+                (Relation.TOUCH, Relation.OVERLAP) if rng.random() < 0.5 else (Relation.OVERLAP, Relation.TOUCH)
+            )
+            relations, length = [first], max(length, 3)
+        while len(rows) < length and (extra := self._draw_extra(pool, cell.target, rows, rng)) is not None:
             rows.append(extra)
-            relations.append(self._extra_relation(cell.target, rng))
+            second = len(relations) == 1 and relations[0] is not cell.relation
+            relations.append(then if second else self._extra_relation(cell.target, rng))
         return rows, relations
 
     def _serving(self, cell: Cell) -> list[str]:

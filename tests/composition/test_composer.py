@@ -1,0 +1,201 @@
+"""Composites: valid images, proper labels, one function of (seed, index)."""
+
+from collections import Counter
+from math import cos, radians, sin
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from benchmarks.label_proof import run_label_proof
+from supcam.cluster_type import ClusterType, Relation
+from supcam.composition.composer import Composer, Composite, Skipped
+from supcam.composition.contact import axis_of
+from supcam.composition.masks import EIGHT
+from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
+from supcam.errors import SettingError
+from supcam.settings import ComposeSettings
+from supcam.synthetic import Drawing, DrawnCrops
+from tests.composition.test_masks import BAD
+
+I, T, O, TO = ClusterType  # noqa: E741
+
+
+@pytest.fixture(scope="module")
+def composer(crops: DrawnCrops) -> Composer:
+    return Composer(crops, ComposeSettings(), keep_masks=True)
+
+
+@pytest.fixture(scope="module")
+def composites(composer: Composer) -> list[Composite]:
+    made = [composer.compose(3, index) for index in range(120)]
+    kept = [one for one in made if isinstance(one, Composite)]
+    assert len(kept) > 100
+    return kept
+
+
+def test_there_are_twenty_cells_and_fourteen_give_touching_overlapping() -> None:
+    assert len(CELLS) == 20
+    assert sum(cell.target is TO for cell in CELLS) == 14
+    assert all(Cell.parse(cell.label) == cell for cell in (*CELLS, *BOTH_CELLS))
+    assert Cell.parse("touching + instance:overlap") == Cell(I, T, Relation.OVERLAP)
+
+
+@pytest.mark.parametrize("text", ["", "instance:touch", "instance+instance", "a+b:touch", "instance+touching:near"])
+def test_a_wrong_cell_names_the_setting(text: str) -> None:
+    with pytest.raises(SettingError, match=r"compose\.cells"):
+        Cell.parse(text)
+
+
+def test_images_are_one_component_on_pure_white(composites: list[Composite]) -> None:
+    for made in composites:
+        assert made.image.dtype == np.uint8
+        assert ndimage.label(made.image < 250, EIGHT)[1] == 1
+        assert made.masks is not None
+        outside = ~ndimage.binary_dilation(made.masks[:-1].any(axis=0), EIGHT)
+        assert (made.image[outside] == 255).all()
+        assert made.image[~outside].min() >= 40
+
+
+def test_masks_tell_the_relation(composites: list[Composite]) -> None:
+    for made in composites:
+        assert made.masks is not None
+        assert len(made.masks) == len(made.parents) + 1
+        assert bool(made.masks[-1].any()) == bool(made.relation & Relation.OVERLAP)
+        assert made.type == made.relation  # of single chromosomes
+
+
+def test_sources_are_different_crops_of_one_case(composites: list[Composite]) -> None:
+    for made in composites:
+        assert len(set(made.parents)) == len(made.parents)
+        assert {parent.split("-")[0] for parent in made.parents} == {made.group}
+
+
+def test_sources_of_several_cases_when_asked_for(crops: DrawnCrops) -> None:
+    composer = Composer(crops, ComposeSettings(across_cases=True))
+    made = [composer.compose(1, index) for index in range(12)]
+    mixed = [one for one in made if isinstance(one, Composite) and len({p.split("-")[0] for p in one.parents}) > 1]
+    assert mixed
+
+
+def test_a_composite_depends_on_seed_and_index_alone(crops: DrawnCrops, composer: Composer) -> None:
+    again = Composer(crops, ComposeSettings())
+    for index in (17, 3, 9):
+        first, second = composer.compose(5, index), again.compose(5, index)
+        assert isinstance(first, Composite) and isinstance(second, Composite)
+        np.testing.assert_array_equal(first.image, second.image)
+        assert first.parents == second.parents
+    other = composer.compose(6, 17)
+    assert isinstance(other, Composite)
+    assert other.image.shape != first.image.shape or (other.image != first.image).any()
+
+
+def test_placement_is_recorded_exactly(drawn: tuple[DrawnCrops, list[Drawing]], composites: list[Composite]) -> None:
+    """The halo of the drawing, carried along by the recorded matrix, lies on the halo in the composite."""
+    from benchmarks.label_proof import Outline
+
+    for made in composites[:20]:
+        assert made.masks is not None
+        for placed, mask in zip(made.placed, made.masks, strict=False):
+            drawing = drawn[1][placed.row]
+            shape = (made.image.shape[0], made.image.shape[1])
+            halo = Outline(drawing.body, drawing.halo).seen_in(placed, shape).halo
+            assert np.count_nonzero(halo & mask) >= 0.93 * np.count_nonzero(halo | mask)
+
+
+def test_chains_hold_up_to_five(crops: DrawnCrops) -> None:
+    composer = Composer(crops, ComposeSettings())
+    cell = Cell(I, I, Relation.TOUCH)
+    lengths = Counter(
+        len(made.parents)
+        for index in range(12)
+        if isinstance(made := composer.compose_plan(Plan(cell, 5), np.random.default_rng(index)), Composite)
+    )
+    assert lengths[5] >= 6
+    assert set(lengths) <= {2, 3, 4, 5}
+
+
+def test_every_source_bad_is_skipped_with_reasons_and_ends() -> None:
+    images = [image for images in BAD.values() for image in images]
+    labels = np.zeros(len(images), dtype=np.int64)
+    frame = pd.DataFrame({"crop_id": [f"bad{i}" for i in range(len(images))]})
+    composer = Composer(DrawnCrops(frame, images, labels, ["a"] * len(images)), ComposeSettings())
+    assert {reason: len(ids) for reason, ids in composer.defects.items()} == {k: len(v) for k, v in BAD.items()}
+    made = composer.compose(0, 0)
+    assert isinstance(made, Skipped)
+    assert made.rejected == {"no-sources": 1}
+
+
+def test_sources_that_cannot_be_placed_are_counted(crops: DrawnCrops) -> None:
+    settings = ComposeSettings(canvas=max(max(image.shape) for image in crops.images), min_contact=4000)
+    composer = Composer(crops, settings)
+    made = composer.compose_plan(Plan(Cell(I, I, Relation.TOUCH)), np.random.default_rng(0))
+    assert isinstance(made, Skipped)
+    assert made.rejected == {"no-admissible-shift": settings.source_tries}
+
+
+def test_labels_agree_with_the_drawings() -> None:
+    proof = run_label_proof(200, 11, cases=2, per_case=16)
+    assert proof["cases"] == 200
+    assert proof["pairs_wrong"] == 0, proof["wrong"]
+    assert float(str(proof["chains_right"])) >= 0.98, proof["wrong"]  # 1 of 181 is 0.6 %: the full count tells
+
+
+@pytest.mark.stress
+def test_labels_agree_with_the_drawings_in_full() -> None:
+    proof = run_label_proof(10_000, 0)
+    assert proof["pairs_wrong"] == 0, proof["wrong"]
+    assert float(str(proof["chains_right"])) >= 0.995, proof["wrong"]
+
+
+def test_the_policy_draws_targets_variants_and_lengths_as_set() -> None:
+    types, groups = [I, I, I, T, T, O, O, TO, TO] * 2, ["a"] * 9 + ["b"] * 9
+    settings = ComposeSettings(
+        target_shares={"touching": 1.0, "overlapping": 1.0, "touching-overlapping": 2.0},
+        variant_share=0.7,
+        chain_shares=[0.5, 0.5],
+    )
+    policy, rng = Policy(types, groups, settings), np.random.default_rng(0)
+    plans = [policy.plan(rng) for _ in range(4000)]
+    targets = Counter(plan.cell.target for plan in plans)
+    assert targets[TO] / 4000 == pytest.approx(0.5, abs=0.03)
+    for target in (T, O, TO):
+        variants = [plan.cell.variant for plan in plans if plan.cell.target is target]
+        assert np.mean(variants) == pytest.approx(0.7, abs=0.05)
+    assert np.mean([plan.length for plan in plans]) == pytest.approx(2.5, abs=0.05)
+
+
+def test_rare_types_are_composed_most_by_default() -> None:
+    types = [I] * 40 + [T] * 20 + [O] * 10 + [TO] * 5
+    policy, rng = Policy(types, ["a"] * len(types), ComposeSettings()), np.random.default_rng(1)
+    targets = Counter(policy.plan(rng).cell.target for _ in range(3000))
+    assert targets[TO] > targets[O] > targets[T] > 0
+
+
+@pytest.mark.parametrize(("share", "kinds"), [(1.0, {True}), (0.0, {False})])
+def test_ablation_of_variant_against_preserving_cells(share: float, kinds: set[bool]) -> None:
+    policy = Policy([I, I, T, T, O, O, TO, TO], ["a"] * 8, ComposeSettings(variant_share=share))
+    rng = np.random.default_rng(2)
+    assert {policy.plan(rng).cell.variant for _ in range(500)} == kinds
+
+
+def test_only_allowed_cells_are_drawn() -> None:
+    allowed = ["instance+touching:overlap", "instance+instance:touch"]
+    policy, rng = Policy([I, I, T, T], ["a"] * 4, ComposeSettings(cells=allowed)), np.random.default_rng(3)
+    assert {policy.plan(rng).cell.label for _ in range(200)} == set(allowed)
+
+
+def test_tones_of_one_composite_are_alike() -> None:
+    tones = [100.0, 105.0, 180.0, 185.0]
+    policy = Policy([I] * 4, ["a"] * 4, ComposeSettings(max_tone_difference=25.0), tones)
+    rng = np.random.default_rng(4)
+    pairs = {tuple(sorted(policy.sources(Plan(Cell(I, I, Relation.TOUCH)), rng)[0])) for _ in range(100)}
+    assert pairs == {(0, 1), (2, 3)}
+
+
+@pytest.mark.parametrize("angle", [0.0, 20.0, 90.0, 137.0, 179.0])
+def test_axis_of_a_line(angle: float) -> None:
+    along = np.linspace(-10.0, 10.0, 41)
+    measured = axis_of(along * sin(radians(angle)), along * cos(radians(angle)))
+    assert min(abs(measured - angle), 180.0 - abs(measured - angle)) < 1e-6

@@ -1,0 +1,34 @@
+"""Real against composed: the test must see a planted artefact, and must not see a difference that is not there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.composition import real_crops
+from supcam.cluster_type import ClusterType
+from supcam.composition.realism import features, hard_cut, realism
+from supcam.settings import ComposeSettings
+from supcam.synthetic import DrawnCrops
+
+
+def test_features_are_finite_even_for_a_speck() -> None:
+    image = np.full((5, 5), 255, dtype=np.uint8)
+    image[2, 2] = 10
+    assert np.isfinite(features(image)).all()
+
+
+def test_hard_cut_takes_the_rim_and_only_the_rim(crops: DrawnCrops) -> None:
+    image = crops.images[0]
+    cut = hard_cut(image)
+    assert np.count_nonzero(cut < 250) < np.count_nonzero(image < 250)
+    kept = cut < 255
+    assert (cut[kept] == image[kept]).all()
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_clinical_touching_crops(shared_data: Path, control: bool) -> None:
+    crops = real_crops(shared_data / "clinical-12-cases")
+    result = realism(crops, ClusterType.TOUCHING, ComposeSettings(), per_real=1, control=control, bootstrap=50)
+    assert result.low <= result.auc <= result.high
+    assert result.auc >= 0.95 if control else result.auc <= 0.8
