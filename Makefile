@@ -38,7 +38,7 @@ show: .venv/.complete ## show the production model, its figures and a few predic
 	@echo "Data report:  reports/validate/index.html"
 
 test: .venv/.complete ## all tests with seeded slices of the exhaustive checks
-	pytest -m "not stress"
+	pytest -m "not stress" -n 2 --dist loadfile
 
 lint: .venv/.complete ## ruff: rules and format
 	ruff check .

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -65,9 +66,10 @@ def test_status_lists_only_promote(project: Path) -> None:
 
 def test_bare_mlflow_loads_the_production_model(project: Path) -> None:
     (project / "load.py").write_text(LOAD, encoding="utf-8")
-    said = succeed(project, "python", "load.py", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
+    done = call(project, "python", "load.py", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
     (project / "load.py").unlink()
-    predicted = pd.read_json(said.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    predicted = pd.read_json(StringIO(done.stdout))
     assert list(predicted["type"].isin(["instance", "touching", "overlapping", "touching-overlapping"])) == [True] * 5
 
 
