@@ -123,7 +123,7 @@ class ComposeSettings(Section):
     floor: int = Field(40, ge=0, le=254)
     # Shifts tried for one pair, and sets of sources tried for one composite.
     tries: int = Field(8, ge=1, le=1000)
-    source_tries: int = Field(8, ge=1, le=1000)
+    source_tries: int = Field(16, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ComposeSettings":

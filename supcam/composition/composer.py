@@ -15,7 +15,7 @@ from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
 from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, core_width, find_body, source_defect
-from supcam.composition.placement import admissible
+from supcam.composition.placement import LEAST_CROSSING, admissible
 from supcam.composition.sampling import Plan, Policy
 from supcam.composition.warp import Sheet, Warp
 from supcam.settings import ComposeSettings
@@ -152,6 +152,9 @@ class Composer:
         rng: np.random.Generator,
         rejected: Counter[str],
     ) -> Composite | None:
+        if relations[0] is not Relation.TOUCH and not self._can_cross(rows[0], rows[1]):
+            rejected["no-admissible-shift"] += 1
+            return None
         first = self._warped(rows[0], rng, rejected)
         if first is None:
             return None
@@ -177,6 +180,12 @@ class Composer:
             rejected["other-relation"] += 1
             return None
         return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
+
+    def _can_cross(self, first: int, second: int) -> bool:
+        """Whether the least crossing of two sources is within the largest share allowed, at equal scales."""
+        a, b = self._sources[first], self._sources[second]
+        most = self.settings.max_core_overlap_share * min(a.body.core_area, b.body.core_area)
+        return LEAST_CROSSING * a.width * b.width <= most
 
     def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
         source = self._sources[row]
