@@ -92,9 +92,7 @@ def test_import_refuses_a_corrupt_image_and_writes_nothing(project: Path, call: 
         ("path,type,label_certain\na.png,touching,perhaps\n", ["perhaps"]),
     ],
 )
-def test_import_refuses_a_wrong_table(
-    project: Path, call: Call, tmp_path: Path, table: str, words: list[str]
-) -> None:
+def test_import_refuses_a_wrong_table(project: Path, call: Call, tmp_path: Path, table: str, words: list[str]) -> None:
     folder = tmp_path / "crops"
     draw(folder / "a.png")
     (folder / "labels.csv").write_text(table, encoding="utf-8")
