@@ -65,7 +65,7 @@ def _get(client: Any, run_id: str) -> Any:
 def _download(client: Any, run_id: str, path: str, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into) as scratch:
-        client.download_artifacts(run_id, path, scratch)
+        found = client.download_artifacts(run_id, path, scratch)
         target = into / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(Path(scratch) / path, target)
+        shutil.move(found, target)

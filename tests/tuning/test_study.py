@@ -10,7 +10,7 @@ import yaml
 
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
-from supcam.settings import Settings, TuneSettings, with_best_params
+from supcam.settings import PretrainSettings, Settings, TuneSettings, with_best_params
 from supcam.tuning import Objective, TuneResult, study_key, tune
 from tests.tuning.objectives import Bowl, Faulty, no_number, wrong_use
 
@@ -19,7 +19,7 @@ NONE = CropSet(pd.DataFrame({"type": [], "source": [], "case_id": []}), [])
 
 
 def settings(**values: Any) -> Settings:
-    return Settings(tune=TuneSettings(**values))
+    return Settings(tune=TuneSettings(**values), pretrain=PretrainSettings(temperature=0.1))
 
 
 def study(folder: Path, objective: Objective = BOWL, name: str = "study", **values: Any) -> TuneResult:
@@ -38,7 +38,7 @@ def study(folder: Path, objective: Objective = BOWL, name: str = "study", **valu
 def test_the_baseline_comes_first_and_the_best_is_found(tmp_path: Path) -> None:
     result = study(tmp_path, trials=20)
     first = result.trials.iloc[0]
-    assert (first["margin"], first["temperature"]) == (0.0, Settings().pretrain.temperature)
+    assert (first["margin"], first["temperature"]) == (0.0, 0.1)
     assert result.baseline == pytest.approx(0.9 - 0.16)
     assert result.value > 0.89 and abs(result.best.margin - 0.4) < 0.1
     assert result.trials["trial"].tolist() == list(range(20))

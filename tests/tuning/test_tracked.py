@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supcam.settings import Settings, TuneSettings
+from supcam.settings import PretrainSettings, Settings, TuneSettings
 from supcam.tracking import open_client, stage_run
 from supcam.tuning import Objective, tune
 from tests.tuning.objectives import Bowl, Faulty, KillsItself
@@ -13,7 +13,7 @@ from tests.tuning.test_study import NONE
 
 
 def tracked_study(project: Path, objective: Objective, **values: Any) -> tuple[str, list[Any]]:
-    settings = Settings(tune=TuneSettings(**values))
+    settings = Settings(tune=TuneSettings(**values), pretrain=PretrainSettings(temperature=0.1))
     with stage_run("tune", project, settings) as run:
         tune(
             NONE,
