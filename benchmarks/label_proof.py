@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from supcam.composition.composer import Composer, Composite, Placed
 from supcam.composition.masks import Grey, Mask, dilate
 from supcam.composition.sampling import CELLS, Cell, Plan
 from supcam.settings import ComposeSettings
-from supcam.synthetic import DrawnCrops, draw_crops
+from supcam.synthetic import Drawing, DrawnCrops, draw_crops
+
+Matrix: TypeAlias = tuple[float, float, float, float, float, float]
 
 _LEAST_OVERLAP = 0.04  # of the smaller body
 _CLUSTERS = 10  # sources of each cluster type in a case
@@ -25,14 +28,27 @@ _CLUSTERS = 10  # sources of each cluster type in a case
 
 @dataclass(frozen=True)
 class Outline:
-    """True body and halo of one chromosome on a crop, (H, W) each."""
+    """One chromosome's true masks as drawn, and where a crop shows them.
 
-    body: Mask
-    halo: Mask
+    ``matrix`` leads from the crop's pixels back to the drawing's, as Pillow's affine data. Warps of a warp multiply
+    matrices, so a mask is sampled once however often its crop was composed.
+    """
 
-    def seen_in(self, placed: Placed, shape: tuple[int, int]) -> "Outline":
-        """The outline where the composer put it, on a composite of ``shape``."""
-        return Outline(_warped(self.body, placed, shape), _warped(self.halo, placed, shape))
+    drawing: Drawing
+    matrix: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+    def seen_in(self, placed: Placed) -> "Outline":
+        """The outline where the composer put it."""
+        a, b, c, d, e, f = self.matrix
+        p, q, r, s, t, u = placed.matrix
+        return Outline(
+            self.drawing,
+            (a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f),
+        )
+
+    def masks(self, shape: tuple[int, int]) -> tuple[Mask, Mask]:
+        """True body and halo (H, W) on a crop of ``shape``."""
+        return _warped(self.drawing.body, self.matrix, shape), _warped(self.drawing.halo, self.matrix, shape)
 
 
 @dataclass
@@ -57,21 +73,20 @@ class _Bank:
         return DrawnCrops(pd.DataFrame({"crop_id": self.ids}), list(self.images), labels, list(self.groups))
 
 
-def true_types(outlines: list[Outline]) -> set[ClusterType]:
+def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterType]:
     """Types that a cluster can be read as by its outlines: one, or two where a graze is neither touch nor overlap.
 
     Two chromosomes overlap when their bodies share at least 4 % of the smaller one; they touch when the bodies share
     no pixel and the haloes meet. Sharing less than that is a graze, which may be read either way.
     """
     bits = graze = 0
-    for first, second in combinations(outlines, 2):
-        shared = int(np.count_nonzero(first.body & second.body))
-        smaller = min(np.count_nonzero(first.body), np.count_nonzero(second.body))
-        if shared >= _LEAST_OVERLAP * smaller:
+    for (body, halo), (other, rim) in combinations([outline.masks(shape) for outline in outlines], 2):
+        shared = int(np.count_nonzero(body & other))
+        if shared >= _LEAST_OVERLAP * min(np.count_nonzero(body), np.count_nonzero(other)):
             bits |= ClusterType.OVERLAPPING
         elif shared:
             graze = 1
-        elif (dilate(first.halo) & second.halo).any():
+        elif (dilate(halo) & rim).any():
             bits |= ClusterType.TOUCHING
     readings = (ClusterType.TOUCHING, ClusterType.OVERLAPPING) if graze else (ClusterType.INSTANCE,)
     return {ClusterType(bits | reading) for reading in readings}
@@ -89,7 +104,7 @@ def run_label_proof(count: int = 10_000, seed: int = 0, *, cases: int = 8, per_c
     tally: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for cell, made in _composites(composer, count, seed):
-        truth = true_types(outlines_in(made, bank.outlines))
+        truth = true_types(outlines_in(made, bank.outlines), _shape(made))
         kind = "pairs" if len(made.parents) == 2 and cell.second is ClusterType.INSTANCE else "chains"
         tally[kind] += 1
         if truth != {made.type}:
@@ -113,8 +128,7 @@ def run_label_proof(count: int = 10_000, seed: int = 0, *, cases: int = 8, per_c
 
 def outlines_in(made: Composite, outlines: list[list[Outline]]) -> list[Outline]:
     """True outlines of all chromosomes of a composite, from those of its sources by row."""
-    shape = (made.image.shape[0], made.image.shape[1])
-    return [outline.seen_in(placed, shape) for placed in made.placed for outline in outlines[placed.row]]
+    return [outline.seen_in(placed) for placed in made.placed for outline in outlines[placed.row]]
 
 
 def _composites(composer: Composer, count: int, seed: int) -> Iterator[tuple[Cell, Composite]]:
@@ -136,7 +150,7 @@ def _bank(cases: int, per_case: int, seed: int) -> _Bank:
     bank = _Bank()
     crops, drawings = draw_crops(cases, per_case, seed)
     for group, drawing in zip(crops.groups, drawings, strict=True):
-        bank.add(group, ClusterType.INSTANCE, drawing.image, [Outline(drawing.body, drawing.halo)])
+        bank.add(group, ClusterType.INSTANCE, drawing.image, [Outline(drawing)])
     for kind in (ClusterType.TOUCHING, ClusterType.OVERLAPPING, ClusterType.TOUCHING_OVERLAPPING):
         settings = ComposeSettings(target_shares={kind.label: 1.0}, chain_shares=[1.0])
         composer = Composer(bank.crops(), settings)
@@ -145,7 +159,7 @@ def _bank(cases: int, per_case: int, seed: int) -> _Bank:
             made = composer.compose(seed, index)
             if isinstance(made, Composite) and made_of[made.group] < _CLUSTERS and len(made.parents) == 2:
                 outlines = outlines_in(made, bank.outlines)
-                if true_types(outlines) == {kind} and len(outlines) <= 3:
+                if true_types(outlines, _shape(made)) == {kind} and len(outlines) <= 3:
                     made_of[made.group] += 1
                     bank.add(made.group, kind, made.image, outlines)
             if sum(made_of.values()) == cases * _CLUSTERS:
@@ -153,10 +167,14 @@ def _bank(cases: int, per_case: int, seed: int) -> _Bank:
     return bank
 
 
-def _warped(mask: Mask, placed: Placed, shape: tuple[int, int]) -> Mask:
+def _shape(made: Composite) -> tuple[int, int]:
+    return made.image.shape[0], made.image.shape[1]
+
+
+def _warped(mask: Mask, matrix: Matrix, shape: tuple[int, int]) -> Mask:
     image = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
     size = (shape[1], shape[0])
-    warped = image.transform(size, Image.Transform.AFFINE, placed.matrix, Image.Resampling.BILINEAR)
+    warped = image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     result: Mask = np.asarray(warped) > 127
     return result
 

@@ -77,8 +77,10 @@ class Assembly:
         # Haloes that add up can pass the core level; a later source must not take that for light background.
         core |= (image < settings.core_level) & halo
         members = tuple(Member(m.body, (m.offset[0] + here[0], m.offset[1] + here[1])) for m in self.members)
-        width = min(self.body.width, other.width)
-        body = Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), width=width)
+        width, cut = min(self.body.width, other.width), self.body.cut or other.cut
+        body = Body(
+            image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), width=width, cut=cut
+        )
         return Assembly(body, (*members, Member(other, there)))
 
     def masks(self) -> Mask:

@@ -27,6 +27,7 @@ class Body:
     ``tail`` is the image with its halo continued beyond the edge that the crop cut, for what it falls on.
     ``width`` is how thick its chromosomes are (core, pixels; the thinnest of an assembly), 0 when unknown.
     ``single`` says that it is known to be one chromosome.
+    ``cut`` says that it was cropped at so dark a level that its core level had to fall.
     ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
     """
 
@@ -39,6 +40,7 @@ class Body:
     corner: tuple[int, int] = (0, 0)
     width: float = 0.0
     single: bool = False
+    cut: bool = False
 
     @cached_property
     def components(self) -> tuple[NDArray[np.int32], int]:
@@ -97,7 +99,9 @@ def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) 
     # Another component can lie inside the rim.
     image[(image < settings.halo_level) & ~halo] = WHITE
     core = core_mask(image, halo, settings)
-    return Body(image, tail, halo, core, int(np.count_nonzero(halo)), int(np.count_nonzero(core)), (top, left))
+    area = int(np.count_nonzero(halo))
+    cut = np.count_nonzero(image[halo] < settings.core_level) > settings.max_core_share * area
+    return Body(image, tail, halo, core, area, int(np.count_nonzero(core)), (top, left), cut=bool(cut))
 
 
 def core_width(core: Mask) -> float:

@@ -53,8 +53,9 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
 def admissible(first: Body, second: Body, relation: Relation, settings: ComposeSettings) -> Shifts:
     """All shifts at which ``second`` meets ``first`` in ``relation`` as far as areas tell.
 
-    touch: cores share nothing, the halo of one grown by a pixel meets the other in ``min_contact`` pixels or more,
-    the haloes share little. overlap and both: the cores share the set part of the smaller one.
+    touch: cores neither share nor adjoin (but see ``guarded_core``), the halo of one grown by a pixel meets the other
+    in ``min_contact`` pixels or more, the haloes share little. overlap and both: the cores share the set part of the
+    smaller one.
     """
     fits, weights = (_touch_map if relation is Relation.TOUCH else _overlap_map)(first, second, settings)
     kept = np.flatnonzero(fits)
@@ -66,9 +67,18 @@ def admissible(first: Body, second: Body, relation: Relation, settings: ComposeS
     return Shifts(offsets, edges / edges[-1] if edges.size else edges)
 
 
+def guarded_core(first: Body, second: Body) -> Mask:
+    """What of ``first`` a touching core must keep clear of: its core, grown by a pixel where haloes are whole.
+
+    A body can reach a pixel beyond its core, so cores that adjoin may hide bodies that share a pixel. Crops cut at a
+    dark level have no room for that pixel: real ones lie closer.
+    """
+    return first.core if first.cut or second.cut else dilate(first.core)
+
+
 def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, NDArray[np.float64]]:
     left = np.empty((3, *first.halo.shape), dtype=np.float32)
-    left[0], left[1], left[2] = first.core, first.halo, dilate(first.halo)
+    left[0], left[1], left[2] = guarded_core(first, second), first.halo, dilate(first.halo)
     right = np.empty((3, *second.halo.shape), dtype=np.float32)
     right[0], right[1:] = second.core, second.halo
     cores, haloes, contact = correlate(left, right)

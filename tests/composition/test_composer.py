@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from benchmarks.label_proof import run_label_proof
+from benchmarks.label_proof import Outline, run_label_proof
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.composer import Composer, Composite, Skipped
 from supcam.composition.contact import axis_of
@@ -93,14 +93,11 @@ def test_a_composite_depends_on_seed_and_index_alone(crops: DrawnCrops, composer
 
 def test_placement_is_recorded_exactly(drawn: tuple[DrawnCrops, list[Drawing]], composites: list[Composite]) -> None:
     """The halo of the drawing, carried along by the recorded matrix, lies on the halo in the composite."""
-    from benchmarks.label_proof import Outline
-
     for made in composites[:20]:
         assert made.masks is not None
         for placed, mask in zip(made.placed, made.masks, strict=False):
-            drawing = drawn[1][placed.row]
             shape = (made.image.shape[0], made.image.shape[1])
-            halo = Outline(drawing.body, drawing.halo).seen_in(placed, shape).halo
+            _, halo = Outline(drawn[1][placed.row]).seen_in(placed).masks(shape)
             assert np.count_nonzero(halo & mask) >= 0.93 * np.count_nonzero(halo | mask)
 
 
