@@ -269,7 +269,7 @@ def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
     body = find_body(image, settings)
     if body is None:
         raise AssertionError("source_defect passed an empty crop")
-    rows, columns = np.flatnonzero(body.halo.any(axis=1)), np.flatnonzero(body.halo.any(axis=0))
+    rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
     top, left = body.corner[0] + int(rows[0]), body.corner[1] + int(columns[0])
     bottom = image.shape[0] - 1 - body.corner[0] - int(rows[-1])
     right = image.shape[1] - 1 - body.corner[1] - int(columns[-1])
@@ -278,7 +278,7 @@ def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
 
 def _framed(body: Body, margin: tuple[int, int, int, int]) -> tuple[Grey, tuple[int, int]]:
     """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame."""
-    rows, columns = np.flatnonzero(body.halo.any(axis=1)), np.flatnonzero(body.halo.any(axis=0))
+    rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
     top, left, bottom, right = (min(side, _MAX_MARGIN) for side in margin)
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)

@@ -59,9 +59,9 @@ def meeting(
     must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
-    contact = dilate(first.halo)[view.first] & second.halo[view.second]
+    contact = first.grown[view.first] & second.halo[view.second]
     if not contact.any():
-        near = dilate(dilate(dilate(first.halo)))[view.first] & second.halo[view.second]
+        near = dilate(dilate(first.grown))[view.first] & second.halo[view.second]
         return Fault.GRAZE if near.any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
     if not shared.any():
@@ -88,10 +88,9 @@ def meeting(
 
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
-    rows, columns = np.flatnonzero(shared.any(axis=1)), np.flatnonzero(shared.any(axis=0))
-    beyond = contact.copy()
-    beyond[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1] = False
-    return bool(beyond.any())
+    rows, columns = np.nonzero(shared.any(axis=1))[0], np.nonzero(shared.any(axis=0))[0]
+    near = contact[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1]
+    return np.count_nonzero(near) < np.count_nonzero(contact)
 
 
 def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
@@ -129,10 +128,10 @@ def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: fl
 def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     left = body.core.copy()
     left[view] &= ~shared
-    whole, _ = body.components
     parts, count = ndimage.label(left, EIGHT)
     if count < 2:
         return False
+    whole, _ = body.components
     for component in np.unique(whole[view][shared]):
         inside = whole == component
         sizes = np.bincount(parts[inside & left], minlength=count + 1)[1:]

@@ -43,6 +43,11 @@ class Body:
     cut: bool = False
 
     @cached_property
+    def grown(self) -> Mask:
+        """The halo grown by a pixel: what another halo must meet to be in contact."""
+        return dilate(self.halo)
+
+    @cached_property
     def components(self) -> tuple[NDArray[np.int32], int]:
         """8-connected components of the core: labels (H, W) from 1, and their number."""
         labels, count = ndimage.label(self.core, EIGHT)
@@ -88,10 +93,10 @@ def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) 
     next to it (at or above ``halo_level``), which belongs to its halo.
     """
     halo = largest_component(image < settings.halo_level)
-    rows = np.flatnonzero(halo.any(axis=1))
+    rows = np.nonzero(halo.any(axis=1))[0]
     if rows.size == 0:
         return None
-    columns = np.flatnonzero(halo.any(axis=0))
+    columns = np.nonzero(halo.any(axis=0))[0]
     top, left = max(int(rows[0]) - _RIM, 0), max(int(columns[0]) - _RIM, 0)
     box = np.s_[top : rows[-1] + 1 + _RIM, left : columns[-1] + 1 + _RIM]
     halo, image, tail = halo[box], image[box], (image if tail is None else tail)[box]

@@ -78,7 +78,7 @@ def guarded_core(first: Body, second: Body) -> Mask:
 
 def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, NDArray[np.float64]]:
     left = np.empty((3, *first.halo.shape), dtype=np.float32)
-    left[0], left[1], left[2] = guarded_core(first, second), first.halo, dilate(first.halo)
+    left[0], left[1], left[2] = guarded_core(first, second), first.halo, first.grown
     right = np.empty((3, *second.halo.shape), dtype=np.float32)
     right[0], right[1:] = second.core, second.halo
     cores, haloes, contact = correlate(left, right)
