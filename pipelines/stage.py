@@ -93,7 +93,8 @@ class Stage:
         """Hash of all that determines the result: inputs, code, settings, profile."""
         settings = self.settings.model_dump(mode="json", by_alias=True)
         del settings["runtime"]["progress"]
-        relevant = {name: settings[name] for name in ("profile", "runtime", "input", "model", self.name)}
+        fresh = ("compose",) if settings["compose"]["on_the_fly"] else ()
+        relevant = {name: settings[name] for name in ("profile", "runtime", "input", "model", *fresh, self.name)}
         text = json.dumps({"deps": self.inputs["deps"], "settings": relevant}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

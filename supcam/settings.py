@@ -85,6 +85,8 @@ class ComposeSettings(Section):
     workers: int = Field(2, ge=1, le=256)
     # Compose anew in every epoch instead of reading the set that DVC keeps.
     on_the_fly: bool = False
+    # Also write which pixels belong to which source, for training segmentation.
+    masks: bool = False
     # What to compose. Without target_shares: inversely to the class counts of the sources.
     target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
     # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20.

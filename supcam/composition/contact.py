@@ -90,7 +90,7 @@ def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
     rows, columns = np.nonzero(shared.any(axis=1))[0], np.nonzero(shared.any(axis=0))[0]
     near = contact[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1]
-    return np.count_nonzero(near) < np.count_nonzero(contact)
+    return bool(np.count_nonzero(near) < np.count_nonzero(contact))
 
 
 def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:

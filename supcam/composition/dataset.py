@@ -20,6 +20,7 @@ from PIL import Image
 
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import Composer, Composite, Skipped, Sources
+from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
 from supcam.data.manifest import COLUMNS, write_manifest
 from supcam.errors import SupcamError
@@ -27,6 +28,7 @@ from supcam.settings import ComposeSettings
 
 _BLOCK = 16  # composites a worker makes before it reports
 _ROUNDS = 4  # times the missing composites are asked for again
+_SHARED_BIT = 128
 _ON_SHEET = 12  # crops of a type on the contact sheet
 # Starting a process costs about a second of imports: below this many composites one process is faster.
 _WORTH_A_PROCESS = 256
@@ -68,7 +70,9 @@ class ComposeReport:
 def compose_set(crops: Sources, settings: ComposeSettings, out: Path) -> ComposeReport:
     """Compose ``settings.count`` crops into the folder ``out``, which is replaced as a whole.
 
-    Writes ``crops/*.png``, ``manifest.csv`` (paths relative to ``out``), ``report.json`` and ``contact_sheet.png``.
+    Writes ``crops/*.png``, ``manifest.csv`` (paths relative to ``out``), ``report.json`` and ``contact_sheet.png``;
+    with ``settings.masks`` also ``masks/*.png``, 8-bit images of the size of the crop: bit 0 is set where the first
+    source lies, bit 1 where the second does, and so on to bit 4; bit 7 where two or more cores share a pixel.
     The bytes depend on the crops and settings alone, not on ``settings.workers``. ``crops`` must hold training crops
     only: a column ``split`` with anything else is refused.
 
@@ -102,7 +106,9 @@ def _refuse_leaks(frame: pd.DataFrame) -> None:
 
 def _write(crops: Sources, settings: ComposeSettings, root: Path) -> ComposeReport:
     (root / "crops").mkdir()
-    composer = Composer(crops, settings)
+    if settings.masks:
+        (root / "masks").mkdir()
+    composer = Composer(crops, settings, keep_masks=settings.masks)
     report = ComposeReport(settings.count, settings.seed, sources=len(composer), skipped_sources=composer.defects)
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
@@ -183,6 +189,8 @@ def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Pa
     crop_id = f"composed-{index:06d}"
     path = f"crops/{crop_id}.png"
     (root / path).write_bytes(buffer.getvalue())
+    if made.masks is not None:
+        Image.fromarray(mask_bits(made.masks)).save(root / f"masks/{crop_id}.png")
     parents = frame.iloc[[placed.row for placed in made.placed]]
     first = parents.iloc[0]
     return {
@@ -203,7 +211,16 @@ def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Pa
         "cell": made.plan.cell.label,
         "seed": seed,
         "index": index,
+        "mask": f"masks/{crop_id}.png" if made.masks is not None else "",
     }
+
+
+def mask_bits(masks: Mask) -> Grey:
+    """Masks (N + 1, H, W) of the sources and their shared core as one image (H, W): a bit each, the core in bit 7."""
+    bits = np.where(masks[-1], np.uint8(_SHARED_BIT), np.uint8(0))
+    for number, mask in enumerate(masks[:-1]):
+        bits |= np.where(mask, np.uint8(1 << number), np.uint8(0))
+    return bits
 
 
 def _count(report: ComposeReport, made: Composite) -> None:
@@ -226,7 +243,7 @@ def _some_sources(crops: Sources) -> dict[ClusterType, list[Any]]:
     return chosen
 
 
-_EXTRA_COLUMNS = ("split", "relation", "parent_a", "parent_b", "parents", "cell", "seed", "index")
+_EXTRA_COLUMNS = ("split", "relation", "parent_a", "parent_b", "parents", "cell", "seed", "index", "mask")
 
 
 def _write_rows(rows: list[Row], path: Path) -> None:

@@ -1,29 +1,52 @@
 """Composition on the fly: labelled batches that are a function of (seed, epoch, index), on any device."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from itertools import count as count_from
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from supcam.composition.composer import Composer, Composite, Sources
 from supcam.composition.masks import Grey
 from supcam.data.images import letterbox, native_canvas
 from supcam.settings import ComposeSettings
 
+_BLOCK = 16  # composites that a worker makes at a time
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One crop of a stream.
+
+    Attributes:
+        image: (S, S) uint8 on white.
+        label: Its type, a value of ``ClusterType``.
+        rows: Sources that it was made of, by their position among the crops; one where nothing could be composed.
+        failed: Why not, empty for a composite.
+    """
+
+    image: Grey
+    label: int
+    rows: tuple[int, ...]
+    failed: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` (B, 1, S, S) uint8 on white, ``labels`` (B,) int64, both on the stream's device."""
+    """``images`` (B, 1, S, S) uint8 on white, ``labels`` (B,) int64, both on the stream's device; ``rows`` as above."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    rows: list[tuple[int, ...]]
 
 
-class ComposedStream:
+class ComposedStream(Dataset[Streamed]):
     """Composes training batches with the very composer that writes the composed set.
 
     Attributes:
@@ -41,28 +64,67 @@ class ComposedStream:
     ) -> None:
         self._composer = Composer(crops, settings)
         self._crops = crops
+        self._labels = [int(label) for label in crops.labels]
         self._seed = settings.seed
         self._size = size
         self._fit = letterbox if scale == "letterbox" else native_canvas
         self._device = torch.device(device)
         self.skipped: Counter[str] = Counter()
 
-    def one(self, epoch: int, index: int) -> tuple[Grey, int]:
-        """Square crop (S, S) and type of one index; an un-composed source where every try failed."""
+    def __getitem__(self, place: tuple[int, int]) -> Streamed:
+        """The crop of one (epoch, index); an un-composed source where every try failed."""
+        epoch, index = place
         made = self._composer.compose(self._mixed(epoch), index)
         if isinstance(made, Composite):
-            return self._fit(made.image, self._size), int(made.type)
-        self.skipped.update(made.rejected.keys())
+            rows = tuple(placed.row for placed in made.placed)
+            return Streamed(self._fit(made.image, self._size), int(made.type), rows)
         rng = np.random.default_rng((self._mixed(epoch), index, 1))
         row = int(rng.integers(len(self._crops.images)))
-        return self._fit(self._crops.images[row], self._size), int(self._crops.labels[row])
+        failed = tuple(made.rejected) or ("no-sources",)
+        return Streamed(self._fit(self._crops.images[row], self._size), self._labels[row], (row,), failed)
 
     def batch(self, epoch: int, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The composites of these indices in this epoch; the same whatever the batch they are asked in."""
-        made = [self.one(epoch, int(index)) for index in indices]
-        images = torch.from_numpy(np.stack([image for image, _ in made])[:, None])
-        labels = torch.tensor([label for _, label in made], dtype=torch.int64)
-        return Batch(images.to(self._device), labels.to(self._device))
+        return self._batch(self[epoch, int(index)] for index in indices)
+
+    def epochs(self, first: int, count: int, workers: int = 0) -> Iterator[Batch]:
+        """Epoch after epoch without end from ``first`` on, each as one batch of ``count``.
+
+        With ``workers`` other processes compose, up to an epoch ahead, while this one trains; the batches are the same.
+        """
+        places = ((epoch, index) for epoch in count_from(first) for index in range(count))
+        loader = DataLoader(
+            self,
+            batch_size=_BLOCK,
+            sampler=_Places(places),
+            collate_fn=list,
+            num_workers=workers,
+            prefetch_factor=-(-count // (_BLOCK * workers)) if workers else None,
+            # Not forked: the training process holds threads, whose locks a fork would copy in any state.
+            multiprocessing_context="spawn" if workers else None,
+            generator=torch.Generator(),  # leaves the global one alone
+        )
+        made = chain.from_iterable(loader)
+        while True:
+            yield self._batch(islice(made, count))
+
+    def _batch(self, made: Iterable[Streamed]) -> Batch:
+        crops = list(made)
+        for crop in crops:
+            self.skipped.update(crop.failed)
+        images = torch.from_numpy(np.stack([crop.image for crop in crops])[:, None])
+        labels = torch.tensor([crop.label for crop in crops], dtype=torch.int64)
+        return Batch(images.to(self._device), labels.to(self._device), [crop.rows for crop in crops])
 
     def _mixed(self, epoch: int) -> int:
         return int(np.random.SeedSequence((self._seed, epoch)).generate_state(1, np.uint64)[0])
+
+
+class _Places(Iterable[tuple[int, int]]):
+    """A sampler without length: (epoch, index) in order."""
+
+    def __init__(self, places: Iterator[tuple[int, int]]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return self._places

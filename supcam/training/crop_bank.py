@@ -16,6 +16,7 @@ from supcam.errors import SettingError, UsageError
 from supcam.settings import InputSettings
 
 UNCERTAIN_WEIGHT = 0.5
+WHITE = 255
 _CHUNK = 1024
 
 
@@ -56,22 +57,39 @@ class CropBank:
         Raises:
             SettingError: when ``memory_map`` is set without a folder.
         """
-        frame = crops.frame
-        if settings.memory_map:
-            if folder is None:
-                raise SettingError("input.memory_map", True, "true only where a state folder is given")
-            images = _mapped(crops, settings, folder)
-        else:
-            images = torch.from_numpy(crops.canvas(settings.size, settings.scale)).to(device)
+        images = canvases(crops, settings, device, folder)
         composed = is_composed(crops)
-        certain = frame["label_certain"].astype(bool).to_numpy()
-        domains, _ = zip_codes(frame["source"].astype(str).tolist(), composed)
+        domains, _ = zip_codes(crops.frame["source"].astype(str).tolist(), composed)
         labels = torch.from_numpy(np.array(crops.labels)).to(device)
-        return cls(images, labels, np.where(certain, 1.0, UNCERTAIN_WEIGHT), domains, composed)
+        return cls(images, labels, label_weights(crops), domains, composed)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Bring the crops of an epoch into place. Here every epoch has the same ones."""
 
     def take(self, indices: Tensor) -> Tensor:
         """Canvases (B, 1, S, S) uint8 of crop indices (B,), on the device of the labels."""
         return self.images[indices.to(self.images.device)].to(self.labels.device)
+
+
+def canvases(
+    crops: CropSet, settings: InputSettings, device: torch.device, folder: Path | None, spare: int = 0
+) -> Tensor:
+    """Crops as squares (N + spare, 1, S, S) uint8, the spare ones blank, on ``device`` or mapped from a file.
+
+    Raises:
+        SettingError: when ``memory_map`` is set without a folder.
+    """
+    if not settings.memory_map:
+        blank = np.full((spare, 1, settings.size, settings.size), WHITE, dtype=np.uint8)
+        return torch.from_numpy(np.concatenate([crops.canvas(settings.size, settings.scale), blank])).to(device)
+    if folder is None:
+        raise SettingError("input.memory_map", True, "true only where a state folder is given")
+    return _mapped(crops, settings, folder, spare)
+
+
+def label_weights(crops: CropSet) -> NDArray[np.float64]:
+    """Sampling weight (N,) of each crop by how certain its label is."""
+    return np.where(crops.frame["label_certain"].astype(bool).to_numpy(), 1.0, UNCERTAIN_WEIGHT)
 
 
 def zip_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
@@ -117,10 +135,10 @@ def crops_digest(crops: CropSet) -> str:
     return digest.hexdigest()
 
 
-def _mapped(crops: CropSet, settings: InputSettings, folder: Path) -> Tensor:
+def _mapped(crops: CropSet, settings: InputSettings, folder: Path, spare: int) -> Tensor:
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / "crops.npy", folder / f".crops.{os.getpid()}.npy"
-    shape = (len(crops), 1, settings.size, settings.size)
+    shape = (len(crops) + spare, 1, settings.size, settings.size)
     target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     for start in range(0, len(crops), _CHUNK):
         rows = list(range(start, min(start + _CHUNK, len(crops))))

@@ -18,6 +18,7 @@ from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
+from supcam.training.fresh_bank import training_bank
 from supcam.training.sampling import epoch_plan
 from supcam.training.schedules import averaging_decay, learning_rate_factor
 from supcam.training.session import (
@@ -110,6 +111,7 @@ class FinetuneTask(RunTask):
 
     def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         chosen = self.settings.finetune
+        self.bank.start_epoch(epoch)
         return epoch_plan(
             self.bank,
             batch_size=chosen.batch_size,
@@ -297,7 +299,7 @@ def finetune(
         return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))
     device = choose_device(settings.runtime)
     with reproducible(settings.runtime, settings.runtime.seed):
-        bank = CropBank.from_crops(train, settings.input, device, state_dir)
+        bank = training_bank(train, settings, device, state_dir, composed=chosen.use_composed)
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:

@@ -21,6 +21,7 @@ from supcam.models.queue import KeyQueue
 from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest
+from supcam.training.fresh_bank import training_bank
 from supcam.training.sampling import epoch_plan
 from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
 from supcam.training.session import (
@@ -110,6 +111,7 @@ class PretrainTask(RunTask):
 
     def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         chosen = self.settings.pretrain
+        self.bank.start_epoch(epoch)
         return epoch_plan(
             self.bank,
             batch_size=chosen.batch_size,
@@ -331,7 +333,7 @@ def pretrain(
         return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))
     device = choose_device(settings.runtime)
     with reproducible(settings.runtime, settings.runtime.seed):
-        bank = CropBank.from_crops(train, settings.input, device, state_dir)
+        bank = training_bank(train, settings, device, state_dir, composed=True)
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
         if settings.pretrain.epochs:

@@ -76,6 +76,8 @@ def run_identity(settings: Settings, section: str, data: str) -> dict[str, str]:
         "model": settings.model.model_dump(mode="json"),
         section: getattr(settings, section).model_dump(mode="json"),
     }
+    if settings.compose.on_the_fly:
+        parts["compose"] = settings.compose.model_dump(mode="json", exclude={"workers"})
     flat = {f"{name}.{key}": json.dumps(value) for name, values in parts.items() for key, value in values.items()}
     return flat | {"data": data}
 

@@ -64,6 +64,25 @@ def test_manifest_holds_parents_relation_and_seed(crops: DrawnCrops, tmp_path: P
     assert Image.open(tmp_path / "out" / "contact_sheet.png").size[0] > 600
 
 
+def test_masks_are_written_when_asked_for(crops: DrawnCrops, tmp_path: Path) -> None:
+    compose_set(training(crops), ComposeSettings(count=12), tmp_path / "plain")
+    compose_set(training(crops), ComposeSettings(count=12, masks=True), tmp_path / "out")
+    assert not (tmp_path / "plain" / "masks").exists()
+    assert set(read_manifest(tmp_path / "plain" / "manifest.csv")["mask"]) == {""}
+    for row in read_manifest(tmp_path / "out" / "manifest.csv").itertuples():
+        crop = np.asarray(Image.open(tmp_path / "out" / str(row.path)))
+        assert (crop == np.asarray(Image.open(tmp_path / "plain" / str(row.path)))).all()
+        bits = np.asarray(Image.open(tmp_path / "out" / str(row.mask)))
+        members = len(str(row.parents).split(";"))
+        assert bits.shape == crop.shape
+        # All that is not light belongs to some source, each source has pixels, and nothing else is marked.
+        assert ((bits & 31) > 0)[crop < 240].all()
+        assert not ((bits & 31) > 0)[crop == 255].any()
+        assert all((bits & (1 << number)).any() for number in range(members))
+        assert not (bits & (31 & ~((1 << members) - 1))).any()
+        assert (bits >= 128).any() == (row.relation != "touch")
+
+
 def test_a_source_of_another_split_is_refused_and_the_old_set_stays(crops: DrawnCrops, tmp_path: Path) -> None:
     compose_set(training(crops), ComposeSettings(count=4), tmp_path / "out")
     before = digest(tmp_path / "out")

@@ -1,0 +1,114 @@
+"""Composites made anew in every epoch: the same run whatever interrupts it, in this process or in workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from supcam.cluster_type import ClusterType
+from supcam.composition.stream import ComposedStream
+from supcam.data.crops import CropSet
+from supcam.settings import ComposeSettings, Settings
+from supcam.synthetic import draw_crops
+from supcam.training.crop_bank import CropBank
+from supcam.training.fresh_bank import FreshBank, training_bank
+from supcam.training.pretraining import pretrain
+from tests.training.small import small_crops, small_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> CropSet:
+    """Two cases of drawn chromosomes, and two composites that an earlier stage made."""
+    crops, _ = draw_crops(2, 12, 3)
+    frame = pd.DataFrame({"crop_id": crops.frame["crop_id"], "type": "instance", "case_id": crops.groups})
+    frame = frame.assign(source="drawn", label_certain=True, relation="")
+    frame.loc[0, "label_certain"] = False
+    old = frame.iloc[[0, 1]].assign(crop_id=["old1", "old2"], relation="touch", type="touching")
+    return CropSet(pd.concat([frame, old], ignore_index=True), [*crops.images, *crops.images[:2]])
+
+
+def settings_of(**compose: object) -> Settings:
+    return small_settings(
+        compose={"on_the_fly": True, "count": 40, **compose}, pretrain={"epochs": 3, "watch_crops": 0}
+    )
+
+
+def test_the_composites_of_an_epoch_take_the_place_of_the_set(drawn: CropSet) -> None:
+    settings = settings_of()
+    bank = FreshBank.compose(drawn, settings, CPU)
+    real = drawn.subset(range(24))
+    assert len(bank) == 24 + 40
+    assert np.array_equal(bank.images[:24].numpy(), real.canvas(32))
+    assert bank.labels[:24].tolist() == [0] * 24
+    assert bank.composed.tolist() == [False] * 24 + [True] * 40
+    bank.start_epoch(2)
+    expected = ComposedStream(real, settings.compose, size=32).batch(2, range(40))
+    assert torch.equal(bank.images[24:], expected.images)
+    assert bank.labels[24:].tolist() == expected.labels.tolist()
+    doubtful = [0 in rows for rows in expected.rows]
+    assert any(doubtful)
+    assert bank.weights[24:].tolist() == [0.5 if flag else 1.0 for flag in doubtful]
+    assert len(set(bank.domains[:24]) | set(bank.domains[24:])) == 2
+
+
+def test_every_epoch_differs_and_comes_again(drawn: CropSet) -> None:
+    bank = FreshBank.compose(drawn, settings_of(), CPU)
+    epochs = []
+    for epoch in (0, 1, 2, 1):
+        bank.start_epoch(epoch)
+        epochs.append(bank.images[24:].clone())
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+    assert torch.equal(epochs[1], epochs[3])
+
+
+def test_a_mapped_bank_composes_the_same(drawn: CropSet, tmp_path: Path) -> None:
+    settings = settings_of()
+    mapped = settings.model_copy(update={"input": settings.input.model_copy(update={"memory_map": True})})
+    plain = FreshBank.compose(drawn, settings, CPU)
+    assert torch.equal(plain.images, FreshBank.compose(drawn, mapped, CPU, tmp_path).images)
+
+
+def test_workers_compose_the_same_batches_ahead(drawn: CropSet) -> None:
+    stream = ComposedStream(drawn.subset(range(24)), ComposeSettings(), size=32)
+    ahead = stream.epochs(1, 20, workers=2)
+    for epoch in (1, 2):
+        found, expected = next(ahead), stream.batch(epoch, range(20))
+        assert torch.equal(found.images, expected.images)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert found.rows == expected.rows
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch: int, _: dict[str, float]) -> None:
+        if epoch == 1:
+            raise Interrupted
+
+    settings, nothing = settings_of(), drawn.subset([])
+    whole = pretrain(drawn, nothing, settings, state_dir=tmp_path / "whole").encoder_state
+    with pytest.raises(Interrupted):
+        pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut", on_epoch=interrupt)
+    resumed = pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut").encoder_state
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    other = pretrain(drawn, nothing, settings_of(seed=7), state_dir=tmp_path / "other").encoder_state
+    assert any(not torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None:
+    assert isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=True), FreshBank)
+    assert not isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=False), FreshBank)
+    plain = training_bank(small_crops(), small_settings(), CPU, tmp_path, composed=True)
+    assert type(plain) is CropBank
+
+
+def test_no_composites_asked_for_leaves_the_real_crops(drawn: CropSet) -> None:
+    bank = FreshBank.compose(drawn, settings_of(count=0), CPU)
+    bank.start_epoch(1)
+    assert bank.labels.tolist() == [ClusterType.INSTANCE] * 24
