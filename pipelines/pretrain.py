@@ -1,5 +1,7 @@
 """Stage pretrain: supervised contrastive pre-training with the self-margin loss."""
 
+from shutil import copytree
+
 from safetensors.torch import save_file
 
 from pipelines.crops import part, training_crops
@@ -11,7 +13,18 @@ from supcam.training.pretraining import pretrain as train
 def pretrain(stage: Stage) -> str:
     """Train the encoder with the tuned margin and temperature."""
     settings = with_best_params(stage.settings, stage.read("tune/best_params.yaml"))
-    result = train(training_crops(stage), part(stage, "validation"), settings, state_dir=stage.state, log=stage.run.log)
+    # Beside the checkpoints, since a resumed run does not draw again what it drew before it was cut off.
+    pictures = stage.state / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    result = train(
+        training_crops(stage),
+        part(stage, "validation"),
+        settings,
+        state_dir=stage.state,
+        log=stage.run.log,
+        pictures=pictures,
+    )
+    copytree(pictures, stage.out / "pictures", dirs_exist_ok=True)
     save_file(result.encoder_state, stage.out / "encoder.safetensors")
     result.history.to_csv(stage.out / "history.csv", index=False)
     return result.summary

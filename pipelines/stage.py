@@ -148,6 +148,8 @@ def _keep_artifacts(stage: Stage) -> None:
     for path in sorted(stage.out.iterdir()):
         if path.is_file() and path.suffix not in HEAVY:
             stage.run.log_artifact(path, f"{OUTPUTS}/{stage.name}")
+    if (stage.out / "pictures").is_dir():
+        stage.run.log_artifacts(stage.out / "pictures", f"{OUTPUTS}/{stage.name}/pictures")
 
 
 def code_hash(root: Path) -> str:

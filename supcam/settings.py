@@ -202,7 +202,7 @@ class PretrainSettings(Section):
     momentum_start: float = Field(0.95, ge=0.0, lt=1.0)
     momentum_end: float = Field(0.99, ge=0.0, le=1.0)
     projection: int = Field(128, ge=2, le=4096)
-    learning_rate: float = Field(1.0, gt=0.0, le=100.0)  # for 256 crops a step, scaled with their number
+    learning_rate: float = Field(0.1, gt=0.0, le=100.0)  # for 256 crops a step, scaled with their number
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)

@@ -178,6 +178,17 @@ def test_settings_lists_every_setting_with_its_range(project: Path, call: Call) 
     assert "< 1.5707" in ended.out
 
 
+def test_resplit_gives_up_the_split_that_is_there(project: Path, call: Call) -> None:
+    ended = call("data", "resplit")
+    assert ended.code == 2
+    assert "dvc repro split" in ended.err
+    assignments = project / "outputs" / "split" / "assignments.csv"
+    assignments.parent.mkdir(parents=True)
+    assignments.write_text("crop_id,group,split,protocol\n", encoding="utf-8")
+    assert call("data", "resplit").code == 0
+    assert not assignments.exists()
+
+
 def test_synthesize_makes_what_import_takes(project: Path, call: Call, tmp_path: Path) -> None:
     assert call("synthesize", "--into", tmp_path / "drawn", "--crops", 24, "--cases", 2).code == 0
     assert call("synthesize", "--into", tmp_path / "drawn").code == 2

@@ -1,4 +1,4 @@
-"""Commands about crops: import, synthesize, validate, data diff."""
+"""Commands about crops: import, synthesize, validate, data diff and resplit."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("validate")(validate)
     data = typer.Typer(help="Versions of the data.", no_args_is_help=True)
     data.command("diff")(diff)
+    data.command("resplit")(resplit)
     app.add_typer(data, name="data")
 
 
@@ -98,3 +99,13 @@ def diff(
 
     for line in diff_versions(before, after, tracking.project_root() / "data").lines():
         typer.echo(line)
+
+
+def resplit() -> None:
+    """Forget which part each case is in; the next dvc repro divides all crops anew."""
+    root = tracking.project_root()
+    assignments = root / "outputs" / "split" / "assignments.csv"
+    if not assignments.exists():
+        raise UsageError(f"{assignments} does not exist: there is no split to give up. Run: dvc repro split")
+    assignments.unlink()
+    typer.echo("Cases are divided anew by: dvc repro. Test figures of before and after are of other crops.")

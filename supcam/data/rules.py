@@ -82,14 +82,12 @@ def _raw(settings: ValidateSettings) -> list[Rule]:
         Rule("near_duplicate", "alike", "Keep one of them; the split keeps them together.", "warn", among=[""]),
         Rule("near_label_conflict", "near_conflict", "Look at both and correct one type.", "warn", among=[""]),
         Rule("crops_per_type", "count", "Import more crops of it.", low=settings.min_crops_per_type, per="type"),
-        Rule(
-            "split_known", "split", "Divide anew: delete outputs/split/assignments.csv and run dvc repro.", among=PARTS
-        ),
+        Rule("split_known", "split", "Divide anew: supcam data resplit, then dvc repro.", among=PARTS),
     ]
 
 
 def _splits() -> list[Rule]:
-    anew = "Divide anew: delete outputs/split/assignments.csv and run dvc repro."
+    anew = "Divide anew: supcam data resplit, then dvc repro."
     return [
         Rule("split_known", "split", anew, among=PARTS),
         Rule("case_crosses", "case_in", anew, among=[""]),

@@ -32,7 +32,6 @@ class SplitReport:
 
     protocol: str
     seed: int
-    resplit: bool
     split_hash: str
     part_hashes: dict[str, str]
     wanted: dict[str, float]
@@ -47,9 +46,7 @@ class SplitReport:
         """The split in one line, with a line for each warning."""
         sizes = ", ".join(f"{part} {sum(self.counts[part].values())}" for part in PARTS)
         line = f"{self.protocol}: {sizes}; {self.kept} groups kept, {self.assigned} assigned"
-        return "\n".join(
-            [line + (", divided anew" if self.resplit else ""), *(f"warning: {text}" for text in self.warnings)]
-        )
+        return "\n".join([line, *(f"warning: {text}" for text in self.warnings)])
 
     def to_json(self, path: Path) -> None:
         """Write the report; equal splits give equal bytes, whether a group was kept or assigned just now."""
@@ -63,14 +60,13 @@ def split_manifest(
     previous: pd.DataFrame | None = None,
     *,
     linked: Links = (),
-    resplit: bool = False,
 ) -> tuple[pd.DataFrame, SplitReport]:
     """Add the column ``split`` (and ``group``) to a manifest.
 
     ``by_case`` keeps each case of a source in one part; crops without a case stand alone. ``paper`` ignores cases and
     takes 80/10/10 of each type. Either way crops with the same bytes, and those of ``linked`` (lists of crop ids),
     stay together. ``previous`` is the frame of an earlier split or its assignments: groups it knows never move,
-    unless the protocol is another or ``resplit`` is set.
+    unless the protocol is another.
 
     Raises:
         UsageError: when there are fewer than three groups to divide.
@@ -84,11 +80,11 @@ def split_manifest(
             f"found {group.nunique()}. Import more, or set split.protocol to paper."
         )
     warnings: list[str] = []
-    known = {} if previous is None or resplit else _known_parts(frame, group, previous, settings, warnings)
+    known = {} if previous is None else _known_parts(frame, group, previous, settings, warnings)
     part = _assign(frame["type"], group, shares, settings.seed, known)
     out = frame.assign(split=part.map(dict(enumerate(PARTS))), group=group)
     out = _keep_apart(out, previous if known else None)
-    return out, _report(out, settings, shares, len(known), resplit, warnings)
+    return out, _report(out, settings, shares, len(known), warnings)
 
 
 def fold_manifest(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, linked: Links = ()) -> pd.DataFrame:
@@ -126,7 +122,7 @@ def read_assignments(path: Path | None) -> pd.DataFrame | None:
     if missing or wrong:
         what = f"lacks the column {', '.join(sorted(missing))}" if missing else f"names the part {sorted(wrong)[0]!r}"
         raise UsageError(
-            f"{path} {what}. Restore it: git checkout -- {path}, or delete it to divide anew, and run dvc repro."
+            f"{path} {what}. Restore it: git checkout -- {path}, or divide anew (supcam data resplit), and run dvc repro."
         )
     return frame
 
@@ -182,8 +178,7 @@ def _known_parts(
     for name, parts in seen.items():
         if len(set(parts)) > 1:
             warnings.append(
-                f"group {name!r} joins crops that an earlier split put apart; "
-                "to divide anew, delete outputs/split/assignments.csv"
+                f"group {name!r} joins crops that an earlier split put apart; to divide anew: supcam data resplit"
             )
     return {name: max(set(parts), key=lambda part: (parts.count(part), -part)) for name, parts in seen.items()}
 
@@ -276,7 +271,6 @@ def _report(
     settings: SplitSettings,
     shares: Sequence[float],
     kept: int,
-    resplit: bool,
     warnings: list[str],
 ) -> SplitReport:
     table = pd.crosstab(frame["split"], frame["type"]).reindex(
@@ -298,7 +292,6 @@ def _report(
     return SplitReport(
         protocol=settings.protocol,
         seed=settings.seed,
-        resplit=resplit,
         split_hash=hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest(),
         part_hashes={part: hashlib.sha256(text.encode()).hexdigest() for part, text in ids.items()},
         wanted=dict(zip(PARTS, shares, strict=True)),

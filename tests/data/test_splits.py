@@ -99,8 +99,7 @@ def test_adding_data_moves_nothing(manifest: Make, settings: SplitSettings, tmp_
     assert added.kept == old["group"].nunique()
     assert added.assigned == new["group"].nunique() - added.kept
     assert {after[crop_id] for crop_id in after.keys() - before.keys()} == set(PARTS)
-    assert split_manifest(more, settings, previous, resplit=True)[1].resplit
-    assert parts_of(split_manifest(more, settings, previous, resplit=True)[0]) != after
+    assert parts_of(split_manifest(more, settings, None)[0]) != after
 
 
 def test_new_crops_of_a_known_case_join_it(manifest: Make) -> None:
@@ -122,7 +121,7 @@ def test_new_link_between_parts_is_told_and_moves_nothing(manifest: Make) -> Non
     test = old.loc[old["split"] == "test", "crop_id"].iloc[0]
     new, report = split_manifest(frame, BY_CASE, old, linked=[[train, test]])
     assert parts_of(new) == parts_of(old)
-    assert "delete outputs/split/assignments.csv" in report.warnings[0]
+    assert "supcam data resplit" in report.warnings[0]
 
 
 def test_lacking_and_uneven_types_are_warned_of(manifest: Make) -> None:
@@ -163,7 +162,7 @@ def test_damaged_assignments_are_named(tmp_path: Path) -> None:
     assert read_assignments(tmp_path / "absent.csv") is None
     path = tmp_path / "assignments.csv"
     path.write_text("crop_id,group,split,protocol\na,b,holdout,paper\n")
-    with pytest.raises(UsageError, match=r"names the part 'holdout'.*delete it to divide anew"):
+    with pytest.raises(UsageError, match=r"names the part 'holdout'.*supcam data resplit"):
         read_assignments(path)
     path.write_text("crop_id,split\n")
     with pytest.raises(UsageError, match="lacks the column group, protocol"):
