@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help environment data reproduce show test lint types check stress benchmarks walk clean
+.PHONY: help environment data reproduce show test lint types check stress benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,5 +55,5 @@ stress: .venv/.complete ## the full counts of the exhaustive checks, as JSON
 benchmarks: .venv/.complete ## every benchmark, as JSON lines
 	@for name in composition pretraining data tuning inference; do python -m benchmarks.$$name || exit 1; done
 
-clean: ## remove what can be made again, but not .venv, data or the registry
+clean: ## remove tool caches, pages and the folders of experiments (reports/, runs/)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache reports runs

@@ -168,7 +168,7 @@ def _lightly_row(settings: Settings, bank: CropBank, ours: float, steps: int) ->
         from lightly.models.modules import MoCoProjectionHead
         from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
     except ImportError as error:
-        _row("lightly_step_ratio", None, "ratio", reason=f"not measured: {error}; pip install 'supcam[benchmark]'")
+        _row("lightly_step_ratio", None, "ratio", reason=f"not measured: {error}; pip install '.[benchmark]'")
         return
     encoder = channels_last(build_encoder(settings.model))
     network = nn.Sequential(encoder, MoCoProjectionHead(encoder.num_features, encoder.num_features, 128))
@@ -240,7 +240,7 @@ def _loss_side(side: str, queue: int) -> dict[str, Any]:
         try:
             from pytorch_metric_learning.losses import CrossBatchMemory, SupConLoss
         except ImportError as error:
-            return {"reason": f"not measured: {error}; pip install 'supcam[benchmark]'"}
+            return {"reason": f"not measured: {error}; pip install '.[benchmark]'"}
         memory = CrossBatchMemory(SupConLoss(temperature=0.1), 128, memory_size=queue)
         both, twice = torch.cat([query, key]), torch.cat([labels, labels])
 

@@ -1,13 +1,14 @@
 """Stage compose: make category-variant composites from the training crops."""
 
 from pipelines.crops import part
-from pipelines.stage import Stage, main
+from pipelines.stage import Stage, main, progress_bar
 from supcam.composition.dataset import compose_set
 
 
 def compose(stage: Stage) -> str:
     """Write the composed set."""
-    report = compose_set(part(stage, "train"), stage.settings.compose, stage.out)
+    with progress_bar("composites") as progress:
+        report = compose_set(part(stage, "train"), stage.settings.compose, stage.out, progress=progress)
     stage.run.log({"composed": report.composed})
     return "\n".join(report.lines())
 

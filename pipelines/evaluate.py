@@ -44,7 +44,9 @@ def evaluate(stage: Stage) -> str:
         validation_logits=validation_logits,
         validation_labels=validation.labels,
     )
-    stage.run.log({name: value for name, value in evaluation.metrics.items() if isinstance(value, float)})
+    figures = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
+    per_type = {f"sensitivity/{name}": row["sensitivity"] for name, row in evaluation.metrics["per_type"].items()}
+    stage.run.log(figures | {name: value for name, value in per_type.items() if value is not None})
     Console(width=100).print(evaluation.summary())
     return (
         f"{len(test)} test crops: accuracy {evaluation.metrics['accuracy']:.4f}, "

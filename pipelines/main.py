@@ -17,6 +17,7 @@ from pipelines.stage import (
     open_place,
 )
 from supcam import tracking
+from supcam.errors import UsageError
 
 STAGES: dict[str, Work] = {
     "validate": validate.validate,
@@ -42,8 +43,10 @@ def main(
     through_gate: Annotated[str, typer.Option("--promote", help="true: go through the promotion gate.")] = "false",
 ) -> None:
     """Run all stages into one folder and register the model as candidate, or promote it."""
+    if through_gate not in ("true", "false"):
+        raise UsageError(f"promote = {through_gate!r} is not allowed; allowed are true and false.")
     root = tracking.project_root()
-    last = promote.promote if through_gate.lower() == "true" else promote.register
+    last = promote.promote if through_gate == "true" else promote.register
     place = open_place(root, "main", own_folder, profile, device, from_run, context.args)
     for name, work in (STAGES | {"promote": last}).items():
         execute(name, work, place)

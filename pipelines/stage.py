@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
 
 from supcam import tracking
-from supcam.errors import SupcamError, UsageError
+from supcam.errors import SupcamError, UsageError, explained
 from supcam.settings import Settings, load_settings, profile_path, save_settings
 
 OUTPUTS = Path("outputs")
@@ -38,6 +41,7 @@ class Place:
     own_folder: bool = False
     parent: str | None = None  # the run above, which `mlflow run` made
     tags: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()  # settings given for this execution, such as split.seed
 
     def find(self, relative: str) -> Path | None:
         """An output of an earlier stage, for example ``compose/manifest.csv``; None when there is none yet."""
@@ -112,6 +116,14 @@ Work = Callable[[Stage], str]
 
 
 @contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while a stage works: a function of (done, total)."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def _tracked(name: str, place: Place) -> Iterator[Stage]:
     located = _located(place, name)
     inputs = tracking.stage_inputs(place.root, name, located)
@@ -136,9 +148,14 @@ def execute(name: str, work: Work, place: Place) -> None:
     """Do one stage: run its work, keep its outputs as artifacts, print its summary line."""
     with _tracked(name, place) as stage:
         stage.out.mkdir(parents=True, exist_ok=True)
-        summary = work(stage)
+        try:
+            summary = work(stage)
+        except BaseException:
+            with suppress(OSError):  # it holds something
+                stage.out.rmdir()
+            raise
         _keep_artifacts(stage)
-    Console().print(f"[bold]{name}[/bold]: {summary}", highlight=False, soft_wrap=True)
+    Console().print(f"[bold]{name}[/bold]: {escape(summary)}", highlight=False, soft_wrap=True)
 
 
 def _keep_artifacts(stage: Stage) -> None:
@@ -200,9 +217,10 @@ def exit_codes() -> Iterator[None]:
     """Turn errors that users cause into one line on stderr and their exit code."""
     try:
         yield
-    except SupcamError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+    except (SupcamError, OSError) as error:
+        told = explained(error)
+        Console(stderr=True).print(f"error: {told}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(told.exit_code)
 
 
 def _application(name: str, work: Work) -> typer.Typer:
@@ -236,15 +254,23 @@ def open_place(
     tracking.quiet()
     overrides = overrides_from(extra) | ({"runtime.device": device} if device else {})
     parent = tracking.take_parent_run()
+    given = tuple(overrides)
     if not own_folder:
-        return Place(root, load_settings(root / "params.yaml", overrides), root / OUTPUTS, parent=parent)
+        settings = load_settings(root / "params.yaml", overrides)
+        return Place(root, settings, root / OUTPUTS, parent=parent, overrides=given)
     outputs = root / "runs" / f"{label}-{parent or os.urandom(8).hex()}"
     settings = load_settings(profile_path(profile) if profile else root / "params.yaml", overrides)
     outputs.mkdir(parents=True)
-    save_settings(settings, outputs / "params.yaml")
     upstream: tuple[Path, ...] = (root / OUTPUTS,)
-    if from_run:
-        tracking.fetch_outputs(root, from_run, outputs / "upstream")
-        upstream = (outputs / "upstream" / OUTPUTS, *upstream)
+    try:
+        save_settings(settings, outputs / "params.yaml")
+        if parent:
+            tracking.tag_run(root, parent, label, settings)
+        if from_run:
+            tracking.fetch_outputs(root, from_run, outputs / "upstream")
+            upstream = (outputs / "upstream" / OUTPUTS, *upstream)
+    except BaseException:
+        shutil.rmtree(outputs, ignore_errors=True)
+        raise
     tags = {"supcam.from_run": from_run} if from_run else {}
-    return Place(root, settings, outputs, upstream, own_folder=True, parent=parent, tags=tags)
+    return Place(root, settings, outputs, upstream, own_folder=True, parent=parent, tags=tags, overrides=given)

@@ -1,6 +1,6 @@
 """Stage validate: the data gate. Nothing that breaks an expectation of severity stop gets past it."""
 
-from pipelines.stage import Stage, main
+from pipelines.stage import Stage, main, progress_bar
 from supcam.data.expectations import validate_crops
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
@@ -9,7 +9,8 @@ from supcam.data.manifest import read_manifest
 def validate(stage: Stage) -> str:
     """Check the raw crops and write validation.json."""
     frame = read_manifest(stage.data / "manifest.csv")
-    report = validate_crops(frame, stage.data, stage.settings.validate_, docs=stage.report)
+    with progress_bar("crops") as progress:
+        report = validate_crops(frame, stage.data, stage.settings.validate_, docs=stage.report, progress=progress)
     return require_passed(report, stage.out / "validation.json", stage.report)
 
 

@@ -27,8 +27,18 @@ class MissingExtra(UsageError):
 
     def __init__(self, what: str, extra: str = "train") -> None:
         super().__init__(
-            f"{what} needs the extra {extra!r}, which is not installed. Run: pip install 'supcam[{extra}]'"
+            f"{what} needs the extra {extra!r}, which is not installed. "
+            f"Run in the checkout of supcam: pip install '.[{extra}]'"
         )
+
+
+def explained(error: SupcamError | OSError) -> SupcamError:
+    """An error of the file system as one of ours, naming the file; one that names no file is raised again."""
+    if isinstance(error, SupcamError):
+        return error
+    if error.filename is None:
+        raise error
+    return SupcamError(f"{error.filename}: {error.strerror}. Check that it exists, is writable and the disk has room.")
 
 
 class GateRefused(SupcamError):

@@ -320,14 +320,20 @@ def parse_settings(values: dict[str, Any]) -> Settings:
         raise _readable(error) from None
 
 
+_OPTION = "Correct the option."
+
+
 def _override(values: dict[str, Any], name: str, text: str) -> None:
     *sections, key = name.split(".")
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
-            raise SettingError(name, text, "a section and a key such as pretrain.epochs")
-    target[key] = yaml.safe_load(text)
+            raise SettingError(name, text, "a section and a key such as pretrain.epochs", _OPTION)
+    try:
+        target[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingError(name, text, "a value in YAML, such as 5, 0.1, [0.0, 0.6] or text", _OPTION) from None
 
 
 def _readable(error: ValidationError) -> SettingError:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from supcam.cli import main
+from supcam.cli.tables import print_table
+from supcam.errors import UsageError
+from supcam.registry.client import image_files
 from supcam.settings import profile_path
 
 
@@ -148,9 +152,36 @@ def test_predict_before_any_model_is_in_production(project: Path, call: Call) ->
 
 
 def test_predict_on_a_path_that_does_not_exist(project: Path, call: Call) -> None:
-    ended = call("predict", "nothing.png")
+    with pytest.raises(UsageError, match=r"nothing\.png does not exist"):
+        image_files([project / "nothing.png"])
+
+
+def test_predict_on_a_folder_without_images(project: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no image; searched for files ending in"):
+        image_files([project])
+
+
+@pytest.mark.parametrize("target", [".", "absent/types.csv"])
+def test_predict_refuses_an_output_it_cannot_write_before_it_begins(project: Path, call: Call, target: str) -> None:
+    ended = call("predict", draw(project / "crop.png"), "--output", project / target)
+    assert ended.code == 2
+    assert "name a file in an existing folder" in ended.err
+
+
+def test_brackets_in_a_name_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(pd.DataFrame({"[b]path": ["a[/b].png", "[red]x.png"]}))
+    printed = capsys.readouterr().out
+    assert "a[/b].png" in printed
+    assert "[red]x.png" in printed
+    assert "[b]path" in printed
+
+
+def test_a_folder_that_cannot_be_made_is_named(project: Path, call: Call) -> None:
+    (project / "file").write_text("", encoding="utf-8")
+    ended = call("synthesize", "--into", project / "file" / "below", "--crops", 96)
     assert ended.code in (1, 2)
-    assert ended.err.count("\n") <= 2
+    assert str(project / "file") in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_unknown_option_is_wrong_usage(call: Call) -> None:

@@ -91,10 +91,7 @@ def test_predict_writes_one_row_per_image(project: Path, tmp_path: Path) -> None
 
 def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
     before, production = tracked_files(project), aliases(project)["production"]
-    said = succeed(
-        project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1"
-    )
-    assert "nothing" not in said or "evaluate" in said
+    succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1")
     assert tracked_files(project) == before
     assert aliases(project)["production"] == production
     assert aliases(project)["candidate"] != production
@@ -107,13 +104,28 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
 
     uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
     client = MlflowClient(uri)
-    run = client.search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0].info
+    found = client.search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0]
+    run = found.info
     assert run.status == "FINISHED"
+    assert found.data.tags["supcam.profile"] == "sample"
+    assert found.data.tags["supcam.git.commit"]
     succeed(
         project, "mlflow", "run", ".", "--env-manager", "local", "-e", "compose",
         "-P", f"from_run={run.run_id}", "-P", "compose.count=6",
     )  # fmt: skip
+    # Another seed divides the cases otherwise, and composition took its sources from that split.
+    split = next((project / "runs").glob("split-*")) / "split/manifest.csv"
+    composed = next((project / "runs").glob("compose-*")) / "compose/manifest.csv"
+    mine, usual = (set(_training(path)) for path in (split, project / "outputs/split/manifest.csv"))
+    assert mine != usual
+    parents = pd.read_csv(composed, dtype=str)["parents"].str.split(";").explode()
+    assert set(parents) <= mine
     assert tracked_files(project) == before
+
+
+def _training(manifest: Path) -> list[str]:
+    frame = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    return frame.loc[frame["split"] == "train", "crop_id"].tolist()
 
 
 def test_changing_one_crop_starts_a_new_study(project: Path, tmp_path: Path) -> None:
@@ -163,6 +175,18 @@ def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "dvc pull data.dvc" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
+    from tests.project import ROOT, copy_checkout
+
+    copy_checkout(tmp_path)
+    shutil.copy(ROOT / "data.dvc", tmp_path)
+    done = call(tmp_path, "dvc", "repro")
+    assert done.returncode != 0
+    assert "missing data 'source': data" in done.stderr
+    assert "missing data 'source': data" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_no_model_in_production_yet(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from supcam import tracking
 from supcam.cli import data, experiments, models, project
-from supcam.errors import MissingExtra, SupcamError
+from supcam.errors import MissingExtra, SupcamError, explained
 
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
@@ -30,8 +30,8 @@ def main() -> None:
     tracking.quiet()
     try:
         app()
-    except SupcamError as error:
-        _end(error)
+    except (SupcamError, OSError) as error:
+        _end(explained(error))
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in TRAINING_PACKAGES:
             raise

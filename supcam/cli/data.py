@@ -86,7 +86,16 @@ def validate() -> None:
     root = tracking.project_root()
     settings = load_settings(root / "params.yaml")
     page = root / "reports" / "validate"
-    report = validate_crops(read_manifest(root / "data" / "manifest.csv"), root / "data", settings.validate_, docs=page)
+    frame = read_manifest(root / "data" / "manifest.csv")
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("validate", total=None)
+        report = validate_crops(
+            frame,
+            root / "data",
+            settings.validate_,
+            docs=page,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     typer.echo(require_passed(report, page / "validation.json", page))
 
 

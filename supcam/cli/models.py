@@ -9,6 +9,7 @@ import typer
 
 from supcam import tracking
 from supcam.cli.tables import print_table
+from supcam.data.manifest import write_text
 from supcam.errors import UsageError
 from supcam.registry.client import default_uri, image_files, load_production, predict_files
 from supcam.registry.client import pull as fetch
@@ -30,10 +31,12 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     paths: Paths,
     model: Model = PRODUCTION_URI,
-    output: Annotated[Path | None, typer.Option(help="CSV file; default: a table here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file with all columns; default: a short table here.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
 ) -> None:
     """Tell the type of each crop. A bad image is a row with an error; the exit code is then 1."""
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise UsageError(f"--output {output} is a folder or lies in none; name a file in an existing folder.")
     predictor = load_production(model)
     if limit is not None:
         files, _ = image_files(paths)
@@ -41,9 +44,7 @@ def predict(
     answers = predict_files(predictor, paths)
     frame = answers.frame.drop(columns="needs_review", errors="ignore")
     if output is not None:
-        beside = output.with_name(f".{output.name}.part")
-        frame.to_csv(beside, index=False)
-        beside.replace(output)
+        write_text(output, frame.to_csv(index=False, lineterminator="\n"))
         typer.echo(f"{len(frame)} images, {answers.failed} failed, {answers.ignored} other files ignored: {output}")
     else:
         print_table(_readable(frame))

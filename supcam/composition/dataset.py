@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,6 +34,7 @@ _ON_SHEET = 12  # crops of a type on the contact sheet
 _WORTH_A_PROCESS = 256
 
 Row = dict[str, Any]
+Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -67,7 +68,9 @@ class ComposeReport:
         return lines
 
 
-def compose_set(crops: Sources, settings: ComposeSettings, out: Path) -> ComposeReport:
+def compose_set(
+    crops: Sources, settings: ComposeSettings, out: Path, *, progress: Progress | None = None
+) -> ComposeReport:
     """Compose ``settings.count`` crops into the folder ``out``, which is replaced as a whole.
 
     Writes ``crops/*.png``, ``manifest.csv`` (paths relative to ``out``), ``report.json`` and ``contact_sheet.png``;
@@ -83,7 +86,7 @@ def compose_set(crops: Sources, settings: ComposeSettings, out: Path) -> Compose
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        report = _write(crops, settings, scratch)
+        report = _write(crops, settings, scratch, progress)
         scratch.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         scratch.replace(out)
@@ -104,7 +107,7 @@ def _refuse_leaks(frame: pd.DataFrame) -> None:
         )
 
 
-def _write(crops: Sources, settings: ComposeSettings, root: Path) -> ComposeReport:
+def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Progress | None) -> ComposeReport:
     (root / "crops").mkdir()
     if settings.masks:
         (root / "masks").mkdir()
@@ -120,6 +123,8 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path) -> ComposeRepo
             skipped[made.rejected.most_common(1)[0][0] if made.rejected else "no-sources"] += 1
             continue
         rows.append(_saved(made, crops.frame, settings.seed, index, root))
+        if progress:
+            progress(len(rows), settings.count)
         if len(shown.setdefault(made.type, [])) < _ON_SHEET:
             shown[made.type].append(made.image)
         _count(report, made)

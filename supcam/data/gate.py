@@ -6,8 +6,8 @@ from supcam.data.reports import ValidationReport
 from supcam.errors import GateRefused
 
 _BACK = """
-dvc repro has already recorded the refused data in data.dvc. Correct the crops and run again, or go back to the version
-before: git checkout -- data.dvc && dvc checkout --force data.dvc"""
+Correct the crops and run again, or go back to the version of the last commit:
+git checkout -- data.dvc && dvc checkout --force data.dvc"""
 
 
 def require_passed(report: ValidationReport, path: Path, page: Path | None = None) -> str:

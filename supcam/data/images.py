@@ -64,7 +64,7 @@ def read_crop(source: bytes | str | Path) -> DecodedCrop:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # Pillow raises nearly every type on damaged files
         raise ImageError(
-            f"{name} cannot be read as {', '.join(FORMATS)}: {error or type(error).__name__}. "
+            f"{name} cannot be read as {', '.join(FORMATS)}: {_reason(error)}. "
             "It is damaged or another kind of file: export it again or leave it out."
         ) from None
     return DecodedCrop(_whiten(grey, notes), tuple(notes))
@@ -209,3 +209,9 @@ def _centred(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     canvas = np.full((size, size), WHITE, dtype=np.uint8)
     canvas[top : top + height, left : left + width] = crop
     return canvas
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words without the address of a buffer, which differs in every run."""
+    text = str(error) or type(error).__name__
+    return "no image in it" if "cannot identify image file" in text else text

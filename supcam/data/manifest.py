@@ -30,6 +30,9 @@ def parse_certain(text: str) -> bool:
         ) from None
 
 
+_RESTORE = "Restore it: dvc checkout --force data.dvc"
+
+
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read a manifest: text columns (``case_id`` empty when there is none), integer sides, ``label_certain`` bool.
 
@@ -45,12 +48,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (ValueError, UnicodeError) as error:
-        raise UsageError(f"manifest {path} is no readable CSV: {error}. Restore it: dvc checkout data.dvc") from None
+        raise UsageError(
+            f"manifest {path} is no readable CSV: {error}. Restore it: dvc checkout --force data.dvc"
+        ) from None
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise UsageError(
-            f"manifest {path} lacks the column {', '.join(missing)}; needed are {', '.join(COLUMNS)}. "
-            "Restore it: dvc checkout data.dvc"
+            f"manifest {path} lacks the column {', '.join(missing)}; needed are {', '.join(COLUMNS)}. {_RESTORE}"
         )
     frame = frame.fillna("")
     for name in ("width", "height"):
@@ -95,7 +99,7 @@ def _integers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
         row = int(wrong.to_numpy().argmax())
         raise UsageError(
             f"manifest {path} line {row + 2}: {column.name} is {column.iloc[row]!r}; allowed are whole pixels. "
-            "Restore it: dvc checkout data.dvc"
+            f"{_RESTORE}"
         )
     return column.astype(int)
 

@@ -121,9 +121,7 @@ def read_assignments(path: Path | None) -> pd.DataFrame | None:
     wrong = set() if missing else set(frame["split"]) - set(PARTS)
     if missing or wrong:
         what = f"lacks the column {', '.join(sorted(missing))}" if missing else f"names the part {sorted(wrong)[0]!r}"
-        raise UsageError(
-            f"{path} {what}. Restore it: git checkout -- {path}, or: supcam data resplit. Then: dvc repro"
-        )
+        raise UsageError(f"{path} {what}. Restore it: git checkout -- {path}, or: supcam data resplit. Then: dvc repro")
     return frame
 
 

@@ -190,7 +190,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
     """Absolute paths of the images given and found in folders, sorted within each, and how many files were ignored.
 
     Raises:
-        UsageError: when nothing was given, or a path does not exist.
+        UsageError: when nothing was given, a path does not exist, or there is no image.
     """
     if not paths:
         raise UsageError("no path was given; give images or folders of images.")
@@ -206,6 +206,9 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
             files[path.absolute()] = None
         else:
             raise UsageError(f"{path} does not exist. Check the path.")
+    if not files:
+        named = ", ".join(str(path) for path in paths)
+        raise UsageError(f"{named} holds no image; searched for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return list(files), ignored
 
 

@@ -192,7 +192,7 @@ def _difference(figures: dict[str, float], drawn: NDArray[np.float64], confidenc
 def _data_validation(card: ModelCard | None, validation: Validation | None) -> Rule:
     name, allowed = "data validation", "passed, of this very data hash"
     if validation is None:
-        return Rule(name, False, "no record", allowed, "Run: supcam validate")
+        return Rule(name, False, "no record", allowed, "Run: dvc repro validate")
     if card is None or validation.manifest_hash != card.data.manifest_hash:
         return Rule(
             name, False, validation.manifest_hash, allowed, "the validation looked at other data than the model"

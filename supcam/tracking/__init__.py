@@ -12,7 +12,7 @@ from supcam.tracking.place import (
     tracking_uri,
 )
 from supcam.tracking.provenance import device_name, git_state, package_versions, run_tags
-from supcam.tracking.runs import Run, open_client, stage_run, take_parent_run
+from supcam.tracking.runs import Run, open_client, stage_run, tag_run, take_parent_run
 from supcam.tracking.spool import pending_uploads, upload_pending
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "stage_inputs",
     "stage_run",
     "store_root",
+    "tag_run",
     "take_parent_run",
     "tracking_uri",
     "upload_pending",

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from supcam.errors import SupcamError
+from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
 from supcam.tracking.place import EXPERIMENT, artifact_location, quiet, tracking_uri
 from supcam.tracking.provenance import all_versions, git_state, run_tags
@@ -174,7 +174,7 @@ def stage_run(
     """
     parent = parent_run_id or take_parent_run()
     client = open_client(root)
-    experiment = client.get_run(parent).info.experiment_id if parent else _experiment(client, root)
+    experiment = _experiment_of(client, parent) if parent else _experiment(client, root)
     all_tags = {**run_tags(root, stage, settings, located), **(tags or {})}
     with _ended(_create(client, root, experiment, stage, all_tags, parent)) as run:
         run.log_params(_stage_params(stage, settings))
@@ -190,6 +190,31 @@ def _stage_params(stage: str, settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json", by_alias=True)
     sections = ("runtime", "input", "model", stage) if stage in values else tuple(values)
     return {name: values[name] for name in sections if isinstance(values[name], dict)}
+
+
+def tag_run(root: Path, run_id: str, stage: str, settings: Settings) -> None:
+    """Give a run that ``mlflow run`` made the tags of the design.
+
+    Raises:
+        UsageError: when the store has no such run.
+    """
+    client = open_client(root)
+    _experiment_of(client, run_id)
+    for name, value in run_tags(root, stage, settings).items():
+        if not name.startswith("mlflow."):
+            client.set_tag(run_id, name, value)
+
+
+def _experiment_of(client: Any, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run_id).info.experiment_id)
+    except MlflowException as error:
+        raise UsageError(
+            f"the run above, MLFLOW_RUN_ID = {run_id}, cannot be read: {error.message}. "
+            "Set MLFLOW_TRACKING_URI to its store, or unset MLFLOW_RUN_ID."
+        ) from None
 
 
 def _experiment(client: Any, root: Path) -> str:

@@ -70,9 +70,10 @@ class TrainingObjective:
     def _short(self, point: Point, seed: int) -> Settings:
         """The settings of one short training."""
         base, chosen = self.settings, self.settings.tune
+        shown = base.runtime.progress and chosen.workers == 1
         return base.model_copy(
             update={
-                "runtime": base.runtime.model_copy(update={"seed": seed, "progress": False}),
+                "runtime": base.runtime.model_copy(update={"seed": seed, "progress": shown}),
                 "pretrain": base.pretrain.model_copy(
                     update={
                         "margin": point.margin,
