@@ -123,6 +123,15 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
     assert tracked_files(project) == before
 
 
+def test_labels_go_out_for_review_and_come_back(project: Path) -> None:
+    before = tracked_files(project)
+    said = succeed(project, "supcam", "review", "sheet", "--folds", "2", "--epochs", "1")
+    assert "of 160 labels look wrong" in said
+    assert "labels to review" in (project / "reports/review/review.html").read_text(encoding="utf-8")
+    assert "no label changed" in succeed(project, "supcam", "review", "apply", "reports/review/review.csv")
+    assert tracked_files(project) == before
+
+
 def _training(manifest: Path) -> list[str]:
     frame = pd.read_csv(manifest, dtype=str, keep_default_na=False)
     return frame.loc[frame["split"] == "train", "crop_id"].tolist()

@@ -1,4 +1,4 @@
-"""Commands about crops: import, synthesize, validate, data diff and resplit."""
+"""Commands about crops: import, synthesize, validate, data diff and resplit, review."""
 
 import re
 from pathlib import Path
@@ -22,6 +22,10 @@ def add_commands(app: typer.Typer) -> None:
     data.command("diff")(diff)
     data.command("resplit")(resplit)
     app.add_typer(data, name="data")
+    review = typer.Typer(help="Labels that look wrong: a sheet for people, and back.", no_args_is_help=True)
+    review.command("sheet")(review_sheet)
+    review.command("apply")(review_apply)
+    app.add_typer(review, name="review")
 
 
 def import_(
@@ -118,3 +122,43 @@ def resplit() -> None:
         raise UsageError(f"{assignments} does not exist: there is no split to give up. Run: dvc repro split")
     assignments.unlink()
     typer.echo("Cases are divided anew by: dvc repro. Test figures of before and after are of other crops.")
+
+
+def review_sheet(
+    into: Annotated[Path, typer.Option(help="Folder for review.csv and review.html.")] = Path("reports/review"),
+    folds: Annotated[int, typer.Option(help="Classifiers to train, each on the cases of the others.", min=2)] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each; default: finetune.epochs.", min=1)] = None,
+) -> None:
+    """List crops whose label a confident classifier of other cases denies; nothing is changed."""
+    from supcam.data.crops import CropSet
+    from supcam.data.manifest import read_manifest
+    from supcam.data.reports import read_links
+    from supcam.data.review import suspicious_labels, write_review
+    from supcam.evaluation.out_of_fold import out_of_fold
+
+    root = tracking.project_root()
+    settings = load_settings(root / "params.yaml", {"finetune.epochs": str(epochs)} if epochs else None)
+    crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
+    validation = root / "outputs" / "validate" / "validation.json"
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("folds", total=folds)
+        probabilities = out_of_fold(
+            crops,
+            settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"progress": False})}),
+            folds,
+            state_dir=root / "state" / "review",
+            linked=read_links(validation),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    rows = suspicious_labels(crops.frame, probabilities)
+    sheet = write_review(rows, root / "data", root / into)
+    typer.echo(f"{len(rows)} of {len(crops)} labels look wrong: {sheet} (pictures: {sheet.with_suffix('.html')})")
+    typer.echo(f"Fill in the column corrected where a label is wrong, then: supcam review apply {sheet}")
+
+
+def review_apply(sheet: Annotated[Path, typer.Argument(help="The filled in review.csv.")]) -> None:
+    """Take a reviewed sheet back as a new version of the data."""
+    from supcam.data.review import apply_review
+
+    for line in apply_review(sheet, tracking.project_root() / "data").lines():
+        typer.echo(line)
