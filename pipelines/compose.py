@@ -9,7 +9,7 @@ def compose(stage: Stage) -> str:
     """Write the composed set."""
     with progress_bar("composites") as progress:
         report = compose_set(part(stage, "train"), stage.settings.compose, stage.out, progress=progress)
-    stage.run.log({"composed": report.composed})
+    stage.run.log({"composed": report.composed, **report.losses()})
     return "\n".join(report.lines())
 
 

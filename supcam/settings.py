@@ -89,7 +89,7 @@ class ComposeSettings(Section):
     masks: bool = False
     # What to compose. Without target_shares: inversely to the class counts of the sources.
     target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
-    # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20.
+    # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20 and "both".
     cells: list[str] | None = None
     # Weights of touch, overlap and both among the cells that give the target.
     relation_mix: dict[Literal["touch", "overlap", "both"], float] = {"touch": 1.0, "overlap": 1.0, "both": 0.2}

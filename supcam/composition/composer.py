@@ -14,12 +14,24 @@ from scipy import ndimage
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
-from supcam.composition.masks import EIGHT, WHITE, Body, Grey, Mask, core_width, find_body, source_defect
+from supcam.composition.masks import (
+    EIGHT,
+    WHITE,
+    Body,
+    Grey,
+    Mask,
+    core_width,
+    falls_apart,
+    find_body,
+    source_defect,
+)
 from supcam.composition.placement import LEAST_CROSSING, admissible
 from supcam.composition.sampling import Plan, Policy
 from supcam.composition.warp import Sheet, Warp
+from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
 
+_LEAST_KEPT = 0.9  # of the halo that a warp must keep; less means that a thin bridge broke
 _MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
 
 
@@ -85,6 +97,11 @@ class _Source:
         return Sheet.of(self.body.image)
 
     @cached_property
+    def greys(self) -> Mask:
+        """Which grey values (256,) it holds."""
+        return np.bincount(self.body.image.ravel(), minlength=256) > 0
+
+    @cached_property
     def width(self) -> float:
         """Thickness of its chromosomes in pixels, measured once and scaled with each warp."""
         return core_width(self.body.core)
@@ -98,6 +115,7 @@ class Composer:
     """
 
     def __init__(self, crops: Sources, settings: ComposeSettings, *, keep_masks: bool = False) -> None:
+        refuse_leaks(crops.frame)
         self.settings = settings
         self.keep_masks = keep_masks
         self.defects: dict[str, list[str]] = {}
@@ -105,6 +123,8 @@ class Composer:
         self._sources: dict[int, _Source] = {}
         for row, image in enumerate(crops.images):
             defect = source_defect(image, settings)
+            if defect is None and int(crops.labels[row]) != ClusterType.INSTANCE and falls_apart(image, settings):
+                defect = "several-components"
             if defect:
                 self.defects.setdefault(defect, []).append(ids[row])
             else:
@@ -119,6 +139,11 @@ class Composer:
             self._floors[self._groups[row]] = darkest
         tones = [float(np.median(source.body.image[source.body.core])) for source in self._sources.values()]
         self.policy = Policy([self._types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
+
+    @property
+    def rows(self) -> list[int]:
+        """Positions of the sources that passed the quality gates."""
+        return self._rows
 
     def __len__(self) -> int:
         """Number of sources that passed the quality gates."""
@@ -196,6 +221,8 @@ class Composer:
             rejected["speck"] += 1
         elif body.core_area < self.settings.min_core_share * body.halo_area:
             rejected["pale"] += 1
+        elif body.halo_area < _LEAST_KEPT * source.body.halo_area * warp.scale**2:
+            rejected["fell-apart"] += 1
         else:
             single = self._types[row] is ClusterType.INSTANCE
             return warp, replace(body, width=source.width * warp.scale, single=single)
@@ -242,6 +269,7 @@ class Composer:
         rejected: Counter[str],
     ) -> Composite | None:
         image, (top, left) = _framed(assembly.body, self._sources[rows[0]].margin)
+        image = _snapped(image, np.any([self._sources[row].greys for row in rows], axis=0), self.settings.halo_level)
         if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
             rejected["several-components"] += 1
             return None
@@ -265,6 +293,22 @@ class Composer:
         return (a, b, a * x + b * y + c + source.corner[1], d, e, d * x + e * y + f + source.corner[0])
 
 
+def refuse_leaks(frame: pd.DataFrame) -> None:
+    """Refuse sources whose column ``split``, where they have one, is not train.
+
+    Raises:
+        SupcamError: for the first such source.
+    """
+    if "split" not in frame:
+        return
+    leaks = frame.loc[frame["split"] != "train", "crop_id"]
+    if len(leaks):
+        raise SupcamError(
+            f"{len(leaks)} sources are not of the training split, first {leaks.iloc[0]!r}: "
+            "composites of them would leak into training. Pass the rows with split = train only."
+        )
+
+
 def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
     body = find_body(image, settings)
     if body is None:
@@ -283,6 +327,22 @@ def _framed(body: Body, margin: tuple[int, int, int, int]) -> tuple[Grey, tuple[
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
     return image, (int(rows[0]) - top, int(columns[0]) - left)
+
+
+def _snapped(image: Grey, greys: Mask, halo_level: int) -> Grey:
+    """``image`` with each grey value below the halo level moved to the nearest one that its sources hold.
+
+    Stretching the contrast leaves a comb of grey values that never occur. Warping and blending fill the gaps, which
+    tells composites from real crops at a glance.
+    """
+    held = np.flatnonzero(greys[:halo_level])
+    values = np.arange(256)
+    # The held values on either side of each value; the first and the last serve beyond the ends.
+    above = np.minimum(np.searchsorted(held, values), held.size - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(values - held[below] < np.abs(held[above] - values), held[below], held[above])
+    table: Grey = np.where(values < halo_level, nearest, values).astype(np.uint8)
+    return table[image]
 
 
 def _crop(masks: Mask, corner: tuple[int, int], shape: tuple[int, ...]) -> Mask:

@@ -19,11 +19,10 @@ import pandas as pd
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Skipped, Sources
+from supcam.composition.composer import Composer, Composite, Skipped, Sources, refuse_leaks
 from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
 from supcam.data.manifest import COLUMNS, write_manifest
-from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
 
 _BLOCK = 16  # composites a worker makes before it reports
@@ -52,6 +51,12 @@ class ComposeReport:
     skipped_sources: dict[str, list[str]] = field(default_factory=dict)
     skipped_composites: dict[str, int] = field(default_factory=dict)
     rejected_tries: dict[str, int] = field(default_factory=dict)
+
+    def losses(self) -> dict[str, int]:
+        """Counts of everything that was left out, named ``what/reason``."""
+        sources = {f"skipped_sources/{reason}": len(ids) for reason, ids in self.skipped_sources.items()}
+        composites = {f"skipped_composites/{reason}": count for reason, count in self.skipped_composites.items()}
+        return sources | composites | {f"rejected_tries/{name}": count for name, count in self.rejected_tries.items()}
 
     def lines(self) -> list[str]:
         """What a stage prints: one line of counts, and one for each kind of loss."""
@@ -82,7 +87,7 @@ def compose_set(
     Raises:
         SupcamError: when a source is not of the training split.
     """
-    _refuse_leaks(crops.frame)
+    refuse_leaks(crops.frame)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
@@ -94,17 +99,6 @@ def compose_set(
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return report
-
-
-def _refuse_leaks(frame: pd.DataFrame) -> None:
-    if "split" not in frame:
-        return
-    leaks = frame.loc[frame["split"] != "train", "crop_id"]
-    if len(leaks):
-        raise SupcamError(
-            f"{len(leaks)} sources are not of the training split, first {leaks.iloc[0]!r}: "
-            "composites of them would leak into training. Pass the rows with split = train only."
-        )
 
 
 def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Progress | None) -> ComposeReport:

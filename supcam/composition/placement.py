@@ -15,6 +15,8 @@ from supcam.settings import ComposeSettings
 # placements of drawn and real crops: below 0.8 one in 1,000 reads as a crossing, from 1 to 1.2 one in 20, above 1.4
 # every second.
 LEAST_CROSSING = 1.2
+_NEAR = 10  # grey levels above the core level at which a halo may still hide the edge of a body
+_SINGLE = 2**20  # entries up to which single precision keeps counts within half a pixel
 
 Counts: TypeAlias = NDArray[np.float32]
 
@@ -39,11 +41,13 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
     """Shared pixels of K mask pairs, (K, H1, W1) with (K, H2, W2), for each shift: (K, H1 + H2 - 1, W1 + W2 - 1).
 
     Entry (r, c) holds the sum over ``first[y, x] * second[y - dy, x - dx]`` with ``dy = r - (H2 - 1)`` and
-    ``dx = c - (W2 - 1)``. Counts below 2**22 come back within 0.5 of the exact integer in single precision.
+    ``dx = c - (W2 - 1)``. Counts come back within 0.5 of the exact integer; large frames take double precision for it.
     """
     rows = first.shape[1] + second.shape[1] - 1
     columns = first.shape[2] + second.shape[2] - 1
     size = (fft.next_fast_len(rows, real=True), fft.next_fast_len(columns, real=True))
+    if rows * columns > _SINGLE:
+        first, second = first.astype(np.float64), second.astype(np.float64)
     spectrum = fft.rfft2(first, size, overwrite_x=True)
     spectrum *= fft.rfft2(second[:, ::-1, ::-1], size)
     counts: Counts = fft.irfft2(spectrum, size, overwrite_x=True)[:, :rows, :columns]
@@ -53,7 +57,7 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
 def admissible(first: Body, second: Body, relation: Relation, settings: ComposeSettings) -> Shifts:
     """All shifts at which ``second`` meets ``first`` in ``relation`` as far as areas tell.
 
-    touch: cores neither share nor adjoin (but see ``guarded_core``), the halo of one grown by a pixel meets the other
+    touch: cores neither share nor adjoin (see ``touch_guards``), the halo of one grown by a pixel meets the other
     in ``min_contact`` pixels or more, the haloes share little. overlap and both: the cores share the set part of the
     smaller one.
     """
@@ -67,20 +71,22 @@ def admissible(first: Body, second: Body, relation: Relation, settings: ComposeS
     return Shifts(offsets, edges / edges[-1] if edges.size else edges)
 
 
-def guarded_core(first: Body, second: Body) -> Mask:
-    """What of ``first`` a touching core must keep clear of: its core, grown by a pixel where haloes are whole.
+def touch_guards(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, Mask]:
+    """What of two touching sources must share no pixel: one core grown by a pixel, and all near the other's level.
 
-    A body can reach a pixel beyond its core, so cores that adjoin may hide bodies that share a pixel. Crops cut at a
-    dark level have no room for that pixel: real ones lie closer.
+    A body can reach a pixel beyond its core, faintly darker than the rest of the halo, so cores that adjoin may hide
+    bodies that share a pixel. Crops cut at a dark level have no room for that pixel: real ones lie closer.
     """
-    return first.core if first.cut or second.cut else dilate(first.core)
+    if first.cut or second.cut:
+        return first.core, second.core
+    return dilate(first.core), second.core | (second.halo & (second.image < settings.core_level + _NEAR))
 
 
 def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, NDArray[np.float64]]:
     left = np.empty((3, *first.halo.shape), dtype=np.float32)
-    left[0], left[1], left[2] = guarded_core(first, second), first.halo, first.grown
     right = np.empty((3, *second.halo.shape), dtype=np.float32)
-    right[0], right[1:] = second.core, second.halo
+    left[0], right[0] = touch_guards(first, second, settings)
+    left[1], left[2], right[1:] = first.halo, first.grown, second.halo
     cores, haloes, contact = correlate(left, right)
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * min(first.halo_area, second.halo_area))
     fits = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)

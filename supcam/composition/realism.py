@@ -34,7 +34,7 @@ class Realism:
 
 
 def features(image: Grey) -> NDArray[np.float64]:
-    """What betrays a composite, if anything does: size, grey values, edge profile, slopes and sharpness, gaps.
+    """What betrays a composite, if anything does: size, grey values, edge profile, slopes and sharpness, gaps, grain.
 
     Frame margins are left out: a composite takes them from its first source.
     """
@@ -62,8 +62,26 @@ def features(image: Grey) -> NDArray[np.float64]:
         *(band[core].std() if core.any() else 0.0 for band in bands),
         *(np.percentile(second[core], (50, 90, 99)) if core.any() else (0.0, 0.0, 0.0)),
         *np.histogram(grey[(depth > 3)], _GREYS[:-3])[0] / max(int((depth > 3).sum()), 1),
+        # Interpolation fills the grey values that stretching the contrast left out, and smooths the grain.
+        np.unique(inside).size / np.log1p(inside.size),
+        *np.bincount(inside.astype(np.int64) % 4, minlength=4) / inside.size,
+        *_alike(grey, core),
     ]
     return np.asarray(values, dtype=np.float64)
+
+
+def _alike(grey: NDArray[np.float64], core: NDArray[np.bool_]) -> list[float]:
+    """Correlation of the fine detail with itself one and two pixels along rows and columns, inside ``core``."""
+    detail = grey - ndimage.gaussian_filter(grey, 1.5)
+    values = []
+    for lag in (1, 2):
+        for axis in (0, 1):
+            ahead, behind = np.s_[lag:], np.s_[:-lag]
+            first, second = (detail[part] if axis == 0 else detail[:, part] for part in (ahead, behind))
+            both = (core[ahead] & core[behind]) if axis == 0 else (core[:, ahead] & core[:, behind])
+            spread = np.sqrt((first[both] ** 2).sum() * (second[both] ** 2).sum())
+            values.append(float((first[both] * second[both]).sum() / spread) if spread > 0 else 0.0)
+    return values
 
 
 def _box(halo: NDArray[np.bool_]) -> tuple[int, int]:

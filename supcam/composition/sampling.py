@@ -154,8 +154,10 @@ class Policy:
 
     def _shares(self, counts: NDArray[np.int64]) -> tuple[list[ClusterType], NDArray[np.float64]]:
         wanted = {str(name): share for name, share in (self._settings.target_shares or {}).items()}
+        present = [int(counts[target]) for target in TARGETS if counts[target]]
+        # A type that is missing altogether counts like the rarest one: it must not drown the others.
         shares = {
-            target: (wanted.get(target.label, 0.0) if wanted else 1.0 / max(int(counts[target]), 1))
+            target: wanted.get(target.label, 0.0) if wanted else 1.0 / (int(counts[target]) or min(present, default=1))
             for target in TARGETS
         }
         kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self._homes)]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from supcam.composition.composer import Composer, Composite, Sources
 from supcam.composition.masks import Grey
 from supcam.data.images import letterbox, native_canvas
+from supcam.errors import UsageError
 from supcam.settings import ComposeSettings
 
 _BLOCK = 16  # composites that a worker makes at a time
@@ -44,6 +45,7 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     rows: list[tuple[int, ...]]
+    uncomposed: int = 0  # sources that stand in for composites that could not be made
 
 
 class ComposedStream(Dataset[Streamed]):
@@ -62,7 +64,19 @@ class ComposedStream(Dataset[Streamed]):
         scale: Literal["letterbox", "native"] = "letterbox",
         device: torch.device | str = "cpu",
     ) -> None:
+        """Prepare the sources.
+
+        Raises:
+            UsageError: when no crop can be a source.
+            SupcamError: when a crop is not of the training split.
+        """
         self._composer = Composer(crops, settings)
+        if not len(self._composer):
+            reasons = ", ".join(f"{len(ids)} {reason}" for reason, ids in self._composer.defects.items())
+            raise UsageError(
+                f"none of {len(crops.images)} training crops can be composed ({reasons or 'there are none'}). "
+                "Set compose.on_the_fly to false or compose.count to 0, or import other crops."
+            )
         self._crops = crops
         self._labels = [int(label) for label in crops.labels]
         self._seed = settings.seed
@@ -79,7 +93,7 @@ class ComposedStream(Dataset[Streamed]):
             rows = tuple(placed.row for placed in made.placed)
             return Streamed(self._fit(made.image, self._size), int(made.type), rows)
         rng = np.random.default_rng((self._mixed(epoch), index, 1))
-        row = int(rng.integers(len(self._crops.images)))
+        row = self._composer.rows[int(rng.integers(len(self._composer)))]
         failed = tuple(made.rejected) or ("no-sources",)
         return Streamed(self._fit(self._crops.images[row], self._size), self._labels[row], (row,), failed)
 
@@ -114,7 +128,8 @@ class ComposedStream(Dataset[Streamed]):
             self.skipped.update(crop.failed)
         images = torch.from_numpy(np.stack([crop.image for crop in crops])[:, None])
         labels = torch.tensor([crop.label for crop in crops], dtype=torch.int64)
-        return Batch(images.to(self._device), labels.to(self._device), [crop.rows for crop in crops])
+        uncomposed = sum(1 for crop in crops if crop.failed)
+        return Batch(images.to(self._device), labels.to(self._device), [crop.rows for crop in crops], uncomposed)
 
     def _mixed(self, epoch: int) -> int:
         return int(np.random.SeedSequence((self._seed, epoch)).generate_state(1, np.uint64)[0])

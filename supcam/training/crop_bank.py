@@ -66,6 +66,10 @@ class CropBank:
     def start_epoch(self, epoch: int) -> None:
         """Bring the crops of an epoch into place. Here every epoch has the same ones."""
 
+    def figures(self) -> dict[str, float]:
+        """What to log about the crops of the present epoch."""
+        return {}
+
     def take(self, indices: Tensor) -> Tensor:
         """Canvases (B, 1, S, S) uint8 of crop indices (B,), on the device of the labels."""
         return self.images[indices.to(self.images.device)].to(self.labels.device)

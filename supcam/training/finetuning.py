@@ -211,6 +211,7 @@ class FinetuneTask(RunTask):
         self._refuse_nan(sums)
         loss, accuracy = sums.tolist()
         row = {"loss": loss, "train_accuracy": accuracy, **self._validated()}
+        row |= self.bank.figures()
         row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         rank = (row.get("macro_sensitivity", 0.0), -row.get("validation_loss", 0.0))
         if not self.best["state"] or rank >= (self.best["sensitivity"], -self.best["loss"]):

@@ -20,6 +20,7 @@ class _Position:
 
     epoch: int = -1
     batches: Iterator[Batch] | None = None
+    uncomposed: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,13 @@ class FreshBank(CropBank):
         both, _ = zip_codes([*sources, *sources], np.arange(2 * len(real)) >= len(real))
         weights, domains = np.ones(len(labels)), np.zeros(len(labels), dtype=np.int64)
         weights[: len(real)], domains[: len(real)] = label_weights(real), both[: len(real)]
-        stream = ComposedStream(real, settings.compose, size=chosen.size, scale=chosen.scale, device=images.device)
         bank = cls(
             images,
             labels,
             weights,
             domains,
             composed,
-            stream,
+            ComposedStream(real, settings.compose, size=chosen.size, scale=chosen.scale, device=images.device),
             weights[: len(real)].copy(),
             both[len(real) :],
             # On a CPU the training itself takes all cores.
@@ -80,13 +80,17 @@ class FreshBank(CropBank):
         self.labels[first:] = batch.labels.to(self.labels.device)
         self.weights[first:] = [min(self.certain[row] for row in rows) for rows in batch.rows]
         self.domains[first:] = [self.composed_domains[rows[0]] for rows in batch.rows]
-        position.epoch = epoch
+        position.epoch, position.uncomposed = epoch, batch.uncomposed
+
+    def figures(self) -> dict[str, float]:
+        """How many composites of the epoch could not be made; crops took their place."""
+        return {"uncomposed": float(self.position.uncomposed)}
 
 
 def training_bank(
     crops: CropSet, settings: Settings, device: torch.device, folder: Path, *, composed: bool
 ) -> CropBank:
     """The bank that settings ask for: composites as given, or anew in every epoch with ``compose.on_the_fly``."""
-    if composed and settings.compose.on_the_fly:
+    if composed and settings.compose.on_the_fly and settings.compose.count:
         return FreshBank.compose(crops, settings, device, folder)
     return CropBank.from_crops(crops, settings.input, device, folder)

@@ -233,6 +233,7 @@ class PretrainTask(RunTask):
         self._refuse_nan(sums)
         count = total.pop("rows")
         row = {name: value / count for name, value in total.items()} | self._geometry() | self._probes()
+        row |= self.bank.figures()
         row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.finish_epoch(row)
         epochs = self.settings.pretrain.epochs

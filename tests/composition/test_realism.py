@@ -26,6 +26,16 @@ def test_hard_cut_takes_the_rim_and_only_the_rim(crops: DrawnCrops) -> None:
     assert (cut[kept] == image[kept]).all()
 
 
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", [ClusterType.TOUCHING, ClusterType.OVERLAPPING], ids=lambda kind: str(kind.label))
+@pytest.mark.parametrize("name", ["clinical-12-cases", "mfish-slides"])
+def test_real_and_composed_crops_are_hardly_told_apart(shared_data: Path, name: str, kind: ClusterType) -> None:
+    crops = real_crops(shared_data / name)
+    control = realism(crops, kind, ComposeSettings(), per_real=1, control=True, bootstrap=50)
+    assert control.auc >= 0.95, "a classifier that misses hard-cut edges proves nothing"
+    assert realism(crops, kind, ComposeSettings(), per_real=1, bootstrap=50).auc <= 0.8
+
+
 @pytest.mark.parametrize("control", [False, True])
 def test_clinical_touching_crops(shared_data: Path, control: bool) -> None:
     crops = real_crops(shared_data / "clinical-12-cases")

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from supcam.cluster_type import ClusterType
 from supcam.composition.stream import ComposedStream
 from supcam.data.crops import CropSet
+from supcam.errors import SupcamError, UsageError
 from supcam.settings import ComposeSettings, Settings
 from supcam.synthetic import draw_crops
 from supcam.training.crop_bank import CropBank
@@ -108,7 +108,22 @@ def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None
     assert type(plain) is CropBank
 
 
-def test_no_composites_asked_for_leaves_the_real_crops(drawn: CropSet) -> None:
-    bank = FreshBank.compose(drawn, settings_of(count=0), CPU)
+def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
+    leaking = CropSet(drawn.frame.assign(split=["train"] * 20 + ["test"] * 6), drawn.images)
+    with pytest.raises(SupcamError, match="4 sources are not of the training split"):
+        FreshBank.compose(leaking, settings_of(), CPU)
+
+
+def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn: CropSet) -> None:
+    white = CropSet(drawn.frame.assign(relation=""), [*drawn.images[:24], *[np.full((30, 30), 255, np.uint8)] * 2])
+    bank = FreshBank.compose(white, settings_of(min_contact=4000, cells=["instance+instance:touch"]), CPU)
+    assert bank.figures() == {"uncomposed": 40.0}
+    assert (bank.images[26:].flatten(1).min(dim=1).values < 250).all()
+    with pytest.raises(UsageError, match=r"none of 2 training crops can be composed \(2 empty\)"):
+        FreshBank.compose(white.subset([24, 25]), settings_of(), CPU)
+
+
+def test_no_composites_asked_for_leaves_the_crops_as_they_are(drawn: CropSet, tmp_path: Path) -> None:
+    bank = training_bank(drawn, settings_of(count=0), CPU, tmp_path, composed=True)
     bank.start_epoch(1)
-    assert bank.labels.tolist() == [ClusterType.INSTANCE] * 24
+    assert bank.labels.tolist() == drawn.labels.tolist()

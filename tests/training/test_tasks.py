@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         return loss * torch.nan if task.current_epoch == 2 else loss
 
     monkeypatch.setattr(PretrainTask, "training_step", spoiled)
-    with pytest.raises(SupcamError, match=r"no finite numbers in epoch 2.*Lower pretrain.learning_rate \(now 1.0\)"):
+    with pytest.raises(SupcamError, match=r"no finite numbers in epoch 2.*Lower pretrain.learning_rate \(now 0.1\)"):
         pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path)
     kept = torch.load(tmp_path / LAST, weights_only=True)
     assert kept["epoch"] == 1
