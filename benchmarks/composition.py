@@ -16,7 +16,7 @@ import torch
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import Body, dilate
-from supcam.composition.placement import LEAST_CROSSING, Shifts, touch_guards
+from supcam.composition.placement import LEAST_CROSSING, Shifts, least_shared, touch_guards
 from supcam.composition.realism import Realism, realism
 from supcam.composition.stream import ComposedStream
 from supcam.data.crops import CropSet
@@ -40,6 +40,7 @@ def reference_shifts(first: Body, second: Body, relation: Relation, settings: Co
     """What ``placement.admissible`` finds, by trying shift after shift with NumPy slices of the same masks."""
     grown, (apart, near) = dilate(first.halo), touch_guards(first, second, settings)
     smaller_core, smaller_halo = min(first.core_area, second.core_area), min(first.halo_area, second.halo_area)
+    least = least_shared(first, second)
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * smaller_halo)
     low = max(settings.min_core_overlap_share * smaller_core, LEAST_CROSSING * first.width * second.width)
     high = settings.max_core_overlap_share * smaller_core
@@ -55,7 +56,11 @@ def reference_shifts(first: Body, second: Body, relation: Relation, settings: Co
             if relation is Relation.TOUCH:
                 haloes = np.count_nonzero(first.halo[here] & second.halo[there])
                 contact = np.count_nonzero(grown[here] & second.halo[there])
-                if not (apart[here] & near[there]).any() and haloes <= most and contact >= settings.min_contact:
+                if (
+                    not (apart[here] & near[there]).any()
+                    and least <= haloes <= most
+                    and contact >= settings.min_contact
+                ):
                     found.append((row, column))
                     weights.append(float(contact) ** settings.contact_power)
             elif low <= cores <= high:

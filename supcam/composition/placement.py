@@ -82,6 +82,15 @@ def touch_guards(first: Body, second: Body, settings: ComposeSettings) -> tuple[
     return dilate(first.core), second.core | (second.halo & (second.image < settings.core_level + _NEAR))
 
 
+def least_shared(first: Body, second: Body) -> int:
+    """Halo pixels that touching sources share at least: one, so that haloes that only adjoin do not count as met.
+
+    Turning moves an outline by up to half a pixel, so masks that adjoin may lie a pixel apart in truth. Crops cut at a
+    dark level have no halo to share.
+    """
+    return 0 if first.cut or second.cut else 1
+
+
 def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, NDArray[np.float64]]:
     left = np.empty((3, *first.halo.shape), dtype=np.float32)
     right = np.empty((3, *second.halo.shape), dtype=np.float32)
@@ -90,6 +99,7 @@ def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Ma
     cores, haloes, contact = correlate(left, right)
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * min(first.halo_area, second.halo_area))
     fits = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)
+    fits &= haloes > least_shared(first, second) - 0.5
     weights = np.zeros(fits.shape)
     # Counted pixels are whole numbers: rounding keeps the weights the same on every machine.
     weights[fits] = np.round(contact[fits].astype(np.float64)) ** settings.contact_power
