@@ -71,10 +71,13 @@ def reference_shifts(first: Body, second: Body, relation: Relation, settings: Co
 
 
 def accepted_per_second(composer: Composer, seconds: float, start: int = 0) -> float:
-    """Composites accepted per second of wall time in this process."""
+    """Composites of the length asked for that are accepted per second of wall time in this process."""
+    length = 1 + len(composer.settings.chain_shares)
     begun, index, made = time.perf_counter(), start, 0
     while time.perf_counter() - begun < seconds:
-        made += isinstance(composer.compose(0, index), Composite)
+        found = composer.compose(0, index)
+        # A chain whose last source found no place ends earlier; it counts as what it was not asked to be: not at all.
+        made += isinstance(found, Composite) and len(found.parents) >= length
         index += 1
     return made / (time.perf_counter() - begun)
 
@@ -111,7 +114,7 @@ def speed_rows(seconds: float) -> Iterator[Row]:
 
 
 def stream_rows(seconds: float) -> Iterator[Row]:
-    """On-the-fly batches, which training reads, on the CPU and on a GPU where there is one."""
+    """On-the-fly batches, which training reads; composed by this process and copied to a GPU where there is one."""
     crops = draw_crops(8, 24, 0)[0]
     for device in ("cpu", "cuda"):
         row: Row = {"name": f"stream_pairs_per_second_{device}", "value": None, "unit": "1/s"}
@@ -119,10 +122,11 @@ def stream_rows(seconds: float) -> Iterator[Row]:
             yield {**row, "reason": "not measured: no GPU"}
             continue
         stream = ComposedStream(crops, settings_for(chain=False), size=64, device=device)
-        begun, done = time.perf_counter(), 0
+        begun, asked, made = time.perf_counter(), 0, 0
         while time.perf_counter() - begun < seconds:
-            done += len(stream.batch(0, np.arange(done, done + 64)).labels)
-        yield {**row, "value": round(done / (time.perf_counter() - begun), 1)}
+            batch = stream.batch(0, np.arange(asked, asked + 64))
+            asked, made = asked + 64, made + 64 - batch.uncomposed
+        yield {**row, "value": round(made / (time.perf_counter() - begun), 1)}
 
 
 def realism_rows(folder: Path, names: tuple[str, ...], bootstrap: int) -> Iterator[Row]:
@@ -131,6 +135,7 @@ def realism_rows(folder: Path, names: tuple[str, ...], bootstrap: int) -> Iterat
         (ClusterType.TOUCHING, False),
         (ClusterType.OVERLAPPING, False),
         (ClusterType.TOUCHING, True),
+        (ClusterType.OVERLAPPING, True),
     ):
         row: Row = {"name": "auc_control" if control else f"auc_{kind.label}", "value": None, "unit": "AUC"}
         found = [name for name in names if (folder / name / "labels.csv").is_file()]
@@ -143,6 +148,7 @@ def realism_rows(folder: Path, names: tuple[str, ...], bootstrap: int) -> Iterat
             yield {
                 **row,
                 "source": name,
+                "type": kind.label,
                 **_auc(
                     realism(real_crops(folder / name), kind, ComposeSettings(), control=control, bootstrap=bootstrap)
                 ),

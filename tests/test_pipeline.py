@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.project import call, change_settings, commit, small_project, succeed
 
@@ -121,6 +122,15 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
     parents = pd.read_csv(composed, dtype=str)["parents"].str.split(";").explode()
     assert set(parents) <= mine
     assert tracked_files(project) == before
+
+
+def test_a_prediction_is_explained_by_a_figure(project: Path) -> None:
+    crop = sorted((project / "data/crops").rglob("*.png"))[0]
+    said = succeed(project, "supcam", "explain", str(crop), "--output", "why.png")
+    assert "probability" in said
+    with Image.open(project / "why.png") as figure:
+        assert min(figure.size) > 200
+    (project / "why.png").unlink()
 
 
 def test_labels_go_out_for_review_and_come_back(project: Path) -> None:

@@ -1,7 +1,8 @@
-"""Commands about models: predict, route, pull, and the registry."""
+"""Commands about models: predict, explain, route, pull, and the registry."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import pandas as pd
@@ -24,7 +25,7 @@ PRODUCTION_URI = "models:/supcam@production"
 
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command."""
-    for command in (predict, route, pull, models, promote, rollback, history, diff):
+    for command in (predict, explain, route, pull, models, promote, rollback, history, diff):
         app.command(command.__name__)(command)
 
 
@@ -35,8 +36,8 @@ def predict(
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
 ) -> None:
     """Tell the type of each crop. A bad image is a row with an error; the exit code is then 1."""
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise UsageError(f"--output {output} is a folder or lies in none; name a file in an existing folder.")
+    if output is not None:
+        _refuse_output(output)
     predictor = load_production(model)
     if limit is not None:
         files, _ = image_files(paths)
@@ -61,6 +62,37 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     shown["confidence"] = [f"{value:.3f}" if pd.notna(value) else "" for value in shown["confidence"]]
     return shown.fillna("")
+
+
+def explain(
+    crop: Annotated[Path, typer.Argument(help="Image of one crop.")],
+    output: Annotated[Path, typer.Option(help="PNG file.")] = Path("explanation.png"),
+    alias: Annotated[str, typer.Option(help="production, previous or candidate.")] = "production",
+) -> None:
+    """Draw why a crop got its type: where the answer hangs on the picture, and the most alike training crops."""
+    from supcam.data.crops import CropSet
+    from supcam.data.manifest import read_manifest
+    from supcam.registry.explain import draw
+    from supcam.registry.explain import explain as explained
+
+    if not crop.is_file():
+        raise UsageError(f"{crop} is no file; name the image of one crop.")
+    _refuse_output(output)
+    root = tracking.project_root()
+    split = root / "outputs" / "split" / "manifest.csv"
+    training = None
+    if split.is_file():
+        frame = read_manifest(split)
+        training = CropSet.load(frame[frame["split"] == "train"], root / "data")
+    with TemporaryDirectory() as scratch:
+        answer = explained(crop, fetch(Path(scratch) / "model", alias), training)
+    draw(answer, output)
+    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}")
+
+
+def _refuse_output(output: Path) -> None:
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UsageError(f"--output {output} is a folder or lies in none; name a file in an existing folder.")
 
 
 def route(
