@@ -1,6 +1,8 @@
 """Commands about crops: import, synthesize, validate, data diff and resplit, review."""
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,14 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(review, name="review")
 
 
+@contextmanager
+def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error: a function of (done, total)."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def import_(
     sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or a labels.csv.")],
     into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
@@ -43,15 +53,14 @@ def import_(
     from supcam.data.importers import import_sources
 
     target = into or tracking.project_root() / "data"
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("import", total=None)
+    with _bar("import") as progress:
         report = import_sources(
             sources,
             target,
             replace=replace,
             type_map=_read_map(type_map),
             case_pattern=case_pattern,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     for line in report.lines():
         typer.echo(line)
@@ -91,15 +100,8 @@ def validate() -> None:
     settings = load_settings(root / "params.yaml")
     page = root / "reports" / "validate"
     frame = read_manifest(root / "data" / "manifest.csv")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("validate", total=None)
-        report = validate_crops(
-            frame,
-            root / "data",
-            settings.validate_,
-            docs=page,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with _bar("validate") as progress:
+        report = validate_crops(frame, root / "data", settings.validate_, docs=page, progress=progress)
     typer.echo(require_passed(report, page / "validation.json", page))
 
 
@@ -140,15 +142,14 @@ def review_sheet(
     settings = load_settings(root / "params.yaml", {"finetune.epochs": str(epochs)} if epochs else None)
     crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
     validation = root / "outputs" / "validate" / "validation.json"
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("folds", total=folds)
+    with _bar("folds", folds) as progress:
         probabilities = out_of_fold(
             crops,
             settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"progress": False})}),
             folds,
             state_dir=root / "state" / "review",
             linked=read_links(validation),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     rows = suspicious_labels(crops.frame, probabilities)
     sheet = write_review(rows, root / "data", root / into)
