@@ -1,8 +1,9 @@
 """Stage compose: make category-variant composites from the training crops."""
 
 from pipelines.crops import part
-from pipelines.stage import Stage, main, progress_bar
+from pipelines.stage import Stage, main
 from supcam.composition.dataset import compose_set
+from supcam.progress import progress_bar
 
 
 def compose(stage: Stage) -> str:

@@ -15,7 +15,6 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from supcam import tracking
 from supcam.errors import SupcamError, UsageError, explained
@@ -113,14 +112,6 @@ class Stage:
 
 
 Work = Callable[[Stage], str]
-
-
-@contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error while a stage works: a function of (done, total)."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

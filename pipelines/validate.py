@@ -1,9 +1,10 @@
 """Stage validate: the data gate. Nothing that breaks an expectation of severity stop gets past it."""
 
-from pipelines.stage import Stage, main, progress_bar
+from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_crops
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
+from supcam.progress import progress_bar
 
 
 def validate(stage: Stage) -> str:

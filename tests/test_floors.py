@@ -13,6 +13,7 @@ FLOORS = {
     "supcam": 0,
     "supcam.cluster_type": 1,
     "supcam.errors": 1,
+    "supcam.progress": 1,
     "supcam.settings": 1,
     "supcam.tracking": 1,
     "supcam.data": 2,
@@ -30,7 +31,7 @@ FLOORS = {
     "supcam.cli": 7,
     "pipelines": 8,
 }
-FIRST_FLOOR = {"supcam.cluster_type", "supcam.errors", "supcam.settings", "supcam.tracking"}
+FIRST_FLOOR = {"supcam.cluster_type", "supcam.errors", "supcam.progress", "supcam.settings", "supcam.tracking"}
 # `supcam/__init__` resolves load_production lazily, the only import that points upward.
 LAZY = {("supcam", "supcam.registry")}
 

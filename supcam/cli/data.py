@@ -1,17 +1,14 @@
 """Commands about crops: import, synthesize, validate, data diff and resplit, review."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from supcam import tracking
 from supcam.errors import UsageError
+from supcam.progress import progress_bar
 from supcam.settings import load_settings
 
 
@@ -30,14 +27,6 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(review, name="review")
 
 
-@contextmanager
-def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error: a function of (done, total)."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def import_(
     sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or a labels.csv.")],
     into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
@@ -53,7 +42,7 @@ def import_(
     from supcam.data.importers import import_sources
 
     target = into or tracking.project_root() / "data"
-    with _bar("import") as progress:
+    with progress_bar("import") as progress:
         report = import_sources(
             sources,
             target,
@@ -100,7 +89,7 @@ def validate() -> None:
     settings = load_settings(root / "params.yaml")
     page = root / "reports" / "validate"
     frame = read_manifest(root / "data" / "manifest.csv")
-    with _bar("validate") as progress:
+    with progress_bar("validate") as progress:
         report = validate_crops(frame, root / "data", settings.validate_, docs=page, progress=progress)
     typer.echo(require_passed(report, page / "validation.json", page))
 
@@ -142,7 +131,7 @@ def review_sheet(
     settings = load_settings(root / "params.yaml", {"finetune.epochs": str(epochs)} if epochs else None)
     crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
     validation = root / "outputs" / "validate" / "validation.json"
-    with _bar("folds", folds) as progress:
+    with progress_bar("folds", folds) as progress:
         probabilities = out_of_fold(
             crops,
             settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"progress": False})}),

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,7 @@ from supcam.composition.composer import Composer, Composite, Skipped, Sources, r
 from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
 from supcam.data.manifest import COLUMNS, write_manifest
+from supcam.progress import Progress
 from supcam.settings import ComposeSettings
 
 _BLOCK = 16  # composites a worker makes before it reports
@@ -33,7 +34,6 @@ _ON_SHEET = 12  # crops of a type on the contact sheet
 _WORTH_A_PROCESS = 256
 
 Row = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass

@@ -12,12 +12,13 @@ from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_typ
 from supcam.data.images import decode_crop
 from supcam.data.judge import judge
 from supcam.data.manifest import manifest_hash
-from supcam.data.measure import OK, Progress, linked_groups, measure_crops, near_duplicates, same_values
+from supcam.data.measure import OK, linked_groups, measure_crops, near_duplicates, same_values
 from supcam.data.reports import ValidationReport, write_page
 from supcam.data.rules import composed_rules, raw_rules, split_rules
 from supcam.data.sources import is_image
 from supcam.data.splits import PARTS
 from supcam.errors import UsageError
+from supcam.progress import Progress
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 # Sides of the boxes of two near duplicates differ at most by this share.

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest
 from supcam.data.sources import Source, is_licence, open_source
 from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
 from supcam.errors import SupcamError, UsageError
+from supcam.progress import Progress
 
-Progress = Callable[[int, int], None]
 _SHOWN = 20
 
 

@@ -1,7 +1,7 @@
 """Facts about crops that the expectations judge, each image read once; and which crops show the same picture."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 
 from supcam.data.images import ImageError, border_of, letterbox, read_crop
-
-Progress = Callable[[int, int], None]
+from supcam.progress import Progress
 
 HALO_LEVEL = 250
 _BODY_LEVEL = 240

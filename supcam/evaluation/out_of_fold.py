@@ -1,6 +1,5 @@
 """Out-of-fold predictions: every crop judged by a model that trained on none of its case."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,11 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.splits import Links, fold_manifest
+from supcam.progress import Progress
 from supcam.settings import Settings
 from supcam.training.crop_bank import crops_digest
 from supcam.training.finetuning import finetune
 from supcam.training.prediction import predict_logits
-
-Progress = Callable[[int, int], None]
 
 
 def out_of_fold(
