@@ -1,10 +1,11 @@
 """Settings of every stage, read from ``params.yaml`` and checked before any work starts."""
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import SettingError, UsageError
@@ -155,13 +156,32 @@ class ValidateComposedSettings(Section):
     stop: list[str] = Field(default_factory=list)
 
 
+def _rising(floor: float, ceiling: float) -> AfterValidator:
+    """Refuses a range to search that falls, or that leaves ``floor`` to ``ceiling``."""
+
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if not floor <= value[0] <= value[1] <= ceiling:
+            raise ValueError(f"two rising numbers within {floor} to {ceiling}")
+        return value
+
+    return AfterValidator(check)
+
+
 class TuneSettings(Section):
-    """The Optuna study of margin (radians) and temperature."""
+    """The Optuna study of margin (radians) and temperature, and of other settings of pre-training where asked."""
 
     trials: int = Field(4, ge=1, le=10_000)
     workers: int = Field(1, ge=1, le=256)
-    margin: tuple[float, float] = (0.0, 0.6)
-    temperature: tuple[float, float] = (0.07, 0.3)
+    margin: Annotated[tuple[float, float], _rising(0.0, 1.5)] = Field(
+        (0.0, 0.6), description="two rising numbers within 0.0 to 1.5"
+    )
+    temperature: Annotated[tuple[float, float], _rising(0.01, 1.0)] = Field(
+        (0.07, 0.3), description="two rising numbers within 0.01 to 1.0"
+    )
+    # Further numbers of the section pretrain, such as {queue_size: [256, 1024], momentum_end: [0.99, 0.999]}.
+    space: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="numbers of the section pretrain, each with two rising numbers"
+    )
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
     # Trainings per trial, each with another seed; the trial's figure is their mean.
@@ -175,16 +195,6 @@ class TuneSettings(Section):
     storage: str | None = None
     # Name of the study; none means the hash of all that determines it.
     study: str | None = Field(None, min_length=1, max_length=200)
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "TuneSettings":
-        for name, (low, high), floor, ceiling in (
-            ("margin", self.margin, 0.0, 1.5),
-            ("temperature", self.temperature, 0.01, 1.0),
-        ):
-            if not floor <= low <= high <= ceiling:
-                raise ValueError(f"{name} range must be rising and within {floor} to {ceiling}, got {low} to {high}")
-        return self
 
 
 class PretrainSettings(Section):
@@ -287,6 +297,38 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
 
+    @model_validator(mode="after")
+    def _space_is_of_pretrain(self) -> "Settings":
+        for name, bounds in self.tune.space.items():
+            allowed = None
+            if name not in TUNABLE:
+                allowed = f"numbers of the section pretrain: {', '.join(TUNABLE)}"
+            elif not bounds[0] <= bounds[1]:
+                allowed = "two rising numbers"
+            for bound in bounds if allowed is None else ():
+                try:
+                    PretrainSettings.model_validate(self.pretrain.model_dump() | {name: bound})
+                except ValidationError as error:
+                    schema = PretrainSettings.model_json_schema()["properties"][name]
+                    said = error.errors()[0]
+                    allowed = allowed_values(schema) if said["loc"] else said["msg"].removeprefix("Value error, ")
+            if allowed is not None:
+                raise SettingError(f"tune.space.{name}", list(bounds), allowed)
+        return self
+
+
+# Numbers of the section pretrain that a study may search; margin, temperature and epochs have settings of their own.
+TUNABLE = tuple(
+    name
+    for name, field in PretrainSettings.model_fields.items()
+    if field.annotation in (int, float) and name not in ("margin", "temperature", "epochs", "watch_crops")
+)
+
+
+def is_whole(name: str) -> bool:
+    """Whether a setting of pretrain that a study may search is a whole number."""
+    return PretrainSettings.model_fields[name].annotation is int
+
 
 def load_settings(path: Path, overrides: dict[str, str] | None = None) -> Settings:
     """Read ``params.yaml`` and apply ``section.key`` overrides (values as YAML text).
@@ -338,11 +380,60 @@ def _override(values: dict[str, Any], name: str, text: str) -> None:
 
 def _readable(error: ValidationError) -> SettingError:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"]) or "params.yaml"
+    location, value = first["loc"], first["input"]
+    name = ".".join(str(part) for part in location) or "params.yaml"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(first["loc"][:-1]))
-        return SettingError(name, first["input"], f"the keys {known}", "Remove or rename the key.")
-    return SettingError(name, first["input"], first["msg"].removeprefix("Value error, "))
+        known = ", ".join(_known_keys(location[:-1]))
+        return SettingError(name, value, f"the keys {known}", "Remove or rename the key.")
+    if first["type"] == "model_type":
+        return SettingError(name, value, f"a section with the keys {', '.join(_known_keys(location))}")
+    said = first["msg"].removeprefix("Value error, ")
+    schema = _schema(location)
+    if schema is None and isinstance(value, dict):
+        # Settings that contradict each other: show these and not the whole section.
+        words = set(re.findall(r"\w+", said))
+        value = {key: item for key, item in value.items() if key in words}
+    # Of lists and mappings the schema says little, unless it is described: pydantic names what is wrong inside.
+    clear = schema is not None and ("description" in schema or schema.get("type") not in ("array", "object"))
+    return SettingError(name, value, allowed_values(schema) if clear and schema else said)
+
+
+def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
+    """JSON schema of the setting at or above a place; None when the place is a section."""
+    model: type[BaseModel] = Settings
+    for part in location:
+        fields = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+        inner = fields.get(str(part))
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+        elif part in fields:
+            schema: dict[str, Any] = model.model_json_schema()["properties"][part]
+            return schema
+    return None
+
+
+_LIMITS = {
+    "minimum": ">= {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "<= {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "a multiple of {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "pattern": "matching {}",
+}
+
+
+def allowed_values(schema: dict[str, Any]) -> str:
+    """What a setting may be, in words, from its JSON schema: the whole range, not only the bound that was broken."""
+    if "description" in schema:
+        return str(schema["description"])
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " or ".join(allowed_values(option) for option in schema["anyOf"])
+    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
+    return f"{schema.get('type', '')} {' and '.join(limits)}".strip()
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
@@ -377,17 +468,20 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def with_best_params(settings: Settings, path: Path) -> Settings:
-    """The settings with the margin and temperature that a study found.
+    """The settings with the margin, temperature and whatever else of pretrain a study found.
 
     Raises:
         UsageError: when the file is missing or holds something else.
-        SettingError: for a value out of the range of ``pretrain.margin`` or ``pretrain.temperature``.
+        SettingError: for a value out of the range of its setting.
     """
     if not path.is_file():
         raise UsageError(f"tuned values {path} do not exist. Run: dvc repro tune")
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or set(found) != {"margin", "temperature"}:
-        raise UsageError(f"{path} must hold margin and temperature and nothing else. Run: dvc repro tune")
+    needed = {"margin", "temperature"}
+    if not isinstance(found, dict) or not needed <= set(found) <= needed | set(TUNABLE):
+        raise UsageError(
+            f"{path} must hold margin and temperature, and may hold {', '.join(TUNABLE)}. Run: dvc repro tune"
+        )
     values = settings.model_dump(by_alias=True)
     values["pretrain"] |= found
     try:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import typer
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from supcam import tracking
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
-from supcam.settings import Settings, load_settings, profile_path
+from supcam.settings import Settings, allowed_values, load_settings, profile_path
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -78,15 +78,5 @@ def settings() -> None:
         for key, schema in model.model_json_schema()["properties"].items():
             value, default = current[name][key], schema.get("default")
             shown = "" if default is None or value == default else str(default)
-            rows.append((f"{name}.{key}", str(value), shown, _allowed(schema)))
+            rows.append((f"{name}.{key}", str(value), shown, allowed_values(schema)))
     print_table(pd.DataFrame(rows, columns=["setting", "value", "default", "allowed"]))
-
-
-def _allowed(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " or ".join(_allowed(option) for option in schema["anyOf"])
-    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "pattern": "matches"}
-    limits = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
-    return " ".join([schema.get("type", ""), *limits]).strip()
