@@ -26,6 +26,7 @@ from supcam.settings import ModelSettings
 SIZE = 64
 BATCH = 64
 ENCODER = "resnet10"
+VIEWS = 8
 
 LIGHT_START = """
 import sys, time
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _starts(package, crops[0], Path(scratch), 1 if quick else 5)
 
 
-def make_model() -> Any:
+def make_model(views: int = VIEWS) -> Any:
     """The classifier as it is packaged, untrained: weights do not change its time."""
     import torch
 
@@ -80,7 +81,7 @@ def make_model() -> Any:
 
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    return InferenceModel(ClusterClassifier(build_encoder(ModelSettings(encoder=ENCODER))), views=8).eval()
+    return InferenceModel(ClusterClassifier(build_encoder(ModelSettings(encoder=ENCODER))), views=views).eval()
 
 
 def drawn(count: int) -> list[bytes]:
@@ -130,7 +131,7 @@ def _batches(module: Any, package: Path, crops: list[bytes], scratch: Path, repe
     told: dict[str, object] = {
         f"{name}_crops_per_second": round(len(crops) / value, 1) for name, value in seconds.items()
     }
-    told |= {"crops": len(crops), "batch": BATCH, "encoder": ENCODER, "size": SIZE, "views": 8}
+    told |= {"crops": len(crops), "batch": BATCH, "encoder": ENCODER, "size": SIZE, "views": VIEWS}
     assert agreed.shape == (8, 4)
     row("batch_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **told, limit=1.2)
     row("batch_over_torch", seconds["client"] / seconds["torch"], "ratio", **told)

@@ -139,19 +139,32 @@ class Engine:
 
 
 def open_session(graph: Path, threads: int | None = None) -> Any:
-    """ONNX Runtime session on the CPU, telemetry off; ``threads`` None leaves the choice to the runtime."""
+    """ONNX Runtime session on the CPU, telemetry off.
+
+    Args:
+        graph: The ONNX file.
+        threads: Threads of one run; None takes ``OMP_NUM_THREADS``, else the runtime takes every core.
+
+    Raises:
+        PackageError: when the runtime cannot load the graph.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _threads_of_environment()
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has an exception type for each of its own errors
         raise PackageError(f"{graph} cannot be loaded: {error}. Pull or register the model again.") from None
+
+
+def _threads_of_environment() -> int:
+    """``OMP_NUM_THREADS``, which the runtime's own pool does not read; 0, every core, without it."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def read_card(folder: Path) -> dict[str, Any]:

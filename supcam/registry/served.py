@@ -1,6 +1,6 @@
 """The model as MLflow serves it. This file is copied into the logged model; nothing is pickled."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import mlflow
 import pandas as pd
@@ -26,11 +26,20 @@ class ServedClassifier(PythonModel):
         Raises:
             MlflowException: (HTTP 400) for a row that holds no crop.
         """
-        probabilities, errors = self.engine.predict(list(model_input["image"]))
+        images = list(model_input["image"])
+        for row, image in enumerate(images):
+            # A text would be opened as a path: a request in CSV could then read the server's own files.
+            if not isinstance(image, (bytes, bytearray, memoryview)):
+                _refuse(row, f"image is given as {type(image).__name__}; send encoded bytes, in JSON as base64")
+        probabilities, errors = self.engine.predict(images)
         for row, error in enumerate(errors):
             if error is not None:
-                raise MlflowException(f"row {row}: {error}", error_code=INVALID_PARAMETER_VALUE)
+                _refuse(row, error)
         return pd.DataFrame(self.engine.answer(probabilities), index=model_input.index)
+
+
+def _refuse(row: int, reason: str) -> NoReturn:
+    raise MlflowException(f"row {row}: {reason}", error_code=INVALID_PARAMETER_VALUE)
 
 
 mlflow.models.set_model(ServedClassifier())
