@@ -48,9 +48,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (ValueError, UnicodeError) as error:
-        raise UsageError(
-            f"manifest {path} is no readable CSV: {error}. Restore it: dvc checkout --force data.dvc"
-        ) from None
+        raise UsageError(f"manifest {path} is no readable CSV: {error}. {_RESTORE}") from None
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise UsageError(
@@ -99,7 +97,7 @@ def _integers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
         row = int(wrong.to_numpy().argmax())
         raise UsageError(
             f"manifest {path} line {row + 2}: {column.name} is {column.iloc[row]!r}; allowed are whole pixels. "
-            f"{_RESTORE}"
+            + _RESTORE
         )
     return column.astype(int)
 
