@@ -79,8 +79,14 @@ class Load:
 
 
 @contextmanager
-def serving(model: str, log: Path, *, workers: int = 1, **environment: str) -> Iterator[tuple[str, int]]:
-    """MLflow's scoring server of a model address or folder, ready to answer: its address and process id.
+def server(command: Sequence[str], health: str, log: Path, **environment: str) -> Iterator[tuple[str, int]]:
+    """A server of the ``mlflow`` command on a free port, ready to answer: its address and process id.
+
+    Args:
+        command: Arguments of ``mlflow``, host and port left out.
+        health: Path that answers when it is ready.
+        log: File for what it says.
+        environment: Variables beside those of this process.
 
     Raises:
         RuntimeError: when it ends, or does not answer within three minutes; with the end of its log.
@@ -88,13 +94,11 @@ def serving(model: str, log: Path, *, workers: int = 1, **environment: str) -> I
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
-    command += ["--host", "127.0.0.1", "--port", port, "--workers", str(workers)]
-    # The command looks for uvicorn on the path.
+    # The serving command looks for uvicorn on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", port],
             env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -102,12 +106,17 @@ def serving(model: str, log: Path, *, workers: int = 1, **environment: str) -> I
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(f"{address}/ping", process, log)
+        _wait_for(address + health, process, log)
         yield address, process.pid
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
+
+
+def serve_command(model: str, workers: int = 1) -> list[str]:
+    """Arguments of ``mlflow`` that serve a model address or folder in the present environment."""
+    return ["models", "serve", "-m", model, "--env-manager", "local", "--workers", str(workers)]
 
 
 def request_body(crop: bytes) -> str:
@@ -180,7 +189,7 @@ def _measure(scratch: Path, views: int, workers: int, requests: int, seconds: fl
     package = make_package(make_model(views), crops, scratch / "package")
     model = save_served(package, scratch / "model")
     # One thread a request: several requests at once fill the cores without waiting for each other.
-    with serving(str(model), scratch / "log", workers=workers, OMP_NUM_THREADS="1") as (address, pid):
+    with server(serve_command(str(model), workers), "/ping", scratch / "log", OMP_NUM_THREADS="1") as (address, pid):
         return load_server(
             address, pid, crops, scratch, requests=requests, seconds=seconds, round_seconds=round_seconds
         )

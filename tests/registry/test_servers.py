@@ -5,15 +5,12 @@ import io
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +18,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.serving import load_server, request_body, serve_command, server
 from supcam.registry.client import load_production, pull
 from supcam.registry.history import rollback
 from supcam.registry.promotion import promote
-from supcam.registry.registration import register_candidate
+from supcam.registry.registration import register_candidate, save_served
 from supcam.registry.rules import Validation
 from supcam.registry.store import Busy, Registry, open_client
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, drawn_crops, make_card
 
-pytestmark = pytest.mark.stress
-
 FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
-
-
-@contextmanager
-def server(command: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[str]:
-    """A server on a free port, ready to answer; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)],
-            # The serving command looks for uvicorn on the path.
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address + health, process, log)
-        yield address
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError(log.read_text()[-3000:])
 
 
 def post(address: str, body: Any, kind: str = "application/json") -> tuple[int, Any]:
@@ -83,10 +41,10 @@ def post(address: str, body: Any, kind: str = "application/json") -> tuple[int, 
         return error.code, error.read().decode()
 
 
-def as_text(crop: np.ndarray) -> str:
+def encoded(crop: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(crop).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -96,10 +54,11 @@ def tracking_server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     shutil.copy(empty_store, folder / "mlflow.db")
     store = f"sqlite:///{folder / 'mlflow.db'}"
     command = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder), "--workers", "1"]
-    with server(command, "/health", {}, folder / "server.log") as address:
+    with server(command, "/health", folder / "server.log") as (address, _):
         yield address
 
 
+@pytest.mark.stress
 def test_everything_over_http(
     tracking_server: str, make_package: MakePackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,31 +87,80 @@ def test_everything_over_http(
     assert load_production(str(pull(tmp_path / "kept"))).predict(crop).equals(expected)
 
 
-def test_models_serve_answers_and_refuses_with_a_reason(two_versions: Registry, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def served(make_package: MakePackage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
+    """The scoring server of a model: address, process id and the package it serves."""
+    folder = tmp_path_factory.mktemp("served")
+    package = make_package(1)
+    model = save_served(package, folder / "model")
+    environment = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    with server(serve_command(str(model)), "/ping", folder / "log", **environment) as (address, pid):
+        yield address, pid, package
+
+
+MALFORMED: list[tuple[Any, str]] = [
+    (b"{", "JSON"),
+    (b"[]", "list"),
+    ({"rows": []}, "dataframe_split"),
+    ({"dataframe_split": {"columns": ["picture"], "data": [["aaaa"]]}}, "image"),
+    ({"dataframe_split": {"columns": ["image"], "data": [["bm8gaW1hZ2U="]]}}, "row 0"),
+    ({"dataframe_split": {"columns": ["image"], "data": [[7]]}}, "image"),
+    ({"dataframe_split": {"columns": ["image"], "data": [[None]]}}, "image"),
+]
+
+
+def test_served_model_answers_many_at_once_and_refuses_with_a_reason(served: tuple[str, int, Path]) -> None:
+    """280 requests from four at once, every eighth of them malformed, of seven kinds in turn."""
+    address, _, package = served
+    crops = [encoded(crop) for crop in drawn_crops(40, 8)]
+    expected = load_production(str(package)).predict(crops)
+    requests: list[tuple[Any, int | str]] = []
+    for number in range(280):
+        kind, malformed = divmod(number, 8)
+        row = number % len(crops)
+        good = (request_body(crops[row]).encode(), row)
+        requests.append(MALFORMED[kind % len(MALFORMED)] if malformed == 7 else good)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda item: post(address, item[0]), requests))
+    for (body, wanted), (status, answer) in zip(requests, answers, strict=True):
+        if isinstance(wanted, str):
+            assert 400 <= status < 500 and wanted in answer, (body, status, answer)
+        else:
+            assert status == 200, answer
+            got = answer["predictions"][0]
+            assert got["type"] == expected["type"][wanted]
+            assert got["confidence"] == pytest.approx(expected["confidence"][wanted], abs=1e-5)
+    assert post(address, b"<xml/>", "text/xml")[0] == 415
+
+
+def test_a_request_cannot_read_files_of_the_server(served: tuple[str, int, Path], tmp_path: Path) -> None:
+    """A text in CSV was opened as a path: whoever reached the server could try which files it has."""
+    (tmp_path / "secret.png").write_bytes(encoded(drawn_crops(1, 1)[0]))
+    status, text = post(served[0], f"image\n{tmp_path / 'secret.png'}\n".encode(), "text/csv")
+    assert status == 400 and "row 0: image is given as str; send encoded bytes" in text
+
+
+def test_production_is_served_from_the_registry(two_versions: Registry, tmp_path: Path) -> None:
     promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
     crops = drawn_crops(3, 8)
-    command = ["models", "serve", "-m", "models:/supcam@production", "--env-manager", "local"]
-    environment = {"MLFLOW_TRACKING_URI": two_versions.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    with server(command, "/ping", environment, tmp_path / "serve.log") as address:
-        body = {"dataframe_split": {"columns": ["image"], "data": [[as_text(crop)] for crop in crops]}}
-        status, answer = post(address, body)
-        assert status == 200
-        expected = load_production(str(two_versions.package(two_versions.version(1)))).predict(list(crops))
-        assert [row["type"] for row in answer["predictions"]] == list(expected["type"])
-        assert [row["confidence"] for row in answer["predictions"]] == pytest.approx(list(expected["confidence"]))
-        for wrong, reason in (
-            (b"{", "JSON"),
-            (b"[]", "list"),
-            ({"rows": []}, "dataframe_split"),
-            ({"dataframe_split": {"columns": ["picture"], "data": [["aaaa"]]}}, "image"),
-            ({"dataframe_split": {"columns": ["image"], "data": [["bm8gaW1hZ2U="]]}}, "row 0"),
-            ({"dataframe_split": {"columns": ["image"], "data": [[7]]}}, "image"),
-        ):
-            status, text = post(address, wrong)
-            assert 400 <= status < 500, (wrong, status, text)
-            assert reason in text, (wrong, text)
-        assert post(address, b"<xml/>", "text/xml")[0] == 415
-        assert post(address, body)[0] == 200
+    command = serve_command("models:/supcam@production")
+    with server(command, "/ping", tmp_path / "log", MLFLOW_TRACKING_URI=two_versions.uri) as (address, _):
+        rows = [[base64.b64encode(encoded(crop)).decode()] for crop in crops]
+        status, answer = post(address, {"dataframe_split": {"columns": ["image"], "data": rows}})
+    assert status == 200
+    expected = load_production(str(two_versions.package(two_versions.version(1)))).predict(list(crops))
+    assert [row["type"] for row in answer["predictions"]] == list(expected["type"])
+    assert [row["confidence"] for row in answer["predictions"]] == pytest.approx(list(expected["confidence"]))
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
+def test_a_hundred_thousand_requests(served: tuple[str, int, Path], tmp_path: Path) -> None:
+    address, pid, _ = served
+    crops = [encoded(crop) for crop in drawn_crops(64, 5)]
+    load = load_server(address, pid, crops, tmp_path, requests=100_000, seconds=3600)
+    assert load.requests >= 100_000 and load.errors == 0
+    assert load.memory_growth < 0.05, load.memory_mb
 
 
 LIGHT = """
@@ -167,6 +175,7 @@ for uri in sys.argv[1:]:
 """
 
 
+@pytest.mark.stress
 def test_light_install_has_no_torch_and_predicts(
     two_versions: Registry, tracking_server: str, make_package: MakePackage, project_root: Path, tmp_path: Path
 ) -> None:
