@@ -147,6 +147,54 @@ def test_a_type_that_falls_beyond_the_margin_refuses_a_better_figure() -> None:
     assert (decision.outcome, verdict(decision, "overlapping not worse")) == ("refused", False)
 
 
+@pytest.mark.parametrize(("lost", "passed"), [(0, True), (2, True), (3, False)])
+def test_a_type_may_fall_by_the_margin_and_not_by_a_crop_more(lost: int, passed: bool) -> None:
+    """Overlapping loses ``lost`` of 100 crops net, margin 0.02; touching gains, so that the figure rises."""
+    types = np.repeat(np.arange(4), 100)
+    position = np.tile(np.arange(100), 4)
+    production = answers(types, ((types == 1) & (position < 20)) | ((types == 2) & (position < 5)))
+    # The errors lie elsewhere than production's: pairs are compared, only their balance counts.
+    candidate = answers(types, (types == 2) & (position >= 95 - lost))
+    decision = run(contender(2), contender(1), Comparison(types, candidate, production))
+    rule = next(rule for rule in decision.rules if rule.name == "overlapping not worse")
+    assert (rule.passed, rule.value) == (passed, pytest.approx(-lost / 100))
+    assert decision.outcome == ("promoted" if passed else "refused")
+    assert rule.allowed == "a fall of at most 0.02"
+    assert rule.note.startswith("95% interval [") and rule.note.endswith("on 100 crops")
+
+
+def test_a_wide_interval_excuses_no_fall() -> None:
+    """On 20 crops the interval of a lost one reaches above the margin; the fall of 0.05 still is beyond it."""
+    types = np.repeat(np.arange(4), 20)
+    position = np.tile(np.arange(20), 4)
+    candidate = answers(types, (types == 2) & (position < 1))
+    production = answers(types, (types == 1) & (position < 5))
+    decision = run(contender(2), contender(1), Comparison(types, candidate, production))
+    assert decision.comparison["sensitivity"]["overlapping"]["high"] >= 0
+    assert (decision.outcome, verdict(decision, "overlapping not worse")) == ("refused", False)
+
+
+def test_an_equal_figure_is_enough_and_a_lower_one_is_not() -> None:
+    """Types may change places within the margin; the figure itself may not fall at all."""
+    types = np.repeat(np.arange(4), 100)
+    position = np.tile(np.arange(100), 4)
+    production = answers(types, (types == 1) & (position < 2))
+    for lost, passed in ((2, True), (1, True), (3, False)):
+        candidate = answers(types, (types == 2) & (position < lost))
+        settings = PromoteSettings(margin=0.05)
+        decision = decide(
+            contender(2),
+            contender(1),
+            settings,
+            validation=Validation(True, "data-1"),
+            comparison=Comparison(types, candidate, production),
+            latency_ms=1.0,
+        )
+        assert verdict(decision, "overlapping not worse") is True
+        assert verdict(decision, "macro_sensitivity against production") is passed
+        assert decision.outcome == ("promoted" if passed else "refused")
+
+
 def test_a_tie_promotes_only_other_data_or_code() -> None:
     tie = comparison(20, 2, 2)
     same = make_card(code="code")
@@ -194,7 +242,7 @@ def test_bootstrap_by_counts_equals_resampling_pairs() -> None:
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=80),
     st.sampled_from(["macro_sensitivity", "accuracy"]),
 )
-def test_never_promotes_a_lower_figure(rows: list[tuple[int, bool, bool]], figure: str) -> None:
+def test_never_promotes_a_lower_figure_or_a_type_that_falls(rows: list[tuple[int, bool, bool]], figure: str) -> None:
     types = np.array([row[0] for row in rows])
     pairs = Comparison(
         types, answers(types, np.array([row[1] for row in rows])), answers(types, np.array([row[2] for row in rows]))
@@ -211,6 +259,8 @@ def test_never_promotes_a_lower_figure(rows: list[tuple[int, bool, bool]], figur
         shares.append(float(np.mean(means)) if figure == "macro_sensitivity" else float(np.mean(every)))
     if decision.outcome == "promoted":
         assert shares[0] >= shares[1] - 1e-9
+        falls = [part["difference"] for part in decision.comparison["sensitivity"].values()]
+        assert min(falls) >= -settings.margin
     else:
         assert decision.reason
     assert (
