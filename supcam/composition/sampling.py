@@ -34,6 +34,15 @@ class Cell:
         return self.target not in (self.first, self.second)
 
     @property
+    def thirded(self) -> bool:
+        """Whether it takes three sources: two chromosomes that touch and cross at once are rare, a third does it."""
+        return self.relation is Relation.BOTH and self.second is ClusterType.INSTANCE
+
+    def paired(self, kind: ClusterType, relation: Relation) -> list["Cell"]:
+        """The cells that pair a further source of this type with either of the two."""
+        return [Cell(min(kind, other), max(kind, other), relation) for other in (self.first, self.second)]
+
+    @property
     def label(self) -> str:
         """Text in settings and reports, for example ``instance+touching:overlap``."""
         return f"{self.first.label}+{self.second.label}:{self.relation.label}"
@@ -93,6 +102,7 @@ class Policy:
         tones: Sequence[float] | None = None,
     ) -> None:
         self._settings = settings
+        self._types = [ClusterType(kind) for kind in types]
         self._tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
         names = ["" if settings.across_cases else group for group in groups]
@@ -102,7 +112,10 @@ class Policy:
             of_type = {kind: np.flatnonzero(inside & (np.asarray(types) == kind)) for kind in ClusterType}
             self._pools[name] = {kind: rows for kind, rows in of_type.items() if rows.size}
         allowed = [Cell.parse(text) for text in settings.cells] if settings.cells else [*CELLS, *BOTH_CELLS]
-        self._homes = {cell: homes for cell in allowed if (homes := self._serving(cell))}
+        self._allowed = frozenset(allowed)
+        wanted = [cell for cell in allowed if self._weight(cell.relation) > 0]
+        _refuse_what_cannot_be(wanted, settings)
+        self._homes = {cell: homes for cell in wanted if (homes := self._serving(cell))}
         self._targets, self._target_shares = self._shares(np.bincount(types, minlength=len(ClusterType)))
         self._cells = {target: self._weighted(target) for target in self._targets}
         lengths = np.asarray(settings.chain_shares, dtype=np.float64)
@@ -132,17 +145,48 @@ class Policy:
             rows.append(self._draw(pool, kind, rows, rng))
         relations = [cell.relation]
         length = plan.length
-        if cell.relation is Relation.BOTH and cell.second is ClusterType.INSTANCE:
-            # Two chromosomes that touch and cross at once are rare; a third one brings the other relation.
+        if cell.thirded:
             first, then = (
                 (Relation.TOUCH, Relation.OVERLAP) if rng.random() < 0.5 else (Relation.OVERLAP, Relation.TOUCH)
             )
             relations, length = [first], max(length, 3)
-        while len(rows) < length and (extra := self._draw_extra(pool, cell.target, rows, rng)) is not None:
+            if (third := self._draw_extra(pool, self.thirds(cell), rows, rng)) is not None:
+                rows.append(third)
+                relations.append(then)
+        extras = self.extras(cell)
+        while len(rows) < length and (extra := self._draw_extra(pool, list(extras), rows, rng)) is not None:
             rows.append(extra)
-            second = len(relations) == 1 and relations[0] is not cell.relation
-            relations.append(then if second else self._extra_relation(cell.target, rng))
+            relations.append(self._mixed(extras[self._types[extra]], rng))
         return rows, relations
+
+    def extras(self, cell: Cell) -> dict[ClusterType, list[Relation]]:
+        """Types that sources beyond the cell's two may have, and in which relations they may meet what is there.
+
+        A further source keeps the target, pairs its type with one of the cell's two types in a cell that is allowed,
+        and meets in a relation of weight above 0. An instance comes first, so that N sources make N chromosomes.
+        """
+        found = {
+            kind: [
+                relation
+                for relation in (Relation.TOUCH, Relation.OVERLAP)
+                if (kind | relation | cell.target) == cell.target
+                and self._weight(relation) > 0
+                and any(other in self._allowed for other in cell.paired(kind, relation))
+            ]
+            for kind in ClusterType
+        }
+        return {kind: relations for kind, relations in found.items() if relations}
+
+    def thirds(self, cell: Cell) -> list[ClusterType]:
+        """Types of the source that completes a cell of three: those that any allowed cell pairs with its two."""
+        return [
+            kind
+            for kind in ClusterType
+            if any(other in self._allowed for relation in Relation for other in cell.paired(kind, relation))
+        ]
+
+    def _weight(self, relation: Relation) -> float:
+        return self._mix.get(relation.label, 0.0)
 
     def _serving(self, cell: Cell) -> list[str]:
         need = {cell.first: 1, cell.second: 1} if cell.first != cell.second else {cell.first: 2}
@@ -168,14 +212,12 @@ class Policy:
         """Cells of a target with their cumulative weights; the variant share holds where both kinds exist."""
         cells = [cell for cell in self._homes if cell.target == target]
         weights = np.array(
-            [self._mix.get(cell.relation.label, 0.0) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
+            [self._weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
         )
         variant = np.array([cell.variant for cell in cells])
         for kind, share in ((variant, self._settings.variant_share), (~variant, 1.0 - self._settings.variant_share)):
             if weights[kind].sum() > 0 and weights[~kind].sum() > 0:
                 weights[kind] *= share / weights[kind].sum()
-        if weights.sum() <= 0:
-            weights = np.ones(len(cells))
         return cells, np.cumsum(weights / weights.sum())
 
     def _draw(
@@ -198,23 +240,40 @@ class Policy:
     def _draw_extra(
         self,
         pool: Mapping[ClusterType, NDArray[np.int64]],
-        target: ClusterType,
+        kinds: Sequence[ClusterType],
         taken: list[int],
         rng: np.random.Generator,
     ) -> int | None:
-        """An instance, so that a chain of N sources ends with N chromosomes; clusters only where none is left."""
-        for kind in ClusterType:
+        """A crop of the first of these types that has one left."""
+        for kind in kinds:
             rows = pool.get(kind)
-            if rows is not None and (kind | target) == target and not set(rows.tolist()) <= set(taken):
+            if rows is not None and not set(rows.tolist()) <= set(taken):
                 return self._draw(pool, kind, taken, rng)
         return None
 
-    def _extra_relation(self, target: ClusterType, rng: np.random.Generator) -> Relation:
-        fitting = [relation for relation in (Relation.TOUCH, Relation.OVERLAP) if (relation | target) == target]
-        weights = np.array([self._mix.get(relation.label, 0.0) for relation in fitting])
-        if weights.sum() <= 0:
-            weights = np.ones(len(fitting))
-        return fitting[_pick(rng, np.cumsum(weights / weights.sum()))]
+    def _mixed(self, relations: list[Relation], rng: np.random.Generator) -> Relation:
+        weights = np.array([self._weight(relation) for relation in relations])
+        return relations[_pick(rng, np.cumsum(weights / weights.sum()))]
+
+
+def _refuse_what_cannot_be(cells: list[Cell], settings: ComposeSettings) -> None:
+    """Refuse settings that allow no cell, or none for a target that they ask for.
+
+    Raises:
+        SettingError: naming the weights, and the cells where they bind.
+    """
+    shares = {str(name): share for name, share in (settings.target_shares or {}).items()}
+    asked = [target for target in TARGETS if shares.get(target.label, 0.0) > 0]
+    missing = [target.label for target in asked if not any(cell.target is target for cell in cells)]
+    if missing or not cells:
+        named = f" among compose.cells {settings.cells}" if settings.cells else ""
+        raise SettingError(
+            "compose.relation_mix",
+            dict(settings.relation_mix),
+            f"weights that leave a cell{named} for {', '.join(missing) or 'any target'} "
+            "(a relation of weight 0 is never drawn)",
+            "Give such a cell and its relation, or set the share in compose.target_shares to 0.",
+        )
 
 
 def _pick(rng: np.random.Generator, edges: NDArray[np.float64]) -> int:

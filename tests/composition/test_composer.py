@@ -238,6 +238,59 @@ def test_only_allowed_cells_are_drawn() -> None:
     assert {policy.plan(rng).cell.label for _ in range(200)} == set(allowed)
 
 
+@pytest.mark.parametrize(
+    "cells", [None, ["instance+instance:touch", "instance+touching:touch", "touching+touching:overlap"]]
+)
+def test_a_relation_of_weight_zero_is_never_drawn(cells: list[str] | None) -> None:
+    settings = ComposeSettings(relation_mix={"touch": 1.0, "overlap": 0.0}, cells=cells, chain_shares=[0.5, 0.5])
+    policy, rng = Policy([I, I, I, T, T, T, O, O, O], ["a"] * 9, settings), np.random.default_rng(5)
+    plans = [policy.plan(rng) for _ in range(300)]
+    drawn = {relation for plan in plans for relation in policy.sources(plan, rng)[1]}
+    assert drawn == {Relation.TOUCH}
+    assert O not in {plan.cell.target for plan in plans}  # an overlapping cluster takes an overlap
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"relation_mix": {"touch": 1.0}, "target_shares": {"overlapping": 1.0, "touching": 1.0}}, "overlapping"),
+        ({"relation_mix": {"overlap": 1.0}, "cells": ["instance+instance:touch"]}, "any target"),
+        (
+            {"cells": ["instance+instance:touch"], "target_shares": {"touching-overlapping": 1.0}},
+            "touching-overlapping",
+        ),
+    ],
+)
+def test_weights_that_make_a_target_impossible_are_refused(settings: dict[str, object], missing: str) -> None:
+    with pytest.raises(SettingError, match=rf"compose\.relation_mix = .* for {missing} \(a relation of weight 0"):
+        Policy([I, I, T, O], ["a"] * 4, ComposeSettings(**settings))
+
+
+def test_allowed_cells_bind_every_source_of_a_chain() -> None:
+    types, long = [I] * 2 + [T] * 4 + [O] * 4, [0.0, 0.0, 0.0, 1.0]
+    allowed = {"instance+instance:touch", "instance+touching:overlap"}
+    policy = Policy(types, ["a"] * len(types), ComposeSettings(cells=sorted(allowed), chain_shares=long))
+    rng, seen = np.random.default_rng(6), Counter[str]()
+    for _ in range(300):
+        plan = policy.plan(rng)
+        rows, relations = policy.sources(plan, rng)
+        for row, relation in zip(rows[2:], relations[1:], strict=True):
+            pairs = {cell.label for cell in plan.cell.paired(types[row], relation)}
+            assert pairs & allowed
+            seen[relation.label] += 1
+        if plan.cell.target is T:
+            assert len(rows) == 2  # both instances are taken, and no cell lets a cluster touch one
+    assert seen["overlap"] > 0
+
+
+def test_three_instances_make_both_where_only_that_cell_is_allowed() -> None:
+    settings = ComposeSettings(cells=["instance+instance:both"], chain_shares=[0.0, 0.0, 1.0])
+    policy, rng = Policy([I] * 6, ["a"] * 6, settings), np.random.default_rng(7)
+    rows, relations = policy.sources(policy.plan(rng), rng)
+    assert len(rows) == 3
+    assert set(relations) == {Relation.TOUCH, Relation.OVERLAP}
+
+
 def test_tones_of_one_composite_are_alike() -> None:
     tones = [100.0, 105.0, 180.0, 185.0]
     policy = Policy([I] * 4, ["a"] * 4, ComposeSettings(max_tone_difference=25.0), tones)
