@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.realism import Realism, realism
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import Body, dilate
 from supcam.composition.placement import LEAST_CROSSING, Shifts, least_shared, touch_guards
-from supcam.composition.realism import Realism, realism
 from supcam.composition.stream import ComposedStream
 from supcam.data.crops import CropSet
 from supcam.data.images import decode_crop

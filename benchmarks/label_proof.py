@@ -14,11 +14,11 @@ import pandas as pd
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Placed
+from supcam.composition.composer import Composer, Composite, Placed, SourceCrops
 from supcam.composition.masks import Grey, Mask, dilate
 from supcam.composition.sampling import CELLS, Cell, Plan
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing, DrawnCrops, draw_crops
+from supcam.synthetic import Drawing, draw_crops
 
 Matrix: TypeAlias = tuple[float, float, float, float, float, float]
 
@@ -69,9 +69,9 @@ class _Bank:
         self.images.append(image)
         self.outlines.append(outlines)
 
-    def crops(self) -> DrawnCrops:
+    def crops(self) -> SourceCrops:
         labels = np.array([int(kind) for kind in self.types], dtype=np.int64)
-        return DrawnCrops(pd.DataFrame({"crop_id": self.ids}), list(self.images), labels, list(self.groups))
+        return SourceCrops(pd.DataFrame({"crop_id": self.ids}), list(self.images), labels, list(self.groups))
 
 
 def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterType]:

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite
+from supcam.composition.composer import Composer, Composite, SourceCrops
 from supcam.composition.masks import WHITE, Grey, Mask
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import ComposeSettings
@@ -78,16 +77,6 @@ class Drawing:
     image: Grey
     body: Mask
     halo: Mask
-
-
-@dataclass(frozen=True)
-class DrawnCrops:
-    """Drawn chromosomes as sources for a composer."""
-
-    frame: pd.DataFrame
-    images: Sequence[Grey]
-    labels: NDArray[np.int64]
-    groups: Sequence[str]
 
 
 def draw_chromosome(kind: int, look: CaseLook, rng: np.random.Generator) -> Drawing:
@@ -174,7 +163,7 @@ def _tight(mask: Mask) -> tuple[slice, slice]:
     return slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2), slice(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2)
 
 
-def draw_crops(cases: int, per_case: int, seed: int) -> tuple[DrawnCrops, list[Drawing]]:
+def draw_crops(cases: int, per_case: int, seed: int) -> tuple[SourceCrops, list[Drawing]]:
     """``per_case`` single chromosomes of each of ``cases`` cases, as sources and as drawings with their masks."""
     drawings, names, groups = [], [], []
     for case in range(cases):
@@ -186,7 +175,7 @@ def draw_crops(cases: int, per_case: int, seed: int) -> tuple[DrawnCrops, list[D
             groups.append(f"case{case + 1:02d}")
     images = [drawing.image for drawing in drawings]
     frame = pd.DataFrame({"crop_id": names})
-    return DrawnCrops(frame, images, np.zeros(len(images), dtype=np.int64), groups), drawings
+    return SourceCrops(frame, images, np.zeros(len(images), dtype=np.int64), groups), drawings
 
 
 def synthesize(out: Path, *, cases: int = 12, crops: int = 720, seed: int = 42) -> pd.DataFrame:
@@ -258,7 +247,7 @@ def _clusters(
 ) -> list[tuple[ClusterType, Grey]]:
     labels = np.array([int(label) for label, _ in sources], dtype=np.int64)
     frame = pd.DataFrame({"crop_id": [str(i) for i in range(len(sources))]})
-    crops = DrawnCrops(frame, [image for _, image in sources], labels, [""] * len(sources))
+    crops = SourceCrops(frame, [image for _, image in sources], labels, [""] * len(sources))
     settings = ComposeSettings(target_shares={kind.label: 1.0}, canvas=_CANVAS, cells=_CELLS)
     composer = Composer(crops, settings)
     rng = np.random.default_rng(seed)

@@ -56,6 +56,16 @@ class Sources(Protocol):
 
 
 @dataclass(frozen=True)
+class SourceCrops:
+    """Crops in memory as ``Sources``, for those that are drawn or changed rather than read."""
+
+    frame: pd.DataFrame
+    images: Sequence[Grey]
+    labels: NDArray[np.int64]
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Placed:
     """Where one source went: ``matrix`` is Pillow's affine data from composite pixels back to the source crop's."""
 

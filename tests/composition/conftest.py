@@ -2,15 +2,16 @@
 
 import pytest
 
-from supcam.synthetic import Drawing, DrawnCrops, draw_crops
+from supcam.composition.composer import SourceCrops
+from supcam.synthetic import Drawing, draw_crops
 
 
 @pytest.fixture(scope="session")
-def drawn() -> tuple[DrawnCrops, list[Drawing]]:
+def drawn() -> tuple[SourceCrops, list[Drawing]]:
     """Four cases of sixteen chromosomes each, and the drawings behind them."""
     return draw_crops(4, 16, 7)
 
 
 @pytest.fixture(scope="session")
-def crops(drawn: tuple[DrawnCrops, list[Drawing]]) -> DrawnCrops:
+def crops(drawn: tuple[SourceCrops, list[Drawing]]) -> SourceCrops:
     return drawn[0]

@@ -10,20 +10,20 @@ from scipy import ndimage
 
 from benchmarks.label_proof import Outline, outlines_in, run_label_proof, true_types
 from supcam.cluster_type import ClusterType, Relation
-from supcam.composition.composer import Composer, Composite, Skipped
+from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops
 from supcam.composition.contact import axis_of
 from supcam.composition.masks import EIGHT
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
 from supcam.errors import SettingError
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing, DrawnCrops, draw_crops
+from supcam.synthetic import Drawing, draw_crops
 from tests.composition.test_masks import BAD
 
 I, T, O, TO = ClusterType  # noqa: E741
 
 
 @pytest.fixture(scope="module")
-def composer(crops: DrawnCrops) -> Composer:
+def composer(crops: SourceCrops) -> Composer:
     return Composer(crops, ComposeSettings(), keep_masks=True)
 
 
@@ -72,14 +72,14 @@ def test_sources_are_different_crops_of_one_case(composites: list[Composite]) ->
         assert {parent.split("-")[0] for parent in made.parents} == {made.group}
 
 
-def test_sources_of_several_cases_when_asked_for(crops: DrawnCrops) -> None:
+def test_sources_of_several_cases_when_asked_for(crops: SourceCrops) -> None:
     composer = Composer(crops, ComposeSettings(across_cases=True))
     made = [composer.compose(1, index) for index in range(12)]
     mixed = [one for one in made if isinstance(one, Composite) and len({p.split("-")[0] for p in one.parents}) > 1]
     assert mixed
 
 
-def test_a_composite_depends_on_seed_and_index_alone(crops: DrawnCrops, composer: Composer) -> None:
+def test_a_composite_depends_on_seed_and_index_alone(crops: SourceCrops, composer: Composer) -> None:
     again = Composer(crops, ComposeSettings())
     for index in (17, 3, 9):
         first, second = composer.compose(5, index), again.compose(5, index)
@@ -91,7 +91,7 @@ def test_a_composite_depends_on_seed_and_index_alone(crops: DrawnCrops, composer
     assert other.image.shape != first.image.shape or (other.image != first.image).any()
 
 
-def test_placement_is_recorded_exactly(drawn: tuple[DrawnCrops, list[Drawing]], composites: list[Composite]) -> None:
+def test_placement_is_recorded_exactly(drawn: tuple[SourceCrops, list[Drawing]], composites: list[Composite]) -> None:
     """The halo of the drawing, carried along by the recorded matrix, lies on the halo in the composite."""
     for made in composites[:20]:
         assert made.masks is not None
@@ -101,7 +101,7 @@ def test_placement_is_recorded_exactly(drawn: tuple[DrawnCrops, list[Drawing]], 
             assert np.count_nonzero(halo & mask) >= 0.93 * np.count_nonzero(halo | mask)
 
 
-def test_chains_hold_up_to_five(crops: DrawnCrops) -> None:
+def test_chains_hold_up_to_five(crops: SourceCrops) -> None:
     composer = Composer(crops, ComposeSettings())
     cell = Cell(I, I, Relation.TOUCH)
     lengths = Counter(
@@ -117,14 +117,14 @@ def test_every_source_bad_is_skipped_with_reasons_and_ends() -> None:
     images = [image for images in BAD.values() for image in images]
     labels = np.zeros(len(images), dtype=np.int64)
     frame = pd.DataFrame({"crop_id": [f"bad{i}" for i in range(len(images))]})
-    composer = Composer(DrawnCrops(frame, images, labels, ["a"] * len(images)), ComposeSettings())
+    composer = Composer(SourceCrops(frame, images, labels, ["a"] * len(images)), ComposeSettings())
     assert {reason: len(ids) for reason, ids in composer.defects.items()} == {k: len(v) for k, v in BAD.items()}
     made = composer.compose(0, 0)
     assert isinstance(made, Skipped)
     assert made.rejected == {"no-sources": 1}
 
 
-def test_sources_that_cannot_be_placed_are_counted(crops: DrawnCrops) -> None:
+def test_sources_that_cannot_be_placed_are_counted(crops: SourceCrops) -> None:
     settings = ComposeSettings(canvas=max(max(image.shape) for image in crops.images), min_contact=4000)
     composer = Composer(crops, settings)
     made = composer.compose_plan(Plan(Cell(I, I, Relation.TOUCH)), np.random.default_rng(0))
@@ -159,23 +159,23 @@ def bars(gap: int | None, bridge: int = 0) -> np.ndarray:
     return image
 
 
-def cluster_sources(crops: DrawnCrops, image: np.ndarray) -> DrawnCrops:
+def cluster_sources(crops: SourceCrops, image: np.ndarray) -> SourceCrops:
     """The drawn instances of one case, and one crop labelled touching among them."""
     rows = [row for row, group in enumerate(crops.groups) if group == crops.groups[0]]
     frame = pd.concat([crops.frame.iloc[rows], pd.DataFrame({"crop_id": ["cluster"]})], ignore_index=True)
     images = [*(crops.images[row] for row in rows), image]
     labels = np.array([0] * len(rows) + [ClusterType.TOUCHING])
-    return DrawnCrops(frame, images, labels, [crops.groups[0]] * len(images))
+    return SourceCrops(frame, images, labels, [crops.groups[0]] * len(images))
 
 
-def test_a_cluster_in_pieces_is_no_source(crops: DrawnCrops) -> None:
+def test_a_cluster_in_pieces_is_no_source(crops: SourceCrops) -> None:
     # Only its largest piece would be composed, under the type of the whole.
     apart, joined = (Composer(cluster_sources(crops, bars(gap)), ComposeSettings()) for gap in (2, 0))
     assert apart.defects == {"several-components": ["cluster"]}
     assert joined.defects == {}
 
 
-def test_a_cluster_that_a_warp_breaks_is_refused_and_counted(crops: DrawnCrops) -> None:
+def test_a_cluster_that_a_warp_breaks_is_refused_and_counted(crops: SourceCrops) -> None:
     composer = Composer(cluster_sources(crops, bars(2, bridge=249)), ComposeSettings())
     assert composer.defects == {}
     plan, rejected = Plan(Cell.parse("instance+touching:overlap"), 2), Counter[str]()
@@ -188,10 +188,10 @@ def test_a_cluster_that_a_warp_breaks_is_refused_and_counted(crops: DrawnCrops) 
     assert rejected["fell-apart"] > 0
 
 
-def test_composites_hold_only_grey_values_of_their_sources(crops: DrawnCrops) -> None:
+def test_composites_hold_only_grey_values_of_their_sources(crops: SourceCrops) -> None:
     # Every fourth grey value, as a stretched contrast leaves them.
     comb = [np.where(image < 250, image // 4 * 4, image).astype(np.uint8) for image in crops.images]
-    sources = DrawnCrops(crops.frame, comb, crops.labels, crops.groups)
+    sources = SourceCrops(crops.frame, comb, crops.labels, crops.groups)
     composer = Composer(sources, ComposeSettings())
     for index in range(20):
         made = composer.compose(0, index)

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.composition import real_crops
+from supcam.composition.composer import SourceCrops
 from supcam.composition.dataset import compose_set
 from supcam.composition.masks import EIGHT
 from supcam.data.crops import CropSet
@@ -18,11 +19,10 @@ from supcam.data.images import decode_crop
 from supcam.data.manifest import COLUMNS, read_manifest
 from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
-from supcam.synthetic import DrawnCrops
 from tests.composition.test_masks import BAD
 
 
-def training(crops: DrawnCrops, **columns: object) -> CropSet:
+def training(crops: SourceCrops, **columns: object) -> CropSet:
     frame = pd.DataFrame({"crop_id": crops.frame["crop_id"], "type": "instance", "case_id": crops.groups})
     frame = frame.assign(source="drawn", label_certain=True, split="train", **columns)
     return CropSet(frame, list(crops.images))
@@ -33,7 +33,7 @@ def digest(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_the_same_bytes_on_one_and_two_workers(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_the_same_bytes_on_one_and_two_workers(crops: SourceCrops, tmp_path: Path) -> None:
     for workers in (1, 2):
         compose_set(training(crops), ComposeSettings(count=260, workers=workers), tmp_path / str(workers))
     one, two = digest(tmp_path / "1"), digest(tmp_path / "2")
@@ -41,7 +41,7 @@ def test_the_same_bytes_on_one_and_two_workers(crops: DrawnCrops, tmp_path: Path
     assert one == two
 
 
-def test_manifest_holds_parents_relation_and_seed(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_manifest_holds_parents_relation_and_seed(crops: SourceCrops, tmp_path: Path) -> None:
     report = compose_set(training(crops), ComposeSettings(count=30, seed=5), tmp_path / "out")
     rows = read_manifest(tmp_path / "out" / "manifest.csv")
     assert list(rows.columns[: len(COLUMNS)]) == list(COLUMNS)
@@ -64,7 +64,7 @@ def test_manifest_holds_parents_relation_and_seed(crops: DrawnCrops, tmp_path: P
     assert Image.open(tmp_path / "out" / "contact_sheet.png").size[0] > 600
 
 
-def test_masks_are_written_when_asked_for(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_masks_are_written_when_asked_for(crops: SourceCrops, tmp_path: Path) -> None:
     compose_set(training(crops), ComposeSettings(count=12), tmp_path / "plain")
     compose_set(training(crops), ComposeSettings(count=12, masks=True), tmp_path / "out")
     assert not (tmp_path / "plain" / "masks").exists()
@@ -83,7 +83,7 @@ def test_masks_are_written_when_asked_for(crops: DrawnCrops, tmp_path: Path) -> 
         assert (bits >= 128).any() == (row.relation != "touch")
 
 
-def test_a_source_of_another_split_is_refused_and_the_old_set_stays(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_a_source_of_another_split_is_refused_and_the_old_set_stays(crops: SourceCrops, tmp_path: Path) -> None:
     compose_set(training(crops), ComposeSettings(count=4), tmp_path / "out")
     before = digest(tmp_path / "out")
     leaking = training(crops)
@@ -94,7 +94,7 @@ def test_a_source_of_another_split_is_refused_and_the_old_set_stays(crops: Drawn
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_uncertain_parent_makes_an_uncertain_label(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_an_uncertain_parent_makes_an_uncertain_label(crops: SourceCrops, tmp_path: Path) -> None:
     source = training(crops)
     source.frame["label_certain"] = source.frame["crop_id"] != "case01-0000"
     compose_set(source, ComposeSettings(count=60), tmp_path / "out")
@@ -104,7 +104,7 @@ def test_an_uncertain_parent_makes_an_uncertain_label(crops: DrawnCrops, tmp_pat
     assert (rows["label_certain"] == ~doubtful).all()
 
 
-def test_bad_sources_are_skipped_counted_and_printed(crops: DrawnCrops, tmp_path: Path) -> None:
+def test_bad_sources_are_skipped_counted_and_printed(crops: SourceCrops, tmp_path: Path) -> None:
     bad = [image for images in BAD.values() for image in images]
     good = training(crops)
     extra = good.frame.iloc[[0] * len(bad)].assign(crop_id=[f"bad{i}" for i in range(len(bad))])

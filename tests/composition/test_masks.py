@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from supcam.composition.composer import SourceCrops
 from supcam.composition.masks import EIGHT, core_mask, core_width, dilate, find_body, source_defect
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing, DrawnCrops
+from supcam.synthetic import Drawing
 
 LIMITS = ComposeSettings()
 
@@ -38,7 +39,7 @@ def test_bad_sources_are_refused_by_reason(reason: str, image: np.ndarray) -> No
     assert source_defect(image, LIMITS) == reason
 
 
-def test_drawn_chromosomes_pass_every_gate(crops: DrawnCrops) -> None:
+def test_drawn_chromosomes_pass_every_gate(crops: SourceCrops) -> None:
     assert [source_defect(image, LIMITS) for image in crops.images] == [None] * len(crops.images)
 
 
@@ -76,7 +77,7 @@ def test_width_of_a_bar() -> None:
     assert core_width(np.zeros((4, 4), dtype=bool)) == 0.0
 
 
-def test_cores_hold_the_bodies(drawn: tuple[DrawnCrops, list[Drawing]]) -> None:
+def test_cores_hold_the_bodies(drawn: tuple[SourceCrops, list[Drawing]]) -> None:
     """Touching rests on this: cores that share nothing hold bodies that share nothing."""
     for drawing in drawn[1]:
         halo = drawing.image < 250

@@ -8,10 +8,10 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.composition import reference_shifts
 from supcam.cluster_type import Relation
+from supcam.composition.composer import SourceCrops
 from supcam.composition.masks import core_width, find_body
 from supcam.composition.placement import admissible, correlate
 from supcam.settings import ComposeSettings
-from supcam.synthetic import DrawnCrops
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
@@ -35,7 +35,7 @@ def test_every_count_is_the_number_of_shared_pixels(first, second) -> None:
 
 
 @pytest.mark.parametrize("relation", [Relation.TOUCH, Relation.OVERLAP])
-def test_admissible_shifts_are_those_of_a_plain_search(crops: DrawnCrops, relation: Relation) -> None:
+def test_admissible_shifts_are_those_of_a_plain_search(crops: SourceCrops, relation: Relation) -> None:
     limits = ComposeSettings()
     for a, b in ((0, 1), (2, 20), (17, 5)):
         first, second = (_body(crops.images[row], limits) for row in (a, b))
@@ -45,7 +45,7 @@ def test_admissible_shifts_are_those_of_a_plain_search(crops: DrawnCrops, relati
         assert len(slow.offsets) > 0
 
 
-def test_no_composite_outgrows_the_canvas(crops: DrawnCrops) -> None:
+def test_no_composite_outgrows_the_canvas(crops: SourceCrops) -> None:
     limits = ComposeSettings(canvas=64)
     first, second = _body(crops.images[0], limits), _body(crops.images[1], limits)
     offsets = admissible(first, second, Relation.TOUCH, limits).offsets

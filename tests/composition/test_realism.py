@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.composition import real_crops
+from benchmarks.realism import features, hard_cut, realism
 from supcam.cluster_type import ClusterType
-from supcam.composition.realism import features, hard_cut, realism
+from supcam.composition.composer import SourceCrops
 from supcam.settings import ComposeSettings
-from supcam.synthetic import DrawnCrops
 
 
 def test_features_are_finite_even_for_a_speck() -> None:
@@ -18,7 +18,7 @@ def test_features_are_finite_even_for_a_speck() -> None:
     assert np.isfinite(features(image)).all()
 
 
-def test_hard_cut_takes_the_rim_and_only_the_rim(crops: DrawnCrops) -> None:
+def test_hard_cut_takes_the_rim_and_only_the_rim(crops: SourceCrops) -> None:
     image = crops.images[0]
     cut = hard_cut(image)
     assert np.count_nonzero(cut < 250) < np.count_nonzero(image < 250)

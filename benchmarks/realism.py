@@ -1,10 +1,9 @@
 """Can a classifier tell real clusters from composed ones? Features, case-wise folds, AUC with its interval."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import ExtraTreesClassifier
@@ -12,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Sources
+from supcam.composition.composer import Composer, Composite, SourceCrops, Sources
 from supcam.composition.masks import EIGHT, WHITE, Grey, largest_component
 from supcam.settings import ComposeSettings
 
@@ -97,14 +96,6 @@ def hard_cut(image: Grey, pixels: int = 2) -> Grey:
     return cut if halo.any() else image
 
 
-@dataclass(frozen=True)
-class _CutSources:
-    frame: pd.DataFrame
-    images: Sequence[Grey]
-    labels: NDArray[np.int64]
-    groups: Sequence[str]
-
-
 def realism(
     crops: Sources,
     kind: ClusterType,
@@ -126,7 +117,7 @@ def realism(
     sources: Sources = crops
     if control:
         images = [hard_cut(image) for image in crops.images]
-        sources = _CutSources(crops.frame, images, crops.labels, crops.groups)
+        sources = SourceCrops(crops.frame, images, crops.labels, crops.groups)
     groups = np.asarray(crops.groups)
     rows = np.flatnonzero(np.asarray(crops.labels) == kind)
     made, homes = _composed_like(sources, groups[rows], kind, settings, seed, per_real)
@@ -152,7 +143,7 @@ def _composed_like(
         inside = np.asarray(crops.groups) == name
         frame = crops.frame[inside].reset_index(drop=True)
         part = [image for image, keep in zip(crops.images, inside, strict=True) if keep]
-        composer = Composer(_CutSources(frame, part, np.asarray(crops.labels)[inside], [name] * len(part)), wanted)
+        composer = Composer(SourceCrops(frame, part, np.asarray(crops.labels)[inside], [name] * len(part)), wanted)
         count = per_real * int((homes == name).sum())
         tried = (composer.compose(seed, index) for index in range(3 * count))
         kept = [made.image for made in tried if isinstance(made, Composite)][:count]
