@@ -269,7 +269,7 @@ class PromoteSettings(Section):
     seed: int = Field(42, ge=0, lt=2**31)
     max_calibration_error: float = Field(0.3, ge=0.0, le=1.0)
     max_parity_difference: float = Field(1e-4, gt=0.0, le=1.0)
-    max_latency_ms: float = Field(500.0, gt=0.0)  # one crop, one thread
+    max_latency_ms: float = Field(500.0, gt=0.0)  # one crop on one thread, median
     review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops answered without review
 
     @model_validator(mode="after")
