@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,22 @@ from supcam.settings import Settings
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the search space: margin in radians, temperature without unit."""
+    """One point of the search space.
+
+    Attributes:
+        margin: Radians.
+        temperature: Without unit.
+        others: Further settings of pre-training by name, those of ``tune.space``.
+    """
 
     margin: float
     temperature: float
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Every coordinate by the name of its setting in the section ``pretrain``."""
+        return {"margin": self.margin, "temperature": self.temperature, **self.others}
 
 
 class Watch(Protocol):
@@ -74,13 +86,7 @@ class TrainingObjective:
         return base.model_copy(
             update={
                 "runtime": base.runtime.model_copy(update={"seed": seed, "progress": shown}),
-                "pretrain": base.pretrain.model_copy(
-                    update={
-                        "margin": point.margin,
-                        "temperature": point.temperature,
-                        "epochs": chosen.pretrain_epochs,
-                    }
-                ),
+                "pretrain": base.pretrain.model_copy(update={**point.values, "epochs": chosen.pretrain_epochs}),
                 "finetune": base.finetune.model_copy(
                     update={
                         "epochs": chosen.finetune_epochs,

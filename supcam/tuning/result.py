@@ -1,5 +1,6 @@
 """What a study found: the best point, the trials, and the figures, without time or run ids."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class TuneResult:
         best: The best finished point; of equals the earliest.
         value: Its figure, validation macro sensitivity.
         baseline: Figure of margin 0 and the default temperature; None if that trial failed.
-        trials: One row per trial: ``trial, state, margin, temperature, value, reports, error``.
+        trials: One row per trial: ``trial, state``, the coordinates by name, ``value, reports, error``.
         study: The Optuna study.
     """
 
@@ -40,15 +41,16 @@ class TuneResult:
         counts = self.trials["state"].value_counts()
         ends = ", ".join(f"{counts.get(state, 0)} {state}" for state in _STATES.values())
         base = "failed" if self.baseline is None else f"{self.baseline:.4f}"
+        point = ", ".join(f"{name} {_shown(value)}" for name, value in self.best.values.items())
         return (
-            f"margin {self.best.margin:.4f}, temperature {self.best.temperature:.4f}: validation macro sensitivity "
-            f"{self.value:.4f}, baseline {base}; {len(self.trials)} trials ({ends})"
+            f"{point}: validation macro sensitivity {self.value:.4f}, baseline {base}; "
+            f"{len(self.trials)} trials ({ends})"
         )
 
     def write(self, out: Path) -> None:
         """Write ``best_params.yaml``, ``trials.csv`` and the figures, the same bytes for the same trials."""
         out.mkdir(parents=True, exist_ok=True)
-        best = {"margin": round(self.best.margin, 6), "temperature": round(self.best.temperature, 6)}
+        best = {name: value if isinstance(value, int) else round(value, 6) for name, value in self.best.values.items()}
         _write(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
         _write(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
         for name in FIGURES:
@@ -62,6 +64,7 @@ def collect(study: Any, target: int) -> TuneResult:
         SupcamError: when none is finished.
     """
     rows = []
+    names = space_of(study)
     slots = slots_of(study.get_trials(deepcopy=False))
     for slot in range(target):
         decided = result_of(slots.get(slot, []))
@@ -70,8 +73,7 @@ def collect(study: Any, target: int) -> TuneResult:
                 {
                     "trial": slot,
                     "state": _STATES[decided.state.name],
-                    "margin": decided.user_attrs["margin"],
-                    "temperature": decided.user_attrs["temperature"],
+                    **{name: decided.user_attrs[name] for name in names},
                     "value": decided.value if decided.state.name == "COMPLETE" else None,
                     "reports": len(decided.intermediate_values),
                     "error": decided.user_attrs.get("error", "").partition("\n")[0],
@@ -85,15 +87,26 @@ def collect(study: Any, target: int) -> TuneResult:
             f"none of {target} trials of study {study.study_name!r} finished: {reasons}. "
             "Correct the cause, then name a new study (tune.study) or change a setting, and run again."
         )
-    best = finished.iloc[int(finished["value"].to_numpy().argmax())]
+    at = int(finished["value"].to_numpy().argmax())
+    best = {name: finished[name].iloc[at].item() for name in names}
     baseline = finished.loc[finished["trial"] == 0, "value"].tolist()
     return TuneResult(
-        Point(float(best["margin"]), float(best["temperature"])),
-        float(best["value"]),
+        Point(best.pop("margin"), best.pop("temperature"), best),
+        float(finished["value"].iloc[at]),
         baseline[0] if baseline else None,
         trials,
         study,
     )
+
+
+def space_of(study: Any) -> list[str]:
+    """Names of what a study searches: margin, temperature, then the others."""
+    known = json.loads(study.user_attrs["space"])
+    return ["margin", "temperature", *(name for name in known if name not in ("margin", "temperature"))]
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -109,16 +122,17 @@ def _draw(study: Any, name: str, path: Path) -> None:
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as pictures
 
+    names = space_of(study)
     evaluator: Any = FanovaImportanceEvaluator(seed=0)
     draw: dict[str, Any] = {
         "history": lambda: pictures.plot_optimization_history(study),
         "importances": lambda: pictures.plot_param_importances(study, evaluator),
-        "slice": lambda: pictures.plot_slice(study, ["margin", "temperature"]),
+        "slice": lambda: pictures.plot_slice(study, names),
         "contour": lambda: pictures.plot_contour(study, ["margin", "temperature"]),
     }
     plt.switch_backend("agg")
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    points = {tuple(trial.params.values()) for trial in complete if len(trial.params) == 2}
+    points = {tuple(trial.params.values()) for trial in complete if len(trial.params) == len(names)}
     # Importances of equal figures do not exist: Optuna raises for them.
     varied = len(points) >= 2 and len({trial.value for trial in complete}) >= 2
     with warnings.catch_warnings():

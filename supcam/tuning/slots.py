@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supcam.errors import SettingError, SupcamError
-from supcam.settings import Settings
+from supcam.settings import TUNABLE, Settings, is_whole
 from supcam.tuning.objective import Point
 
 HEARTBEAT = 10  # seconds
@@ -64,8 +64,10 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
 
 
 def search_space(settings: Settings) -> dict[str, list[float]]:
-    """Lower and upper bound by name."""
-    return {"margin": list(settings.tune.margin), "temperature": list(settings.tune.temperature)}
+    """Lower and upper bound by name, of settings of the section ``pretrain``."""
+    chosen = settings.tune
+    further = {name: list(bounds) for name, bounds in chosen.space.items()}
+    return {"margin": list(chosen.margin), "temperature": list(chosen.temperature), **further}
 
 
 def _pruner(settings: Settings) -> Any:
@@ -211,29 +213,35 @@ def _fixed(attempts: list[Any], slot: int, settings: Settings) -> dict[str, floa
     for frozen in attempts:
         if len(frozen.params) == len(search_space(settings)):
             return dict(frozen.params)
-    if slot > 0:
-        return {}
-    low, high = settings.tune.temperature
-    baseline = {"margin": 0.0, "temperature": settings.pretrain.temperature}
-    inside = {"margin": settings.tune.margin[0] == 0.0, "temperature": low <= settings.pretrain.temperature <= high}
-    return {name: value for name, value in baseline.items() if inside[name]}
+    return _inside(_baseline(settings), settings) if slot == 0 else {}
+
+
+def _baseline(settings: Settings) -> dict[str, float]:
+    """The null point: no margin, everything else as the settings have it."""
+    return {name: getattr(settings.pretrain, name) for name in search_space(settings)} | {"margin": 0.0}
+
+
+def _inside(values: Mapping[str, float], settings: Settings) -> dict[str, float]:
+    """The coordinates that lie within the space: Optuna takes no others."""
+    space = search_space(settings)
+    return {name: value for name, value in values.items() if space[name][0] <= value <= space[name][1]}
 
 
 def point_of(trial: Any, settings: Settings) -> Point:
     """The point a claimed trial stands for; the baseline may lie outside of the space and then is no sample of it."""
-    chosen, slot = settings.tune, int(trial.user_attrs["slot"])
-    if slot == 0:
-        point = Point(0.0, settings.pretrain.temperature)
-        if chosen.margin[0] == 0.0:
-            trial.suggest_float("margin", *chosen.margin)
-        if chosen.temperature[0] <= point.temperature <= chosen.temperature[1]:
-            trial.suggest_float("temperature", *chosen.temperature, log=True)
-    else:
-        margin = trial.suggest_float("margin", *chosen.margin)
-        point = Point(margin, trial.suggest_float("temperature", *chosen.temperature, log=True))
-    trial.set_user_attr("margin", point.margin)
-    trial.set_user_attr("temperature", point.temperature)
-    return point
+    space = search_space(settings)
+    values: dict[str, float] = _baseline(settings) if int(trial.user_attrs["slot"]) == 0 else {}
+    for name in _inside(values, settings) if values else space:
+        values[name] = _suggest(trial, name, *space[name])
+    for name, value in values.items():
+        trial.set_user_attr(name, value)
+    return Point(values.pop("margin"), values.pop("temperature"), values)
+
+
+def _suggest(trial: Any, name: str, low: float, high: float) -> float:
+    if name in TUNABLE and is_whole(name):
+        return int(trial.suggest_int(name, int(low), int(high), log=True))
+    return float(trial.suggest_float(name, low, high, log=name == "temperature"))
 
 
 def sampler(settings: Settings, slot: int) -> Any:

@@ -87,7 +87,7 @@ def tune(
     result = collect(study, settings.tune.trials)
     if run is not None:
         run.set_tags({"supcam.study": job.study_name})
-        run.log_params({"best.margin": result.best.margin, "best.temperature": result.best.temperature})
+        run.log_params({"best": result.best.values})
         run.log({"best_value": result.value, "trials": len(result.trials)})
     return result
 

@@ -135,7 +135,7 @@ def _child(parent: Run | None, trial: Any, point: Any) -> Iterator[Run | None]:
     slot = trial.user_attrs["slot"]
     with parent.child(f"trial {slot}", {"supcam.trial": slot, "supcam.trial.attempt": trial.number}) as run:
         trial.set_user_attr("run_id", run.run_id)
-        run.log_params({"margin": point.margin, "temperature": point.temperature, "baseline": slot == 0})
+        run.log_params({**point.values, "baseline": slot == 0})
         yield run
 
 

@@ -12,7 +12,7 @@ from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings, with_best_params
 from supcam.tuning import Objective, TuneResult, study_key, tune
-from tests.tuning.objectives import Bowl, Faulty, no_number, wrong_use
+from tests.tuning.objectives import Bowl, Faulty, Narrow, no_number, wrong_use
 
 BOWL = Bowl()
 NONE = CropSet(pd.DataFrame({"type": [], "source": [], "case_id": []}), [])
@@ -112,6 +112,23 @@ def test_a_baseline_outside_of_the_space_is_run_but_not_sampled_from(tmp_path: P
     assert (result.trials.loc[0, "margin"], result.trials.loc[0, "temperature"]) == (0.0, 0.1)
     assert result.trials["margin"][1:].between(0.2, 0.5).all()
     assert result.study.trials[0].params == {}
+
+
+def test_further_settings_of_pretraining_are_searched_and_reach_the_settings(tmp_path: Path) -> None:
+    space = {"queue_size": (128, 1024), "momentum_end": (0.99, 0.995)}
+    result = study(tmp_path, Narrow(), trials=12, space=space)
+    rows = result.trials
+    assert (rows.loc[0, "queue_size"], rows.loc[0, "momentum_end"]) == (512, 0.99)
+    assert rows["queue_size"].between(128, 1024).all() and rows["queue_size"].nunique() > 5
+    assert rows["momentum_end"].between(0.99, 0.995).all()
+    best = rows.loc[rows["value"].idxmax()]
+    result.write(tmp_path)
+    found = with_best_params(Settings(), tmp_path / "best_params.yaml").pretrain
+    assert found.queue_size == best["queue_size"] and isinstance(found.queue_size, int)
+    assert found.momentum_end == pytest.approx(best["momentum_end"], abs=1e-6)
+    assert f"queue_size {found.queue_size}" in result.summary
+    with pytest.raises(SettingError, match=r"setting tune.study = 'study' .* a study with the space"):
+        study(tmp_path, Narrow(), trials=12, study="study")
 
 
 def test_a_single_point_is_a_space(tmp_path: Path) -> None:
