@@ -11,7 +11,8 @@ import yaml
 
 from supcam import tracking
 from supcam.cluster_type import TYPE_LABELS
-from supcam.settings import load_settings, with_best_params
+from supcam.data.manifest import write_text
+from supcam.settings import Settings, load_settings, with_best_params
 
 
 def section(root: Path, title: str) -> str:
@@ -19,7 +20,15 @@ def section(root: Path, title: str) -> str:
     out = root / "outputs"
     metrics = _json(out / "evaluate/metrics.json")
     split = _json(out / "split/split.json")
-    lines = [f"## {title}", "", _origin(root), "", *_figures(metrics), "", *_training_counts(split)]
+    lines = [
+        f"## {title}",
+        "",
+        origin(root, tracking.device_name("cpu")),
+        "",
+        *_figures(metrics),
+        "",
+        *_training_counts(split),
+    ]
     lines += ["", "Warnings of the split:", "", *(f"* {warning}" for warning in split["warnings"] or ["none"])]
     lines += ["", "Notes of the evaluation:", "", *(f"* {note}" for note in metrics["notes"] or ["none"])]
     for name, figures in {**metrics.get("by_source", {}), **_certain(metrics)}.items():
@@ -33,11 +42,59 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _origin(root: Path) -> str:
+def origin(root: Path, device: str) -> str:
+    """Date, commit, whether files differed from it, device and Python of figures made now."""
     state = tracking.git_state(root)
-    commit = (state.commit or "no commit")[:12]
-    device, python = tracking.device_name("cpu"), platform.python_version()
-    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {device}, Python {python}"
+    commit = (state.commit or "no commit")[:12] + (" with changes" if state.dirty else "")
+    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {device}, Python {platform.python_version()}"
+
+
+def put_section(page: Path, name: str, text: str) -> None:
+    """Put a section into a page, in place of an earlier one of that name; the rest of the page stays."""
+    begin, end = f"<!-- begin {name}: made by a command, not typed -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{text.strip()}\n{end}\n"
+    content = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if begin in content and end in content:
+        before, _, rest = content.partition(begin)
+        write_text(page, before + section + rest.partition(end)[2].removeprefix("\n"))
+    else:
+        write_text(page, f"{content.rstrip()}\n\n{section}".lstrip())
+
+
+def folds_section(content: dict[str, Any]) -> str:
+    """Out-of-fold figures of every subset, with their settings."""
+    seeds = content["seeds"]
+    lines = [
+        f"## Cases never seen: {content['folds']}-fold, {seeds} seed{'s' * (seeds > 1)}",
+        "",
+        f"{content['origin']}; data {content['manifest_hash'][:12]}. Every crop is judged by a model that saw no "
+        "crop of its case; composites come from the training part of the fold, the epoch is chosen on other cases of "
+        "the training folds. Values are means over the seeds, intervals (95 %) resample cases.",
+        "",
+        "| crops of | crops | cases | accuracy | macro sensitivity | macro F1 | AUC | calibration error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in content["subsets"].items():
+        shown = [_with_span(row[figure]) for figure in ("accuracy", "macro_sensitivity", "macro_f1")]
+        plain = [_number(row[figure]) for figure in ("macro_auc", "calibration_error")]
+        lines.append(f"| {name} | {row['crops']} | {row['cases']} | {' | '.join([*shown, *plain])} |")
+    lines += ["", "Sensitivity by type:", "", "| crops of | " + " | ".join(TYPE_LABELS) + " |"]
+    lines.append("|---" * (len(TYPE_LABELS) + 1) + "|")
+    for name, row in content["subsets"].items():
+        cells = [f"{_with_span(part)} ({part['crops']})" for part in row["per_type"].values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    notes = sorted({f"{name}: {note}" for name, row in content["subsets"].items() for note in row["notes"]})
+    lines += ["", *(f"* {note}" for note in notes), ""] if notes else [""]
+    seconds = content["seconds_per_fold"]
+    lines += [f"Median time of a fold: {seconds:.0f} s." if seconds else "Time of a fold: not measured, all resumed."]
+    return "\n".join([*lines, "", *_details(content["settings"])])
+
+
+def _with_span(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "no crop"
+    span = "" if figure["low"] is None else f" ({figure['low']:.3f} - {figure['high']:.3f})"
+    return f"{figure['value']:.4f}{span}"
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:
@@ -66,11 +123,18 @@ def _certain(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(root: Path) -> list[str]:
     settings = with_best_params(load_settings(root / "params.yaml"), root / "outputs/tune/best_params.yaml")
-    values = settings.model_dump(mode="json", by_alias=True)
-    told = {name: values[name] for name in ("profile", "input", "model", "pretrain", "finetune")}
-    told["compose"] = {"count": values["compose"]["count"]}
+    return _details(settings.model_dump(mode="json", by_alias=True))
+
+
+def _details(values: dict[str, Any]) -> list[str]:
+    """Profile and every setting that is not the default."""
+    defaults = Settings().model_dump(mode="json", by_alias=True)
+    told: dict[str, Any] = {"profile": values["profile"]}
+    for name in ("runtime", "input", "model", "split", "compose", "pretrain", "finetune"):
+        changed = {key: value for key, value in values[name].items() if value != defaults[name][key]}
+        told |= {name: changed} if changed else {}
     return [
-        "<details><summary>Settings</summary>",
+        "<details><summary>Settings that are not the default</summary>",
         "",
         "```yaml",
         yaml.safe_dump(told, sort_keys=False) + "```",

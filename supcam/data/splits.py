@@ -94,10 +94,27 @@ def fold_manifest(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, l
         UsageError: for fewer than two folds or fewer groups than folds.
     """
     frame = frame.sort_values("path", kind="stable").reset_index(drop=True)
-    group = group_crops(frame, by_case=settings.protocol == "by_case", linked=linked)
-    if not 2 <= folds <= group.nunique():
-        raise UsageError(f"folds = {folds} is not allowed; allowed are 2 to {group.nunique()}, the number of groups.")
-    return frame.assign(fold=_assign(frame["type"], group, (1 / folds,) * folds, settings.seed, {}))
+    groups = group_crops(frame, by_case=settings.protocol == "by_case", linked=linked).nunique()
+    if not 2 <= folds <= groups:
+        raise UsageError(f"folds = {folds} is not allowed; allowed are 2 to {groups}, the number of groups.")
+    return frame.assign(fold=divide(frame, settings, (1 / folds,) * folds, linked=linked))
+
+
+def divide(
+    frame: pd.DataFrame, settings: SplitSettings, shares: Sequence[float], *, linked: Links = ()
+) -> "pd.Series[int]":
+    """Part (0 to ``len(shares)`` - 1) of each row: whole groups, and each source by itself.
+
+    So every part has cases of every source, as far as a source has as many. The order of rows does not matter.
+    """
+    ordered = frame.sort_values("path", kind="stable")
+    group = group_crops(ordered, by_case=settings.protocol == "by_case", linked=linked)
+    source = ordered["source"].groupby(group).transform("first")
+    parts = [
+        _assign(ordered.loc[source == name, "type"], group[source == name], shares, settings.seed, {})
+        for name in sorted(source.unique())
+    ]
+    return pd.concat(parts).reindex(frame.index)
 
 
 def write_split(frame: pd.DataFrame, report: SplitReport, out: Path) -> None:

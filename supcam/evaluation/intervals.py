@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.evaluation.metrics import Ints, confusion, rates
+from supcam.evaluation.metrics import TYPES, Ints, confusion, rates
 
 _FEW_CASES = 10
 _CHUNK = 10_000
@@ -59,7 +60,7 @@ def bootstrap(
         seed: Of the resampling.
 
     Returns:
-        Intervals by figure and notes on what they rest on.
+        Intervals by figure, of each type's sensitivity as ``sensitivity/TYPE``, and notes on what they rest on.
     """
     names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if repeats == 0:
@@ -72,13 +73,21 @@ def bootstrap(
             whole = confusion(labels, predicted)
             cells = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
         else:
-            tables = np.stack([confusion(labels[member == at], predicted[member == at]) for at in range(len(names))])
             times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-            cells = np.tensordot(times, tables, axes=1)
-        for name, values in rates(cells).items():
-            if values.ndim == 1:
-                drawn.setdefault(name, []).append(values)
+            cells = np.tensordot(times, confusion_by_group(labels, predicted, member, len(names)), axes=1)
+        found = rates(cells)
+        overall = {name: values for name, values in found.items() if values.ndim == 1}
+        per_type = {f"sensitivity/{label}": found["sensitivity"][:, at] for at, label in enumerate(TYPE_LABELS)}
+        for name, values in (overall | per_type).items():
+            drawn.setdefault(name, []).append(values)
     return _percentiles(drawn, confidence), _case_notes(len(names))
+
+
+def confusion_by_group(labels: Ints, predicted: Ints, member: NDArray[np.intp], groups: int) -> Ints:
+    """Counts (G, 4, 4) of each group; ``member`` (N,) holds the number of each crop's group."""
+    tables = np.zeros((groups, TYPES, TYPES), dtype=np.int64)
+    np.add.at(tables, (member, labels, predicted), 1)
+    return tables
 
 
 def _percentiles(drawn: dict[str, list[NDArray[np.float64]]], confidence: float) -> dict[str, Interval]:

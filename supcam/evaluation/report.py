@@ -119,7 +119,7 @@ def evaluate(
     metrics["per_type"] = _per_type(found.per_type, matrix, settings.confidence)
     metrics |= _subsets(labels, probabilities, frame)
     metrics["notes"] = [*found.notes, *notes, *metrics.pop("calibration_notes")]
-    predictions = _predictions(frame, probabilities)
+    predictions = prediction_table(frame, probabilities)
     return Evaluation(metrics, predictions, matrix, _tables(labels, probabilities, predictions, metrics, settings))
 
 
@@ -209,7 +209,8 @@ def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame) -> dict[s
     return found
 
 
-def _predictions(frame: pd.DataFrame, probabilities: Floats) -> pd.DataFrame:
+def prediction_table(frame: pd.DataFrame, probabilities: Floats) -> pd.DataFrame:
+    """One row per crop: ``crop_id, type, predicted, confidence, p_*, case_id, source, label_certain``."""
     predicted = probabilities.argmax(axis=1)
     table = {
         "crop_id": frame["crop_id"].to_numpy(),

@@ -1,0 +1,91 @@
+"""The whole recipe on given crops: compose from the training part, pre-train, fine-tune, and judge held-out crops."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supcam.composition.dataset import compose_set
+from supcam.data.crops import CropSet
+from supcam.data.manifest import read_manifest
+from supcam.settings import Settings
+from supcam.training.finetuning import finetune
+from supcam.training.prediction import predict_logits
+from supcam.training.pretraining import pretrain
+
+Log = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass
+class Outcome:
+    """What a recipe says about crops that it never saw.
+
+    Attributes:
+        logits: (N, 4) logarithms of probabilities, in the order of the held-out crops.
+        figures: Figures of the training itself, such as the validation figure of the chosen epoch.
+        seconds: Wall time of each step.
+    """
+
+    logits: NDArray[np.float64]
+    figures: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_recipe(
+    train: CropSet, validation: CropSet, held_out: CropSet, settings: Settings, state_dir: Path, log: Log | None = None
+) -> Outcome:
+    """Train from random weights as the settings say and predict ``held_out``, which chooses nothing.
+
+    Composites are made of ``train`` alone (none where ``compose.count`` is 0); ``validation`` chooses the epoch.
+    Without pre-training (``pretrain.epochs`` is 0) the whole classifier is trained by cross-entropy from the start.
+    ``state_dir`` keeps checkpoints: the same folder resumes.
+
+    Raises:
+        UsageError: for crops or settings that cannot be trained on.
+        SupcamError: when the training diverges.
+    """
+    outcome = Outcome(np.zeros((0, 4)))
+    with _timed(outcome, "compose"):
+        crops = _with_composites(train, settings, state_dir / "composed")
+    encoder = None
+    if settings.pretrain.epochs:
+        with _timed(outcome, "pretrain"):
+            folder = state_dir / "pretrain"
+            encoder = pretrain(
+                crops, validation, settings, state_dir=folder, log=_prefixed(log, "pretrain")
+            ).encoder_state
+    with _timed(outcome, "finetune"):
+        folder = state_dir / "finetune"
+        tuned = finetune(crops, validation, settings, encoder, state_dir=folder, log=_prefixed(log, "finetune"))
+    with _timed(outcome, "predict"):
+        outcome.logits = np.asarray(predict_logits(tuned.model_state, held_out, settings), dtype=np.float64)
+    best = tuned.history.iloc[tuned.best_epoch]
+    chosen = {f"validation_{name}": best[name] for name in ("accuracy", "macro_sensitivity") if name in best}
+    outcome.figures = {name: float(value) for name, value in {"best_epoch": tuned.best_epoch, **chosen}.items()}
+    return outcome
+
+
+def _with_composites(train: CropSet, settings: Settings, folder: Path) -> CropSet:
+    if not settings.compose.count or settings.compose.on_the_fly:
+        return train
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        compose_set(CropSet(train.frame.assign(split="train"), train.images), settings.compose, folder)
+    return train.concat(CropSet.load(read_manifest(manifest), folder))
+
+
+@contextmanager
+def _timed(outcome: Outcome, step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    outcome.seconds[step] = time.perf_counter() - start
+
+
+def _prefixed(log: Log | None, step: str) -> Log | None:
+    if log is None:
+        return None
+    return lambda row, epoch: log({f"{step}/{name}": value for name, value in row.items()}, epoch)

@@ -1,0 +1,132 @@
+"""The table of a comparison: figures of every row over all folds and seeds, and its difference from the reference."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supcam.ablation.cells import Bench, Cell, Result
+from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
+from supcam.evaluation.metrics import figures
+from supcam.evaluation.repeats import compare_repeats, holm, labels_of, repeated_figures, subsets
+from supcam.settings import EvaluateSettings
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the trainings of one row said about every crop that some fold held out.
+
+    Attributes:
+        frame: The crops, in the order of the folds.
+        logits: (S, N, 4), by seed.
+        results: The cells, by seed and fold.
+    """
+
+    frame: pd.DataFrame
+    logits: NDArray[np.float64]
+    results: list[Result]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Types (S, N)."""
+        return np.asarray(self.logits.argmax(axis=2), dtype=np.int64)
+
+    @property
+    def seconds(self) -> float | None:
+        """Median wall time of a cell; None where every cell was cut off and resumed."""
+        whole = [result.seconds["all"] for result in self.results if not result.resumed]
+        return float(np.median(whole)) if whole else None
+
+    def predictions(self) -> pd.DataFrame:
+        """One row per crop: its manifest columns and the mean probabilities of the seeds."""
+        from supcam.evaluation.report import prediction_table
+
+        mean = np.mean([probabilities_of(logits) for logits in self.logits], axis=0)
+        return prediction_table(self.frame, mean)
+
+
+def gather(cells: Sequence[Cell], bench: Bench) -> Answers | None:
+    """The answers of the cells of one row; None where one of them has not finished."""
+    by_seed: dict[int, list[tuple[Cell, Result]]] = {}
+    for cell in cells:
+        result = bench.result(cell)
+        if result is None:
+            return None
+        by_seed.setdefault(cell.seed, []).append((cell, result))
+    ordered = [sorted(pairs, key=lambda pair: pair[0].parts.number) for pairs in by_seed.values()]
+    rows = np.concatenate([cell.parts.held_out for cell, _ in ordered[0]])
+    logits = np.stack([np.concatenate([result.logits for _, result in pairs]) for pairs in ordered])
+    results = [result for pairs in ordered for _, result in pairs]
+    return Answers(bench.crops.frame.iloc[rows].reset_index(drop=True), logits, results)
+
+
+def subset_figures(answers: Answers, settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
+    """Figures with intervals of all crops, certain labels, each source, and each source's certain labels."""
+    found = {}
+    for name, rows in subsets(answers.frame).items():
+        frame, logits = answers.frame[rows].reset_index(drop=True), answers.logits[:, rows]
+        predicted = answers.predicted[:, rows]
+        found[name] = repeated_figures(frame, predicted, settings) | _by_probability(frame, logits, predicted, settings)
+    return found
+
+
+def _by_probability(
+    frame: pd.DataFrame, logits: NDArray[np.float64], predicted: NDArray[np.int64], settings: EvaluateSettings
+) -> dict[str, float | None]:
+    """Mean over the seeds of figures that need probabilities; None where one is not defined."""
+    labels = labels_of(frame, predicted)
+    probabilities = [probabilities_of(one) for one in logits]
+    areas = [figures(labels, one).values["macro_auc"] for one in probabilities]
+    errors = [calibration_error(reliability(labels, one, settings.reliability_bins)) for one in probabilities]
+    known = [area for area in areas if area is not None]
+    return {
+        "macro_auc": float(np.mean(known)) if known else None,
+        "calibration_error": float(np.mean(errors)),
+    }
+
+
+def comparison_table(
+    answers: Mapping[str, Answers], reference: str, settings: EvaluateSettings, figure: str
+) -> dict[str, dict[str, Any]]:
+    """Every row's figures and cost; against the reference row also the difference, its interval and p-values."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, row in answers.items():
+        found = repeated_figures(row.frame, row.predicted, settings)
+        found |= _by_probability(row.frame, row.logits, row.predicted, settings)
+        table[name] = {**found, "seconds_per_cell": row.seconds, "device": row.results[0].device, "paired": None}
+        if reference in answers and name != reference:
+            other = answers[reference].predicted
+            table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, figure))
+    paired = [row["paired"] for row in table.values() if row["paired"]]
+    for row, adjusted in zip(paired, holm([row["p_value"] for row in paired]), strict=True):
+        row["p_value_adjusted"] = adjusted
+    return table
+
+
+def plain_table(table: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The comparison as a flat table, for CSV and the terminal."""
+    return pd.DataFrame(list(_flat(table)))
+
+
+def _flat(table: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for name, row in table.items():
+        flat: dict[str, Any] = {"row": name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
+        for figure in ("accuracy", "macro_sensitivity", "macro_f1"):
+            flat |= {figure: row[figure]["value"], f"{figure}_low": row[figure]["low"]}
+            flat[f"{figure}_high"] = row[figure]["high"]
+        flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
+        paired = row["paired"] or {}
+        for key in ("difference", "low", "high", "p_value", "p_value_adjusted"):
+            flat[f"paired_{key}"] = paired.get(key)
+        yield {**flat, "seconds_per_cell": row["seconds_per_cell"]}
+
+
+def write_predictions(answers: Answers, path: Path) -> None:
+    """Out-of-fold predictions of one row as CSV, six digits."""
+    from supcam.data.manifest import write_text
+
+    write_text(path, answers.predictions().to_csv(index=False, float_format="%.6f", lineterminator="\n"))

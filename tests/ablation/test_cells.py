@@ -1,0 +1,161 @@
+"""Finished cells are kept and not run again, a cut-off one resumes, a failed one leaves the others alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from supcam.ablation import cells as module
+from supcam.ablation.cells import Bench, Cell, run_cells
+from supcam.ablation.parts import Parts, grouped_folds
+from supcam.ablation.recipe import Outcome, run_recipe
+from supcam.ablation.rows import with_seed
+from supcam.ablation.table import gather, subset_figures
+from supcam.data.crops import CropSet
+from supcam.errors import SupcamError, UsageError
+from supcam.settings import SplitSettings
+from tests.ablation.conftest import quick
+
+Trained = list[tuple[CropSet, CropSet, CropSet]]
+
+
+@pytest.fixture
+def folds(crops: CropSet) -> list[Parts]:
+    return grouped_folds(crops.frame, SplitSettings(validation=0.25), 2)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Trainings that were asked for; each answers by the seed."""
+    seen: Trained = []
+
+    def recipe(train: CropSet, validation: CropSet, held_out: CropSet, settings: Any, *_: Any) -> Outcome:
+        seen.append((train, validation, held_out))
+        rng = np.random.default_rng(settings.runtime.seed)
+        return Outcome(np.log(rng.dirichlet(np.ones(4), len(held_out))), {"best_epoch": 1.0}, {"finetune": 1.0})
+
+    monkeypatch.setattr(module, "run_recipe", recipe)
+    return seen
+
+
+def table(folds: list[Parts], *seeds: int) -> list[Cell]:
+    return [Cell("row", with_seed(quick(), seed), fold) for seed in seeds for fold in folds]
+
+
+def test_finished_cells_are_kept(crops: CropSet, folds: list[Parts], trained: Trained, tmp_path: Path) -> None:
+    bench = Bench(crops, tmp_path)
+    assert run_cells(table(folds, 1), bench).ran == 2
+    report = run_cells(table(folds, 1, 2), bench)
+    assert (report.kept, report.ran, len(trained)) == (2, 2, 4)
+    assert not list(tmp_path.glob("*/work"))
+
+
+def test_equal_cells_run_once(crops: CropSet, folds: list[Parts], trained: Trained, tmp_path: Path) -> None:
+    run_cells(table(folds, 1) + table(folds, 1), Bench(crops, tmp_path))
+    assert len(trained) == 2
+
+
+def test_a_changed_label_is_another_cell(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
+    (cell, *_) = table(folds, 1)
+    frame = crops.frame.copy()
+    frame.loc[int(cell.parts.train[0]), "label_certain"] = False
+    assert Bench(CropSet(frame, crops.images), tmp_path).key(cell) != Bench(crops, tmp_path).key(cell)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "same"),
+    [
+        ("finetune", "epochs", 2, False),
+        ("compose", "count", 40, False),
+        ("runtime", "threads", 2, False),
+        ("runtime", "progress", True, True),
+        ("compose", "workers", 1, True),
+        ("evaluate", "bootstrap", 60, True),
+    ],
+)
+def test_the_key_holds_what_determines_a_cell(
+    crops: CropSet, folds: list[Parts], tmp_path: Path, section: str, key: str, value: object, same: bool
+) -> None:
+    bench = Bench(crops, tmp_path)
+    first, other = (Cell("row", settings, folds[0]) for settings in (quick(), quick(**{section: {key: value}})))
+    assert (bench.key(first) == bench.key(other)) is same
+
+
+def test_no_held_out_case_is_trained_on_and_answers_keep_their_crops(
+    crops: CropSet, folds: list[Parts], trained: Trained, tmp_path: Path
+) -> None:
+    bench = Bench(crops, tmp_path)
+    run_cells(table(folds, 1, 2), bench)
+    for train, validation, held_out in trained:
+        assert not {*train.frame["case_id"], *validation.frame["case_id"]} & set(held_out.frame["case_id"])
+    answers = gather(table(folds, 1, 2), bench)
+    assert answers is not None and answers.logits.shape == (2, 96, 4)
+    expected = np.random.default_rng(1).dirichlet(np.ones(4), len(folds[0].held_out))
+    assert np.allclose(np.exp(answers.logits[0, : len(expected)]), expected, atol=1e-6)
+    held = np.concatenate([fold.held_out for fold in folds])
+    assert answers.frame["crop_id"].tolist() == crops.frame["crop_id"].iloc[held].tolist()
+    assert {"all crops", "one", "two"} == set(subset_figures(answers, quick().evaluate))
+
+
+def test_a_failed_cell_leaves_the_others_alone(
+    crops: CropSet, folds: list[Parts], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Trained
+) -> None:
+    recipe: Callable[..., Outcome] = module.run_recipe
+
+    def diverging(*arguments: Any) -> Outcome:
+        if arguments[3].runtime.seed == 1:
+            raise SupcamError("loss is no finite number")
+        return recipe(*arguments)
+
+    monkeypatch.setattr(module, "run_recipe", diverging)
+    report = run_cells(table(folds, 1, 2), Bench(crops, tmp_path))
+    assert (report.ran, list(report.failed)) == (2, ["row, seed 1, fold 0", "row, seed 1, fold 1"])
+    assert gather(table(folds, 1), Bench(crops, tmp_path)) is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistake_of_the_user_stops_at_once(crops: CropSet, folds: list[Parts], tmp_path: Path, workers: int) -> None:
+    settings = quick(finetune={"batch_size": 90})
+    cells = [Cell("row", settings, fold) for fold in folds]
+    with pytest.raises(UsageError, match=r"finetune.batch_size = 90 is not allowed"):
+        run_cells(cells, Bench(crops, tmp_path), workers)
+
+
+def test_a_cut_off_cell_resumes_to_the_same_answers(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
+    settings = quick(compose={"count": 12, "workers": 1}, pretrain={"epochs": 1}, finetune={"epochs": 2})
+    (cell,) = [Cell("row", settings, folds[0])]
+    whole, cut = Bench(crops, tmp_path / "whole"), Bench(crops, tmp_path / "cut")
+    run_cells([cell], whole)
+    work = cut.state / cut.key(cell) / "work"
+    parts = [crops.subset(rows) for rows in (cell.parts.train, cell.parts.validation, cell.parts.held_out)]
+
+    class CutOff(Exception):
+        pass
+
+    def stop(row: Any, _: int) -> None:
+        if "finetune/loss" in row:
+            raise CutOff
+
+    with pytest.raises(CutOff):
+        run_recipe(*parts, settings, work, stop)
+    run_cells([cell], cut)
+    kept = [json.loads((bench.state / bench.key(cell) / module.RESULT).read_text()) for bench in (whole, cut)]
+    assert [one["resumed"] for one in kept] == [False, True]
+    results = [bench.result(cell) for bench in (whole, cut)]
+    assert results[0] is not None and results[1] is not None
+    assert np.array_equal(results[0].logits, results[1].logits)
+    assert set(results[0].seconds) == {"compose", "pretrain", "finetune", "predict", "all"}
+
+
+def test_composites_are_made_of_training_crops_alone(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
+    from supcam.data.manifest import read_manifest
+
+    cell = Cell("row", quick(compose={"count": 12, "workers": 1}), folds[0])
+    parts = [crops.subset(rows) for rows in (cell.parts.train, cell.parts.validation, cell.parts.held_out)]
+    run_recipe(*parts, cell.settings, tmp_path)
+    composed = read_manifest(tmp_path / "composed" / "manifest.csv")
+    parents = {name for row in composed["parents"] for name in row.split(";")}
+    assert parents and parents <= set(parts[0].frame["crop_id"])
