@@ -87,7 +87,8 @@ class Stage:
         path = self.place.find(relative)
         if path is None:
             raise UsageError(
-                f"stage {self.name} needs {OUTPUTS / relative}, which does not exist. Run: dvc repro {self.name}"
+                f"stage {self.name} needs {OUTPUTS / relative}, which does not exist. "
+                f"Run: dvc repro {Path(relative).parts[0]}"
             )
         return path
 

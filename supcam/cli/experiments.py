@@ -1,5 +1,7 @@
-"""Commands about tracked runs: upload what a lost server missed, rebuild a run."""
+"""Commands about tracked runs: search with many workers, upload what a lost server missed, rebuild a run."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,28 @@ from supcam import tracking
 
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command."""
+    app.command("tune")(tune)
     app.command("upload")(upload)
     app.command("reproduce")(reproduce)
+
+
+def tune(
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; default: tune.workers.", min=1)
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials in all, over all machines; default: tune.trials.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Address all machines share; default: tune.storage.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of a study of your own; default: tune.study.")] = None,
+) -> None:
+    """Search margin and temperature on the present crops. Run it on as many machines as share the storage.
+
+    Writes below runs/; the trials belong to the study of `dvc repro tune`, which then finds them done.
+    """
+    given = {"workers": workers, "trials": trials, "storage": storage, "study": study}
+    options = [text for name, value in given.items() if value is not None for text in (f"--tune.{name}", str(value))]
+    os.chdir(tracking.project_root())
+    # In place of this process, so that Ctrl-C and SIGTERM reach the study and its exit code the caller.
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines.tune", "--own-folder", *options])
 
 
 def upload() -> None:

@@ -44,7 +44,7 @@ class TuneResult:
         point = ", ".join(f"{name} {_shown(value)}" for name, value in self.best.values.items())
         return (
             f"{point}: validation macro sensitivity {self.value:.4f}, baseline {base}; "
-            f"{len(self.trials)} trials ({ends})"
+            f"{len(self.trials)} trials ({ends}) of study {self.study.study_name}"
         )
 
     def write(self, out: Path) -> None:

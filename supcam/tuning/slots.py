@@ -17,6 +17,31 @@ from supcam.tuning.objective import Point
 
 HEARTBEAT = 10  # seconds
 GRACE = 60  # seconds without heartbeat after which a trial of another machine counts as lost
+PATIENCE = 60  # seconds to wait for an sqlite file that someone else has locked
+
+
+class StorageLost(SupcamError):
+    """The storage of a study cannot be used (any more); what was not told to it is repeated from its checkpoints."""
+
+
+@contextmanager
+def answering(storage: str) -> Iterator[None]:
+    """Name the storage where it fails in the block, instead of a traceback of its driver.
+
+    Raises:
+        StorageLost: when the storage is locked, gone or unreachable.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = str(error.__cause__ or error).partition("\n")[0]
+        raise StorageLost(
+            f"tune.storage {_shown(storage)} cannot be used: {cause}. Its trials are kept. "
+            "Start or unlock it, or correct tune.storage (empty: a file in state/), and run again to go on."
+        ) from error
 
 
 def open_study(storage: str, name: str, settings: Settings) -> Any:
@@ -24,7 +49,7 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
 
     Raises:
         SettingError: when a study of that name has another search space.
-        SupcamError: when the storage cannot be reached or is locked.
+        StorageLost: when the storage cannot be reached or is locked.
     """
     import optuna
 
@@ -33,10 +58,13 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
         # Two processes that make the tables of a new database at once break each other.
-        with exclusive(storage, name), warnings.catch_warnings():
+        with answering(storage), exclusive(storage, name), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             database = optuna.storages.RDBStorage(
-                storage, engine_kwargs=_engine(storage), heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                storage,
+                engine_kwargs=_engine(storage) | {"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
             )
             study = optuna.create_study(
                 study_name=name,
@@ -47,18 +75,17 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
             )
             space = json.dumps(search_space(settings), sort_keys=True)
             known = study.user_attrs.get("space")
-            if known is None:
-                study.set_user_attr("space", space)
+            if known is None and not study.get_trials(deepcopy=False):
+                study.set_user_attr("space", known := space)
     except SupcamError:
         raise
     except Exception as error:
-        raise SupcamError(
-            f"tune.storage {_shown(storage)} cannot be used: {error}. "
-            "Start or unlock it, correct tune.storage, or leave it empty for a file in state/."
-        ) from error
-    if known not in (None, space):
+        # A driver that is not installed, an address that is none.
+        raise StorageLost(f"tune.storage {_shown(storage)} cannot be used: {error}. Correct tune.storage.") from error
+    if known != space:
+        has = f"has {known}" if known else "holds trials of another program"
         raise SettingError(
-            "tune.study", name, f"a study with the space {space}, but this one has {known}", "Choose another name."
+            "tune.study", name, f"a study with the space {space}; this one {has}", "Choose another name."
         )
     return study
 
@@ -80,7 +107,11 @@ def _pruner(settings: Settings) -> Any:
 
 
 def _engine(storage: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
+    if storage.startswith("sqlite"):
+        return {"connect_args": {"timeout": PATIENCE}}
+    # libpq would wait for minutes for a host that swallows packets.
+    libpq = storage.startswith(("postgresql:", "postgresql+psycopg"))
+    return {"connect_args": {"connect_timeout": 10}} if libpq else {}
 
 
 def _shown(storage: str) -> str:
@@ -107,7 +138,7 @@ def exclusive(storage: str, name: str) -> Iterator[None]:
     number = zlib.crc32(name.encode())
     take = {"postgresql": f"SELECT pg_advisory_lock({number})", "mysql": f"SELECT GET_LOCK('{number}', -1)"}
     free = {"postgresql": f"SELECT pg_advisory_unlock({number})", "mysql": f"SELECT RELEASE_LOCK('{number}')"}
-    engine = sqlalchemy.create_engine(storage, poolclass=sqlalchemy.NullPool)
+    engine = sqlalchemy.create_engine(storage, poolclass=sqlalchemy.NullPool, **_engine(storage))
     if engine.dialect.name not in take:
         raise SettingError("tune.storage", _shown(storage), "an address of sqlite (a file), postgresql or mysql")
     with engine.connect() as connection:
@@ -143,9 +174,12 @@ def _started(process: int) -> str | None:
 
 
 def is_lost(frozen: Any) -> bool:
-    """Whether a running trial belongs to a process of this machine that is no more."""
+    """Whether a running trial belongs to a process of this machine that is no more, or to this one.
+
+    A worker looks only between its trials: one of its own that still runs lost its storage on the way.
+    """
     machine, process, started = json.loads(frozen.user_attrs.get("owner", '["", 0, ""]'))
-    return bool(machine == _machine() and _started(process) != started)
+    return bool(machine == _machine() and (process == os.getpid() or _started(process) != started))
 
 
 def slots_of(trials: list[Any]) -> dict[int, list[Any]]:

@@ -18,7 +18,7 @@ from supcam.settings import Settings
 from supcam.tracking import Run
 from supcam.tuning.objective import Objective, TrainingObjective
 from supcam.tuning.result import TuneResult, collect
-from supcam.tuning.slots import open_study, unfinished
+from supcam.tuning.slots import answering, open_study, unfinished
 from supcam.tuning.worker import Job, work
 
 _DETERMINING = ("profile", "input", "model", "pretrain", "finetune")
@@ -79,12 +79,13 @@ def tune(
         run.run_id if run else None,
     )
     study = open_study(job.storage, job.study_name, settings)
-    workers = min(settings.tune.workers, len(unfinished(study, settings.tune.trials)))
-    if workers > 1:
-        _Team(job, workers).work()
-    elif workers == 1:
-        work(job)
-    result = collect(study, settings.tune.trials)
+    with answering(job.storage):
+        workers = min(settings.tune.workers, len(unfinished(study, settings.tune.trials)))
+        if workers > 1:
+            _Team(job, workers).work()
+        elif workers == 1:
+            work(job)
+        result = collect(study, settings.tune.trials)
     if run is not None:
         run.set_tags({"supcam.study": job.study_name})
         run.log_params({"best": result.best.values})

@@ -15,7 +15,7 @@ from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
 from supcam.tracking import Run, open_client
 from supcam.tuning.objective import Objective
-from supcam.tuning.slots import HEARTBEAT, claim, open_study, point_of, unfinished
+from supcam.tuning.slots import HEARTBEAT, StorageLost, answering, claim, open_study, point_of, unfinished
 
 _POLL = 1.0  # seconds between two looks at the trials of other workers
 
@@ -54,17 +54,19 @@ def work(job: Job) -> None:
 
     Raises:
         UsageError: for a mistake of the user that would fail every trial; the trial is given back.
+        StorageLost: when the storage fails on the way; the next run repeats what it was not told.
     """
     study = open_study(job.storage, job.study_name, job.settings)
     parent = Run.attach(job.root, job.parent_run_id) if job.root is not None and job.parent_run_id else None
     idle = threading.Event()
-    while unfinished(study, job.settings.tune.trials):
-        _stop_if_orphaned(job)
-        trial = claim(study, job.storage, job.settings, _end_lost_run(job))
-        if trial is None:
-            idle.wait(_POLL)
-            continue
-        run_trial(study, trial, job, parent)
+    with answering(job.storage):
+        while unfinished(study, job.settings.tune.trials):
+            _stop_if_orphaned(job)
+            trial = claim(study, job.storage, job.settings, _end_lost_run(job))
+            if trial is None:
+                idle.wait(_POLL)
+                continue
+            run_trial(study, trial, job, parent)
 
 
 class TrialWatch:
@@ -79,12 +81,14 @@ class TrialWatch:
         import optuna
 
         _stop_if_orphaned(self._job)
-        self._trial.report(value, self._step)
+        with answering(self._job.storage):
+            self._trial.report(value, self._step)
+            # The baseline is what every other trial is compared with: it always runs to its end.
+            poor = self._trial.user_attrs["slot"] > 0 and self._trial.should_prune()
         if self._run is not None:
             self._run.log({"intermediate": value}, self._step)
         self._step += 1
-        # The baseline is what every other trial is compared with: it always runs to its end.
-        if self._trial.user_attrs["slot"] > 0 and self._trial.should_prune():
+        if poor:
             raise optuna.TrialPruned(f"below the median of earlier trials at report {self._step}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -96,6 +100,7 @@ class TrialWatch:
 def run_trial(study: Any, trial: Any, job: Job, parent: Run | None) -> None:
     """Run one claimed trial and record how it ended, in the study first and then in its tracked run."""
     import optuna
+    from optuna.exceptions import StorageInternalError
     from optuna.trial import TrialState
 
     point = point_of(trial, job.settings)
@@ -108,8 +113,9 @@ def run_trial(study: Any, trial: Any, job: Job, parent: Run | None) -> None:
         except optuna.TrialPruned as pruned:
             study.tell(trial, state=TrialState.PRUNED)
             _end(run, "KILLED", "pruned", str(pruned))
-        except (UsageError, Orphaned):
-            study.tell(trial, state=TrialState.FAIL)
+        except (UsageError, Orphaned, StorageLost):
+            with contextlib.suppress(StorageInternalError):
+                study.tell(trial, state=TrialState.FAIL)
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"

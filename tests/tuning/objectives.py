@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,22 @@ class Faulty(Bowl):
         if point.margin > 0:
             raise RuntimeError("out of memory\nat some line")
         return super().__call__(point, watch)
+
+
+@dataclass(frozen=True)
+class LocksStorage(Bowl):
+    """Locks the sqlite file of its study in the middle of the second trial, and leaves it locked."""
+
+    file: Path = Path()
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        if point.margin > 0 and not HELD:
+            HELD.append(sqlite3.connect(self.file, isolation_level=None))
+            HELD[0].execute("BEGIN EXCLUSIVE")
+        return super().__call__(point, watch)
+
+
+HELD: list[sqlite3.Connection] = []
 
 
 def wrong_use(point: Point, watch: Watch) -> float:

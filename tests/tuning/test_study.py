@@ -1,9 +1,11 @@
 """Studies: baseline first, seeds, pruning, resuming, exact numbers of trials, errors, files."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -11,8 +13,9 @@ import yaml
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings, with_best_params
-from supcam.tuning import Objective, TuneResult, study_key, tune
-from tests.tuning.objectives import Bowl, Faulty, Narrow, no_number, wrong_use
+from supcam.tuning import Objective, TuneResult, slots, study_key, tune
+from supcam.tuning.slots import StorageLost
+from tests.tuning.objectives import HELD, Bowl, Faulty, LocksStorage, Narrow, no_number, wrong_use
 
 BOWL = Bowl()
 NONE = CropSet(pd.DataFrame({"type": [], "source": [], "case_id": []}), [])
@@ -137,9 +140,40 @@ def test_a_single_point_is_a_space(tmp_path: Path) -> None:
     result.write(tmp_path / "out")
 
 
+def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
+    other = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="mine")
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(SettingError, match=r"setting tune.study = 'mine' .* holds trials of another program"):
+        study(tmp_path, trials=2, study="mine")
+
+
+def test_a_locked_storage_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "PATIENCE", 0.1)
+    study(tmp_path, trials=1)
+    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageLost, match=r"tune.storage sqlite:.*study.db cannot be used: .*locked.* run again"):
+            study(tmp_path, trials=2)
+    other.close()
+    assert len(study(tmp_path, trials=2).trials) == 2
+
+
+def test_a_storage_that_locks_during_a_trial_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was counted as the trial's own failure, and so never repeated."""
+    monkeypatch.setattr(slots, "PATIENCE", 0.1)
+    with pytest.raises(StorageLost, match=r"database is locked"):
+        study(tmp_path, LocksStorage(0.0, tmp_path / "study.db"), trials=3)
+    HELD.pop().close()
+    result = study(tmp_path, trials=3)
+    assert (result.trials["state"] == "finished").all() and len(result.trials) == 3
+    assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert result.study.trials[1].params == result.study.trials[2].params
+
+
 @pytest.mark.parametrize(
     ("storage", "text"),
     [
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", r"tune.storage postgresql\+psycopg://user:\*\*\*@.*refused"),
         ("postgresql+nodriver://user:secret@127.0.0.1:1/x", r"tune.storage postgresql\+nodriver://user:\*\*\*@"),
         ("oracle://x", r"tune.storage"),
         ("no address", r"tune.storage"),
