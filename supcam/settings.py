@@ -253,6 +253,58 @@ class EvaluateSettings(Section):
     reliability_bins: int = Field(15, ge=2, le=1000)
 
 
+class AblationSettings(Section):
+    """The comparison of recipes: rows, sweeps, seeds and folds of one table."""
+
+    # Names of rows, see docs/experiments.md; all of them.
+    rows: list[str] = Field(
+        default=[
+            "forest", "ce", "ce_composition", "ce_composition_long", "supcon_out", "unified", "unified_composition",
+            "unified_margin", "supcam", "supcam_all",
+        ],
+        min_length=1,
+    )  # fmt: skip
+    # Settings to vary one at a time in the row sweep_row, such as {pretrain.margin: [0.0, 0.2, 0.4]}.
+    sweeps: dict[str, list[Any]] = Field(default_factory=dict)
+    sweep_row: str = "supcam"
+    seeds: int = Field(1, ge=1, le=100)  # runtime.seed and the following
+    folds: int = Field(0, ge=0, le=100)  # grouped folds over all crops; 0 judges the test part of the split
+    workers: int = Field(1, ge=1, le=256)  # processes, each with runtime.threads threads
+    reference: str = "ce_composition"  # row that the others are compared with
+    figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
+
+    @model_validator(mode="after")
+    def _folds_divide(self) -> "AblationSettings":
+        if self.folds == 1:
+            raise ValueError("folds must be 0 (the split's own parts) or at least 2")
+        if len(set(self.rows)) < len(self.rows):
+            raise ValueError("rows must not name a row twice")
+        return self
+
+
+class CheckSettings(Section):
+    """Model tests of ``supcam check``: how strongly crops are changed, and the share that must keep its answer."""
+
+    crops: int = Field(400, ge=1, le=1_000_000)  # spread evenly over the test crops
+    seed: int = Field(42, ge=0, lt=2**31)
+    angles: int = Field(3, ge=1, le=360)  # rotations of each crop
+    brightness: float = Field(0.1, gt=0.0, lt=1.0)  # change of optical density, either way
+    blur: float = Field(0.5, gt=0.0, le=5.0)  # standard deviation in pixels
+    padding: list[float] = Field(default=[0.1, 0.25], min_length=1)  # white frame, in longest sides of the crop
+    composites: int = Field(60, ge=1, le=100_000)  # of each cell of the algebra
+    min_unchanged: float = Field(0.97, ge=0.0, le=1.0)  # under rotations and flips
+    min_brightness_kept: float = Field(0.95, ge=0.0, le=1.0)
+    min_blur_kept: float = Field(0.95, ge=0.0, le=1.0)
+    min_single_kept: float = Field(1.0, ge=0.0, le=1.0)  # singles never become clusters by padding
+    min_algebra: float = Field(0.7, ge=0.0, le=1.0)  # composites are harder than most real clusters
+
+    @model_validator(mode="after")
+    def _frames_are_frames(self) -> "CheckSettings":
+        if not all(0.0 < share <= 4.0 for share in self.padding):
+            raise ValueError("padding needs shares above 0 and up to 4")
+        return self
+
+
 class PromoteSettings(Section):
     """The promotion rule: the figure that must not fall, by how much it may, and floors per type."""
 
@@ -295,6 +347,8 @@ class Settings(Section):
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    check: CheckSettings = CheckSettings()
+    ablation: AblationSettings = AblationSettings()
     promote: PromoteSettings = PromoteSettings()
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from supcam import tracking
-from supcam.cli import data, experiments, models, project
+from supcam.cli import data, evaluation, experiments, models, project
 from supcam.errors import MissingExtra, SupcamError, explained
 
 # What only the extra "train" brings.
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, models, experiments, project):
+for group in (data, models, evaluation, experiments, project):
     group.add_commands(app)
 
 

@@ -17,6 +17,7 @@ from supcam.errors import UsageError
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
 from supcam.registry.files import replaced_folder
+from supcam.registry.package import SPLIT_FILE
 from supcam.registry.store import CONTENT_TAG, PRODUCTION, Registry
 
 PRODUCTION_URI = "models:/supcam@production"
@@ -44,6 +45,15 @@ class Predictor:
             ImageError: for a crop that cannot be read.
         """
         return self._engine.canvas(crop)
+
+    def split(self) -> dict[str, str]:
+        """Part (train, validation or test) of every crop that made or judged the model, by the SHA-256 of its bytes."""
+        rows = pd.read_csv(self._engine.folder / SPLIT_FILE, dtype=str)
+        return dict(zip(rows["sha256"], rows["split"], strict=True))
+
+    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Probabilities (N, 4) of decoded crops, each (H, W)."""
+        return self._engine.predict(images, strict=True)[0]
 
     def predict(self, crops: "Source | Iterable[Source] | pd.DataFrame", *, errors: str = "raise") -> pd.DataFrame:
         """Type of each crop.

@@ -39,6 +39,7 @@ class Engine:
     """A model package ready to predict; one instance serves many threads.
 
     Attributes:
+        folder: where the package is.
         card: the content of ``card.json``.
         size: side of the square the graph takes, pixels.
         threshold: confidence below which a crop goes to review, 0-1.
@@ -51,6 +52,7 @@ class Engine:
             PackageError: when a file is missing or changed, or the card is of another format.
         """
         verify_package(folder)
+        self.folder = folder
         self.card = read_card(folder)
         self.size = int(self.card["input"]["size"])
         self.threshold = float(self.card["review"]["threshold"])

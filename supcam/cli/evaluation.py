@@ -1,0 +1,134 @@
+"""Commands that judge a model on labelled crops: check, evaluate."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import pandas as pd
+import typer
+
+from supcam import tracking
+from supcam.cli.tables import print_table
+from supcam.cluster_type import TYPE_LABELS
+from supcam.data.manifest import MANIFEST, read_manifest, write_text
+from supcam.errors import GateRefused, UsageError
+from supcam.registry.client import PRODUCTION_URI, Predictor, load_production
+from supcam.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from supcam.data.crops import CropSet
+
+Data = Annotated[Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, or a labels.csv.")]
+Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command."""
+    app.command("check")(check)
+    app.command("evaluate")(evaluate)
+
+
+def check(
+    model: Model = PRODUCTION_URI,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled crops; default: the model's test crops among those of data/.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the verdicts.")] = None,
+) -> None:
+    """Test a model's behaviour: rotations, brightness, blur, padding, composed crops. Exit code 3: a check failed."""
+    from supcam.checks import run_checks
+
+    predictor = _predictor(model)
+    settings = _settings()
+    with _labelled(data) if data is not None else _own_test_crops(predictor) as crops:
+        report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
+    verdicts = {True: "passed", False: "FAILED", None: "not applied"}
+    rows = [
+        (rule.name, verdicts[rule.passed], "" if rule.value is None else f"{rule.value:.4f}", rule.allowed, rule.note)
+        for rule in report.rules
+    ]
+    print_table(pd.DataFrame(rows, columns=["check", "verdict", "share", "allowed", ""]))
+    print_table(pd.DataFrame([{"source": name, **figures} for name, figures in report.sources.items()]).round(4))
+    if output is not None:
+        content = {"model": predictor.origin, **report.as_dict()}
+        write_text(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    failed = ", ".join(rule.name for rule in report.rules if rule.passed is False)
+    if failed:
+        raise GateRefused(f"{predictor.origin} failed: {failed}. The bars are settings, see: supcam settings (check.*)")
+
+
+def evaluate(
+    data: Data,
+    into: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, tables and figures.")],
+    model: Model = PRODUCTION_URI,
+    compare: Annotated[str | None, typer.Option(help="A second model on the same crops.")] = None,
+) -> None:
+    """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
+    from supcam.evaluation.page import Judged, report
+
+    predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
+    settings = _settings()
+    with _labelled(data) as crops:
+        judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
+        evaluation = report(judged, crops, settings.evaluate, into, title=str(data))
+    for note in evaluation.metrics["notes"]:
+        typer.echo(f"note: {note}", err=True)
+    accuracy, sensitivity = (evaluation.metrics[name] for name in ("accuracy", "macro_sensitivity"))
+    typer.echo(
+        f"{into / 'report.html'}: {evaluation.metrics['crops']} crops, accuracy {accuracy:.4f}, "
+        f"macro sensitivity {sensitivity:.4f}"
+    )
+
+
+def _predictor(uri: str) -> Predictor:
+    predictor = load_production(uri)
+    types = list(predictor.card.get("types", []))
+    if types != list(TYPE_LABELS):
+        raise UsageError(
+            f"model {uri} tells the types {', '.join(types) or 'none'}; needed are {', '.join(TYPE_LABELS)}, in this "
+            "order. Give a model of this label set."
+        )
+    return predictor
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings(tracking.project_root() / "params.yaml")
+    except UsageError:
+        return Settings()  # outside a project
+
+
+@contextmanager
+def _labelled(source: Path) -> "Iterator[CropSet]":
+    """Labelled crops of any form that import takes, read through a folder of their own."""
+    from supcam.data.crops import CropSet
+    from supcam.data.importers import import_sources
+
+    with TemporaryDirectory() as scratch:
+        target = Path(scratch) / "data"
+        import_sources([source], target)
+        yield CropSet.load(read_manifest(target / MANIFEST), target)
+
+
+@contextmanager
+def _own_test_crops(predictor: Predictor) -> "Iterator[CropSet]":
+    """The crops of data/ that the model was judged on, and so neither trained nor tuned."""
+    from supcam.data.crops import CropSet
+
+    root = tracking.project_root()
+    frame = read_manifest(root / "data" / MANIFEST)
+    chosen = frame[frame["sha256"].map(predictor.split()) == "test"]
+    if chosen.empty:
+        raise UsageError(
+            f"none of the {len(frame)} crops in {root / 'data'} is a test crop of {predictor.origin}. "
+            "Get the data it was judged on (dvc pull data.dvc), or give other labelled crops with --data."
+        )
+    yield CropSet.load(chosen, root / "data")
+
+
+def _seen(predictor: Predictor, frame: pd.DataFrame) -> int:
+    """How many of the crops trained or tuned the model."""
+    return int(frame["sha256"].map(predictor.split()).isin(["train", "validation"]).sum())

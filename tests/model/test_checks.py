@@ -1,0 +1,165 @@
+"""Model tests pass for what holds and fail for what does not; the small real model goes through all of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from supcam import checks
+from supcam.checks import CheckReport, Grey, Predict, run_checks
+from supcam.cli.app import app
+from supcam.cluster_type import ClusterType
+from supcam.composition.composer import Composer
+from supcam.data.crops import CropSet
+from supcam.errors import GateRefused, UsageError
+from supcam.registry.client import Predictor
+from supcam.registry.rules import Rule
+from supcam.settings import CheckSettings, ComposeSettings
+
+QUICK = CheckSettings(crops=24, angles=1, composites=4)
+
+
+def rule(report: CheckReport, name: str) -> Rule:
+    (found,) = [one for one in report.rules if one.name.startswith(name)]
+    return found
+
+
+def constant(kind: ClusterType) -> Predict:
+    """A model that always says the same."""
+
+    def predict(images: Sequence[Grey]) -> np.ndarray:
+        return np.tile(np.eye(4)[kind], (len(images), 1))
+
+    return predict
+
+
+def asked(question: str) -> Predict:
+    """A model with a fault: it says touching where the question about a crop is answered with yes, else single."""
+    questions = {
+        "wide": lambda image: image.shape[1] > image.shape[0],
+        "dark": lambda image: image.min() < DARK,
+        "large": lambda image: image.shape[0] * image.shape[1] > LARGE,
+        "sharp": lambda image: np.abs(np.diff(image.astype(int), axis=0)).max() > SHARP,
+    }
+
+    def predict(images: Sequence[Grey]) -> np.ndarray:
+        return np.eye(4)[[int(questions[question](image)) for image in images]]
+
+    return predict
+
+
+DARK, LARGE, SHARP = 90, 4000, 60
+
+
+@pytest.fixture(scope="module")
+def judged(predictor: Predictor, crops: CropSet) -> CheckReport:
+    test = crops.subset((crops.frame["split"] == "test").to_numpy())
+    return run_checks(predictor.probabilities, test, QUICK, ComposeSettings())
+
+
+def test_a_model_that_averages_symmetries_keeps_its_answer(judged: CheckReport) -> None:
+    turns = rule(judged, "quarter turns")
+    assert turns.passed and turns.value >= 0.97
+    assert "24 crops" in turns.note
+
+
+def test_every_check_is_applied_and_says_its_bar(judged: CheckReport) -> None:
+    assert len(judged.rules) == 8
+    for one in judged.rules:
+        assert one.allowed.startswith("at least")
+        assert one.passed is None or one.passed == (one.value >= float(one.allowed.split()[-1]))
+    json.dumps(judged.as_dict(), allow_nan=False)
+
+
+def test_figures_are_told_by_source(judged: CheckReport, crops: CropSet) -> None:
+    (source,) = judged.sources
+    figures = judged.sources[source]
+    assert figures["crops"] == 24
+    assert figures["low"] < figures["accuracy"] + 1e-9 and figures["accuracy"] < figures["high"] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("fault", "failing"),
+    [("wide", "quarter turns"), ("dark", "brightness"), ("large", "single stays single"), ("sharp", "blur")],
+)
+def test_a_fault_is_found(crops: CropSet, fault: str, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each faulty model must fail the check that is about its fault."""
+    sizes = [image.size for image in crops.images]
+    monkeypatch.setattr("tests.model.test_checks.LARGE", float(np.quantile(sizes, 0.6)))
+    monkeypatch.setattr("tests.model.test_checks.DARK", float(np.median([image.min() for image in crops.images])))
+    steps = [np.abs(np.diff(image.astype(int), axis=0)).max() for image in crops.images]
+    monkeypatch.setattr("tests.model.test_checks.SHARP", float(np.median(steps)) - 1)
+    report = run_checks(asked(fault), crops, QUICK, ComposeSettings())
+    assert rule(report, failing).passed is False
+    assert not report.passed
+
+
+def test_a_model_that_always_says_single_fails_the_algebra_alone(crops: CropSet) -> None:
+    report = run_checks(constant(ClusterType.INSTANCE), crops, QUICK, ComposeSettings())
+    failed = {one.name.split()[0] for one in report.rules if one.passed is False}
+    assert failed == {"algebra"}
+    assert "otherwise 4 instance" in rule(report, "algebra instance+instance:touch").note
+
+
+def test_a_model_that_types_composites_rightly_passes_the_algebra(
+    crops: CropSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known by their bytes: every composite gets its true type, every crop its label."""
+    true = {image.tobytes(): int(label) for image, label in zip(crops.images, crops.labels, strict=True)}
+    compose = Composer.compose_plan
+
+    def remembered(self: Composer, *arguments: object) -> object:
+        made = compose(self, *arguments)  # type: ignore[arg-type]
+        if isinstance(made, checks.Composite):
+            true[made.image.tobytes()] = int(made.type)
+        return made
+
+    monkeypatch.setattr(Composer, "compose_plan", remembered)
+    report = run_checks(
+        lambda images: np.eye(4)[[true.get(image.tobytes(), 0) for image in images]], crops, QUICK, ComposeSettings()
+    )
+    algebra = [one for one in report.rules if one.name.startswith("algebra")]
+    assert [one.value for one in algebra if one.passed is not None] == [1.0] * 3
+    assert rule(report, "algebra instance+touching:overlap").name.endswith("gives touching-overlapping")
+
+
+def test_what_cannot_be_applied_is_said(crops: CropSet) -> None:
+    report = run_checks(constant(ClusterType.OVERLAPPING), crops, QUICK, ComposeSettings())
+    single = rule(report, "single stays single")
+    assert single.passed is None and single.note == "the model calls no crop a single"
+    algebra = rule(report, "algebra instance+instance:touch")
+    assert algebra.passed is None and "no composite could be made" in algebra.note
+
+
+def test_no_crop_is_refused(crops: CropSet) -> None:
+    with pytest.raises(UsageError, match="no crop to check"):
+        run_checks(constant(ClusterType.INSTANCE), crops.subset([]), QUICK, ComposeSettings())
+
+
+def test_changes_keep_white_white_and_nothing_is_cut(crops: CropSet) -> None:
+    image = crops.images[0]
+    ink = (255.0 - image).sum()
+    assert checks.brightened(image, 1.0) is not image and np.array_equal(checks.brightened(image, 1.0), image)
+    assert (checks.brightened(image, 1.1)[image == 255] == 255).all()
+    assert len({one.tobytes() for one in checks.symmetries(image)}) == 7
+    canvas = checks.on_diagonal_canvas(image)
+    for degrees in (17.0, 45.0, 131.0):
+        assert (255.0 - checks.rotated(canvas, degrees)).sum() == pytest.approx(ink, rel=0.01)
+    assert checks.padded(image, 3).shape == (image.shape[0] + 6, image.shape[1] + 6)
+
+
+def test_the_command_tells_refuses_and_writes(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
+    output = tmp_path / "check.json"
+    arguments = ["check", "--data", str(labelled), "--model", str(trained_package), "--output", str(output)]
+    done = CliRunner().invoke(app, arguments)
+    verdict = json.loads(output.read_text())
+    assert "quarter turns and flips" in done.stdout
+    failed = [one["name"] for one in verdict["rules"] if one["passed"] is False]
+    assert verdict["passed"] is not bool(failed)
+    if failed:
+        assert isinstance(done.exception, GateRefused) and failed[0] in str(done.exception)
+    else:
+        assert done.exit_code == 0
