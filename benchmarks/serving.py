@@ -79,13 +79,16 @@ class Load:
 
 
 @contextmanager
-def server(command: Sequence[str], health: str, log: Path, **environment: str) -> Iterator[tuple[str, int]]:
+def server(
+    command: Sequence[str], health: str, log: Path, *, python: Path = Path(sys.executable), **environment: str
+) -> Iterator[tuple[str, int]]:
     """A server of the ``mlflow`` command on a free port, ready to answer: its address and process id.
 
     Args:
         command: Arguments of ``mlflow``, host and port left out.
         health: Path that answers when it is ready.
         log: File for what it says.
+        python: Interpreter that has MLflow.
         environment: Variables beside those of this process.
 
     Raises:
@@ -95,10 +98,10 @@ def server(command: Sequence[str], health: str, log: Path, **environment: str) -
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     # The serving command looks for uvicorn on the path.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", port],
+            [str(python), "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", port],
             env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
