@@ -195,7 +195,7 @@ def _lightly_row(settings: Settings, bank: CropBank, ours: float, steps: int) ->
 
 
 def _views_row(settings: Settings, bank: CropBank, steps: int) -> None:
-    views, count = TrainViews(), settings.pretrain.batch_size
+    views, count = TrainViews(settings.input.size), settings.pretrain.batch_size
     batches, number = _loader(bank, settings), iter(range(10**9))
 
     def ours() -> None:

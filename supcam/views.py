@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+from torch.nn.functional import grid_sample, pad
 
 # Foreground is v < 250 of 255; in inverted units half a grey level below its lightest value.
 HALO = 5.5 / 255.0
@@ -42,7 +42,8 @@ class ViewRanges:
 
 def to_input(crops: Tensor) -> Tensor:
     """Turn uint8 crops (255 background) into float32 darkness, 0 background to 1 black; any shape."""
-    return (255.0 - crops.float()) / 255.0
+    # In place: on a CPU fresh memory costs more than arithmetic.
+    return crops.to(torch.float32, copy=True).neg_().add_(255.0).div_(255.0)
 
 
 def _mixed(value: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def view_seeds(crops: Tensor, slots: Tensor, *, seed: int, epoch: int, view: int
 
 
 class TrainViews(nn.Module):
-    """Random whole views of crops.
+    """Random whole views of crops of one size.
 
     Attributes:
         ranges: How far a view may move from its crop.
@@ -80,10 +81,12 @@ class TrainViews(nn.Module):
 
     noise: Tensor
 
-    def __init__(self, ranges: ViewRanges | None = None) -> None:
+    def __init__(self, size: int, ranges: ViewRanges | None = None) -> None:
         super().__init__()
         self.ranges = ranges or ViewRanges()
-        fields = torch.randn(NOISE_FIELDS, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        fields = torch.randn(
+            NOISE_FIELDS, 1, size, size, dtype=torch.float32, generator=torch.Generator().manual_seed(0)
+        )
         self.register_buffer("noise", fields, persistent=False)
 
     @torch.no_grad()
@@ -110,32 +113,51 @@ class TrainViews(nn.Module):
         shift = (draws[:, 3:5] * 2.0 - 1.0) * (2.0 * self.ranges.shift)
         shift = torch.maximum(torch.minimum(shift, room - scale * most), -room - scale * least)
         back = forward.transpose(1, 2) / scale[:, :, None]
-        theta = torch.cat([back, -(back @ shift[:, :, None])], dim=2)
-        grid = affine_grid(theta, list(darkness.shape), align_corners=False)
+        grid = _sampling_grid(back, shift, darkness.shape[-1])
         view = grid_sample(darkness, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return view, scale[:, 0]
 
     def appearance(self, darkness: Tensor, draws: Tensor) -> Tensor:
         """Vary tone, sharpness and noise (B, 1, S, S) inside the foreground; its outline stays to the pixel."""
         ranges, shape = self.ranges, (-1, 1, 1, 1)
-        foreground = darkness > HALO
-        tone = ((darkness - HALO) / (1.0 - HALO)).clamp(min=0.0)
-        gamma = ((draws[:, 5] * 2.0 - 1.0) * ranges.gamma).exp().reshape(shape)
-        contrast = ((draws[:, 6] * 2.0 - 1.0) * ranges.contrast).exp().reshape(shape)
-        tone = (tone.pow(gamma) * contrast).clamp(max=1.0)
-        blurred = avg_pool2d(avg_pool2d(tone, 3, 1, 1), 3, 1, 1)
+        gamma = ((draws[:, 5] * 2.0 - 1.0) * ranges.gamma).exp()
+        contrast = ((draws[:, 6] * 2.0 - 1.0) * ranges.contrast).exp() / (1.0 - HALO) ** gamma
         detail = draws[:, 7] * (ranges.blur + ranges.sharpen) - ranges.blur
-        tone = tone + detail.reshape(shape) * (tone - blurred)
-        tone = tone + (draws[:, 8] * ranges.noise).reshape(shape) * self._grain(draws, tone.shape[-1])
-        inside = HALO + (1.0 - HALO) * tone.clamp(0.0, 1.0)
-        return torch.where(foreground, inside.clamp(min=1.01 * HALO), darkness)
+        grain = draws[:, 8] * ranges.noise * _sign(draws[:, 10])
+        # In place from here on: each pass over fresh memory would cost several over memory at hand.
+        tone = darkness.clamp(min=HALO).sub_(HALO).pow_(gamma.reshape(shape)).mul_(contrast.reshape(shape))
+        tone.clamp_(max=1.0)
+        tone.lerp_(_blurred(tone), -detail.reshape(shape))
+        tone.addcmul_(self.noise[(draws[:, 9] * NOISE_FIELDS).long()].to(tone.dtype), grain.reshape(shape))
+        tone.mul_(1.0 - HALO).add_(HALO).clamp_(1.01 * HALO, 1.0)
+        return torch.where(darkness > HALO, tone, darkness)
 
-    def _grain(self, draws: Tensor, size: int) -> Tensor:
-        """Unit noise (B, 1, S, S): a stored field tiled, by its number and sign."""
-        chosen = self.noise[(draws[:, 9] * NOISE_FIELDS).long()]
-        repeat = -(-size // chosen.shape[-1])
-        sign = _sign(draws[:, 10])
-        return chosen.repeat(1, 1, repeat, repeat)[:, :, :size, :size] * sign.reshape(-1, 1, 1, 1)
+
+def _sampling_grid(back: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Where each pixel of a view lies in its crop, (B, S, S, 2) in [-1, 1] units: ``back`` (B, 2, 2) times (x - shift).
+
+    The sum of a row and a column of vectors, many times cheaper than ``affine_grid``'s matrix product.
+    """
+    axis = _pixel_centres(size, back)
+    along, down = ((axis - shift[:, i : i + 1])[:, :, None] * back[:, None, :, i] for i in (0, 1))
+    return down[:, :, None] + along[:, None]
+
+
+def _pixel_centres(size: int, like: Tensor) -> Tensor:
+    """Coordinates (S,) of the centres of a row's pixels in [-1, 1] units, on the device and in the type of ``like``."""
+    return (torch.arange(size, device=like.device, dtype=like.dtype) * 2.0 + 1.0) / size - 1.0
+
+
+def _blurred(tone: Tensor) -> Tensor:
+    """Blur (B, 1, S, S) by (1 2 2 2 1) / 8 along both axes, as sums of neighbours one, two and one pixels apart.
+
+    Slices instead of a convolution: the same bits whatever the batch, and no slower.
+    """
+    spread = pad(tone, (2, 2, 2, 2))
+    for step in (1, 2, 1):
+        spread = spread[..., step:] + spread[..., :-step]
+        spread = spread[..., step:, :] + spread[..., :-step, :]
+    return spread.div_(64.0)
 
 
 def _sign(draws: Tensor) -> Tensor:
@@ -146,18 +168,19 @@ def _sign(draws: Tensor) -> Tensor:
 def _extents(darkness: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
     """Least and most (B, 2) coordinates of the foreground after the linear map ``forward`` (B, 2, 2), in [-1, 1] units.
 
-    Only each row's first and last foreground pixel can be extreme, so the others are not looked at.
+    Only each column's first and last foreground pixel can be extreme, so the others are not looked at.
     """
     size = darkness.shape[-1]
     foreground = darkness[:, 0] > HALO
-    first = foreground.byte().argmax(dim=2)
-    last = size - 1 - foreground.flip(2).byte().argmax(dim=2)
+    numbers = torch.arange(1, size + 1, device=darkness.device, dtype=torch.int16)[:, None]
+    last = (foreground * numbers).amax(dim=1) - 1
+    first = size - (foreground * numbers.flip(0)).amax(dim=1)
     ends = torch.stack([first, last], dim=1).to(darkness.dtype)
-    rows = torch.arange(size, device=darkness.device, dtype=darkness.dtype).expand_as(ends)
-    points = (torch.stack([ends, rows], dim=-1) * 2.0 + 1.0) / size - 1.0
-    turned = (points.flatten(1, 2) @ forward.transpose(1, 2)).reshape(*points.shape)
-    some = foreground.any(dim=2)[:, None, :, None].expand_as(turned)
+    ends = (ends * 2.0 + 1.0) / size - 1.0
+    along, down = forward[:, :, 0, None, None], forward[:, :, 1, None, None]
+    turned = along * _pixel_centres(size, forward) + down * ends[:, None]  # (B, 2 coordinates, 2 ends, S)
+    some = (last >= 0)[:, None, None]
     border = 1.0 / size
-    least = torch.where(some, turned, 1.0).amin(dim=(1, 2)) - border
-    most = torch.where(some, turned, -1.0).amax(dim=(1, 2)) + border
+    least = torch.where(some, turned, 1.0).amin(dim=(2, 3)) - border
+    most = torch.where(some, turned, -1.0).amax(dim=(2, 3)) + border
     return torch.minimum(least, most), torch.maximum(least, most)

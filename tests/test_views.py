@@ -36,7 +36,7 @@ def components(mask: Tensor) -> int:
 def test_real_crops_keep_their_foreground(shared_data: Path, source: str, scale: str) -> None:
     """Mass kept, measured against the unclipped integral: darkness times the area that one pixel becomes."""
     crops = real_canvases(shared_data, source, 150, scale)
-    views, darkness = TrainViews(), to_input(crops)
+    views, darkness = TrainViews(96), to_input(crops)
     for epoch in range(2):
         draws = counted_uniform(seeds_of(len(crops), epoch), 12).float()
         placed, scales = views.placed(darkness, draws)
@@ -54,7 +54,7 @@ def test_real_crops_keep_their_foreground(shared_data: Path, source: str, scale:
 @pytest.mark.parametrize("source", SOURCES)
 def test_real_crops_keep_their_component_count(shared_data: Path, source: str) -> None:
     crops = real_canvases(shared_data, source, 200)
-    views = TrainViews()
+    views = TrainViews(96)
     same = [
         components(before) == components(after)
         for epoch in range(2)
@@ -71,7 +71,7 @@ def bar(size: int = 64) -> Tensor:
 
 def test_a_crop_that_fills_its_square_is_shrunk_instead_of_cut() -> None:
     crops = bar().repeat(500, 1, 1, 1)
-    made = TrainViews().geometry(to_input(crops), counted_uniform(seeds_of(500), 12).float())
+    made = TrainViews(64).geometry(to_input(crops), counted_uniform(seeds_of(500), 12).float())
     lengths = [np.ptp(np.argwhere(view[0].numpy() > HALO), axis=0) for view in made]
     assert min(np.hypot(*length) for length in lengths) > 0.95 * 64 * 0.85
     assert all(components(view[0] > HALO) == 1 for view in made)
@@ -81,7 +81,7 @@ def test_a_crop_that_fills_its_square_is_shrunk_instead_of_cut() -> None:
 
 def test_appearance_leaves_the_outline_to_the_pixel() -> None:
     crops = bar().repeat(100, 1, 1, 1)
-    views, draws = TrainViews(), counted_uniform(seeds_of(100), 12).float()
+    views, draws = TrainViews(64), counted_uniform(seeds_of(100), 12).float()
     placed = views.geometry(to_input(crops), draws)
     dressed = views.appearance(placed, draws)
     assert torch.equal(dressed > HALO, placed > HALO)
@@ -92,16 +92,16 @@ def test_appearance_leaves_the_outline_to_the_pixel() -> None:
 
 def test_a_view_depends_on_its_seed_alone() -> None:
     crops = torch.cat([bar(), 255 - (255 - bar()) // 2, bar().rot90(1, (2, 3))])
-    together = TrainViews()(crops, seeds_of(3))
-    alone = torch.cat([TrainViews()(crops[i : i + 1], seeds_of(3)[i : i + 1]) for i in range(3)])
+    together = TrainViews(64)(crops, seeds_of(3))
+    alone = torch.cat([TrainViews(64)(crops[i : i + 1], seeds_of(3)[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
-    assert not torch.equal(TrainViews()(crops, seeds_of(3, view=1)), together)
-    assert not torch.equal(TrainViews()(crops, seeds_of(3, epoch=1)), together)
+    assert not torch.equal(TrainViews(64)(crops, seeds_of(3, view=1)), together)
+    assert not torch.equal(TrainViews(64)(crops, seeds_of(3, epoch=1)), together)
 
 
 def test_an_empty_crop_stays_empty() -> None:
     blank = torch.full((4, 1, 32, 32), 255, dtype=torch.uint8)
-    assert torch.equal(TrainViews()(blank, seeds_of(4)), torch.zeros(4, 1, 32, 32))
+    assert torch.equal(TrainViews(32)(blank, seeds_of(4)), torch.zeros(4, 1, 32, 32))
 
 
 def test_counted_numbers_are_uniform_and_uncorrelated() -> None:

@@ -18,11 +18,12 @@ BASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"unified": unifi
 
 
 class Similarities(NamedTuple):
-    """Cosines (B, 1 + K) of queries with their own key (slot 0) and the queue, and which slots are what."""
+    """Cosines of queries with their own key (slot 0) and with the queue, and which of the 1 + K slots are what."""
 
-    cosine: Tensor
-    positive: Tensor
-    negative: Tensor
+    own: Tensor  # (B, 1)
+    others: Tensor  # (B, K)
+    positive: Tensor  # (B, 1 + K) bool
+    negative: Tensor  # (B, 1 + K) bool
 
 
 class LossRows(NamedTuple):
@@ -38,24 +39,32 @@ def similarities(
     query: Tensor, key: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor, valid: Tensor
 ) -> Similarities:
     """Cosines of unit queries (B, D) with their keys (B, D) and a queue (K, D), with the masks of the slots."""
-    own = (query * key).sum(dim=1, keepdim=True)
-    same = labels[:, None] == queue_labels[None, :]
-    first = torch.ones_like(own, dtype=torch.bool)
-    positive = torch.cat([first, same & valid], dim=1)
-    negative = torch.cat([~first, ~same & valid], dim=1)
-    return Similarities(torch.cat([own, query @ queue.T], dim=1), positive, negative)
+    own, others = (query * key).sum(dim=1, keepdim=True), query @ queue.T
+    positive = torch.ones(len(own), 1 + len(queue), dtype=torch.bool, device=own.device)
+    positive[:, 1:] = (labels[:, None] == queue_labels).logical_and_(valid)
+    negative = ~positive
+    negative[:, 1:].logical_and_(valid)
+    return Similarities(own, others, positive, negative)
+
+
+def count_positives(labels: Tensor, queue_labels: Tensor, valid: Tensor) -> Tensor:
+    """Number (B,) of positives of each row, slot 0 included.
+
+    Counted among sorted labels: a sum over the mask would first turn its booleans into eight bytes each.
+    """
+    least = torch.iinfo(queue_labels.dtype).min
+    ordered = torch.where(valid, queue_labels, least).sort().values
+    return 1 + torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
 
 
 def margin_logits(parts: Similarities, margin: float, margin_on: MarginOn, temperature: float) -> Tensor:
     """Logits (B, 1 + K): the margin on slot 0 (``self``), on every positive (``all``) or nowhere, over temperature."""
-    cosine = parts.cosine
-    if margin == 0.0 or margin_on == "none":
-        return cosine / temperature
-    if margin_on == "self":
-        cosine = torch.cat([margin_map(cosine[:, :1], margin), cosine[:, 1:]], dim=1)
-    else:
-        cosine = torch.where(parts.positive, margin_map(cosine, margin), cosine)
-    return cosine / temperature
+    own, others = parts.own, parts.others
+    if margin_on != "none":
+        own = margin_map(own, margin)
+    if margin_on == "all":
+        others = torch.where(parts.positive[:, 1:], margin_map(others, margin), others)
+    return torch.cat([own, others], dim=1).div_(temperature)
 
 
 def uniform_value(base: BaseLoss, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -117,8 +126,11 @@ class SelfMarginLoss(nn.Module):
             parts = similarities(query, key, labels, queue, queue_labels, valid)
             used = self.margin if margin is None else margin
             logits = margin_logits(parts, used, self.margin_on, self.temperature)
-            loss = BASES[self.base](logits, parts.positive, parts.negative)
-        positives, negatives = parts.positive.sum(dim=1), parts.negative.sum(dim=1)
+            positive, negative = parts.positive, parts.negative
+            del parts  # its cosines take as much memory as the logits, and nothing needs them any more
+            loss = BASES[self.base](logits, positive, negative)
+        positives = count_positives(labels, queue_labels, valid)
+        negatives = 1 + valid.sum() - positives
         return LossRows(loss, positives, negatives, uniform_value(self.base, positives, negatives))
 
     def forward(

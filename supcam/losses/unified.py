@@ -26,7 +26,8 @@ class PairLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Sum (B,) of the two; each set has a maximum of its own, so nothing underflows."""
-        signed = torch.where(positive, -logits, logits)
+        signed = logits.neg()
+        torch.where(positive, signed, logits, out=signed)
         least = torch.finfo(signed.dtype).min
         tops = [torch.where(mask, signed, least).amax(dim=1, keepdim=True) for mask in (positive, negative)]
         shares = signed.sub_(torch.where(positive, tops[0], tops[1])).exp_()

@@ -83,9 +83,8 @@ class MomentumEncoder(nn.Module):
         mean, variance = layer.running_mean, layer.running_var
         assert mean is not None
         assert variance is not None
-        values = inputs[0].transpose(0, 1).flatten(1).to(mean.dtype)
-        if values.shape[1] < 2:
+        values = inputs[0]
+        if values.numel() < 2 * values.shape[1]:  # a single value has no variance
             return
-        found_variance, found_mean = torch.var_mean(values, dim=1)
-        mean.lerp_(found_mean, STATISTICS_RATE)
-        variance.lerp_(found_variance, STATISTICS_RATE)
+        # One pass over the values as they lie in memory; var_mean over all but one dimension takes many times as long.
+        torch.batch_norm_update_stats(values, mean, variance, STATISTICS_RATE)

@@ -89,7 +89,7 @@ class FinetuneTask(RunTask):
         self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
         self.averaged = ClusterClassifier(build_encoder(settings.model)).requires_grad_(False)
         self.averaged.load_state_dict(self.classifier.state_dict())
-        self.views = TrainViews()
+        self.views = TrainViews(settings.input.size)
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
         self.steps_per_epoch = len(self._plan(0))

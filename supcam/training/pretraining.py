@@ -102,9 +102,10 @@ class PretrainTask(RunTask):
         everything = spread_over_types(bank.labels.cpu().numpy(), CALIBRATION_CROPS)
         self.momentum.calibrate(to_input(bank.take(torch.from_numpy(everything)).cpu()))
         self.queue = KeyQueue(chosen.queue_size, chosen.projection)
-        self.views = TrainViews()
+        self.views = TrainViews(settings.input.size)
         self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
         self.sums: dict[str, Tensor] = {}
+        self._arrived: tuple[Tensor, Tensor]
         self.steps_per_epoch = len(self._plan(0))
         if settings.runtime.compile:
             self.network.compile()
@@ -158,13 +159,12 @@ class PretrainTask(RunTask):
         return query, key, labels
 
     def contrast(self, query_views: Tensor, key_views: Tensor, labels: Tensor, margin: float) -> LossRows:
-        """Loss rows of a batch against the queue, which then takes up the keys of all processes."""
+        """Loss rows of a batch against the queue; the keys of all processes wait for ``on_after_backward``."""
         query, key = self.network(query_views), self.momentum(key_views)
         queue = self.queue
-        # A copy: backward needs the keys of this step, and enqueue overwrites some of them before.
-        rows = self.loss.rows(query, key, labels, queue.keys.clone(), queue.labels, queue.valid, margin)
+        rows = self.loss.rows(query, key, labels, queue.keys, queue.labels, queue.valid, margin)
         self._count(rows, query.detach(), key)
-        queue.enqueue(*self._gathered(key.to(queue.keys.dtype), labels))
+        self._arrived = self._gathered(key.to(queue.keys.dtype), labels)
         return rows
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -177,6 +177,10 @@ class PretrainTask(RunTask):
         if batch_idx % _CHECK_EVERY == 0:
             self._refuse_nan(loss.detach())
         return loss
+
+    def on_after_backward(self) -> None:
+        """Let the queue take up the keys of the batch, now that backward has read those which they overwrite."""
+        self.queue.enqueue(*self._arrived)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the key encoder follow."""

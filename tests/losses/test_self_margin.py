@@ -56,7 +56,7 @@ def test_no_margin_equals_the_base_loss_bitwise(base: str, place: str) -> None:
     batch = batch_of(1, rows=32, slots=64, dtype=torch.float32)
     parts = similarities(normalize(batch[0], dim=1), normalize(batch[1], dim=1), batch[2], batch[3], *batch[4:])
     pure = {"unified": unified_loss, "supcon_out": supcon_out_loss}[base](
-        parts.cosine / 0.1, parts.positive, parts.negative
+        torch.cat([parts.own, parts.others], dim=1) / 0.1, parts.positive, parts.negative
     )
     assert torch.equal(loss_of(base, place, margin=0.0).rows(*batch).loss, pure)
 
@@ -78,7 +78,7 @@ def test_one_positive_reduces_to_infonce(base: str, place: str) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_gradients_by_the_logits_of_a_row_add_up_to_zero(base: str) -> None:
     parts = similarities(*batch_of(3))
-    logits = (parts.cosine / 0.1).requires_grad_()
+    logits = (torch.cat([parts.own, parts.others], dim=1) / 0.1).requires_grad_()
     function = unified_loss if base == "unified" else supcon_out_loss
     (gradient,) = torch.autograd.grad(function(logits, parts.positive, parts.negative).sum(), logits)
     assert gradient.abs().max() > 1e-3
@@ -109,12 +109,10 @@ def test_value_and_gradient_are_finite_when_query_and_key_coincide_or_oppose(
 
 def test_cosines_slightly_above_one_are_finite() -> None:
     parts = similarities(*batch_of(6, dtype=torch.float32))
-    cosine = parts.cosine.clone()
-    cosine[:, 0] = 1.0 + 3e-7
-    cosine.requires_grad_()
-    logits = margin_logits(parts._replace(cosine=cosine), 0.4, "all", 0.05)
-    (gradient,) = torch.autograd.grad(unified_loss(logits, parts.positive, parts.negative).sum(), cosine)
-    assert torch.isfinite(gradient).all()
+    above = [torch.full_like(part, 1.0 + 3e-7).requires_grad_() for part in (parts.own, parts.others)]
+    logits = margin_logits(parts._replace(own=above[0], others=above[1]), 0.4, "all", 0.05)
+    gradients = torch.autograd.grad(unified_loss(logits, parts.positive, parts.negative).sum(), above)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("place", ["self", "all"])
