@@ -1,8 +1,9 @@
-"""Inference: our client beside bare ONNX Runtime, eager torch and mlflow.pytorch, and what its start costs."""
+"""Inference: our client beside bare ONNX Runtime, eager torch, mlflow.pytorch and Ray; what its start costs."""
 
 import argparse
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _batches(module, package, crops, Path(scratch), 2 if quick else 5)
         _singles(package, crops, 100 if quick else 500)
         _starts(package, crops[0], Path(scratch), 1 if quick else 5)
+        _workers(package, crops, Path(scratch), 1 if quick else 4)
 
 
 def make_model(views: int = VIEWS) -> Any:
@@ -160,6 +162,41 @@ def _starts(package: Path, crop: bytes, scratch: Path, repeats: int) -> None:
     told = {"what": "import, load a pulled model, predict one file", "repeats": repeats}
     row("client_cold_start_seconds", found["client"][0], "s", torch_seconds=round(found["torch"][0], 3), **told)
     row("client_peak_mb", found["client"][1], "MB", torch_mb=round(found["torch"][1], 1), **told)
+
+
+def _workers(package: Path, crops: list[bytes], scratch: Path, copies: int) -> None:
+    """Files through two Ray workers, their start counted, and through one process that uses every core."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before its import: no call home
+    import ray
+
+    class Worker:
+        def __init__(self) -> None:
+            self.predictor = load_production(str(package), threads=1)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            answers = self.predictor.predict(list(batch["bytes"]))
+            return {"path": batch["path"], "type": answers["type"].to_numpy()}
+
+    def answer(files: list[str]) -> int:
+        found = ray.data.read_binary_files(files, include_paths=True)
+        return len(found.map_batches(Worker, batch_size=BATCH, concurrency=2, num_cpus=0.5).to_pandas())
+
+    folder = scratch / "crops"
+    folder.mkdir()
+    files = [str(folder / f"{number:05d}.png") for number in range(copies * len(crops))]
+    for number, file in enumerate(files):
+        Path(file).write_bytes(crops[number % len(crops)])
+    predictor = load_production(str(package))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        start = _seconds(lambda: answer(files[:2]))
+        spent = _seconds(lambda: answer(files))
+    finally:
+        ray.shutdown()
+    alone = _seconds(lambda: predictor.predict(files))
+    told = {"crops": len(files), "workers": 2, "cores": os.cpu_count(), "start_seconds": round(start, 2)}
+    told |= {"single_process_crops_per_second": round(len(files) / alone, 1)}
+    row("ray_crops_per_second", len(files) / spent, "1/s", what="with the start of the workers", **told)
 
 
 def _start(code: str, package: Path, image: Path) -> tuple[float, float]:
