@@ -32,11 +32,14 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     paths: Paths,
     model: Model = PRODUCTION_URI,
-    output: Annotated[Path | None, typer.Option(help="CSV file with all columns; default: a short table here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file with all columns, - for standard output; default: a short table.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
 ) -> None:
     """Tell the type of each crop. A bad image is a row with an error; the exit code is then 1."""
-    if output is not None:
+    piped = output == Path("-")
+    if output is not None and not piped:
         _refuse_output(output)
     predictor = load_production(model)
     if limit is not None:
@@ -44,8 +47,11 @@ def predict(
         paths = files[:: max(1, len(files) // limit)][:limit]
     answers = predict_files(predictor, paths)
     frame = answers.frame.drop(columns="needs_review", errors="ignore")
-    if output is not None:
-        write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+    table = frame.to_csv(index=False, lineterminator="\n")
+    if piped:
+        typer.echo(table, nl=False)
+    elif output is not None:
+        write_text(output, table)
         typer.echo(f"{len(frame)} images, {answers.failed} failed, {answers.ignored} other files ignored: {output}")
     else:
         print_table(_readable(frame))

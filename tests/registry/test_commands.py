@@ -1,0 +1,136 @@
+"""The commands about models, called as a user calls them: what they print, and the exit codes of the design."""
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from supcam.cli import main
+from supcam.registry.promotion import promote
+from supcam.registry.store import Registry
+from supcam.settings import PromoteSettings, profile_path
+from tests.registry.conftest import drawn_crops
+
+FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command in this process: exit code, standard output, standard error."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def project(two_versions: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a few crops whose registry holds two versions, the first in production."""
+    folder = tmp_path / "project"
+    (folder / "crops").mkdir(parents=True)
+    (folder / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    shutil.copy(profile_path("sample"), folder / "params.yaml")
+    for index, crop in enumerate(drawn_crops(4, 6)):
+        Image.fromarray(crop).save(folder / "crops" / f"{index}.png")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.uri)
+    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
+    return folder
+
+
+def test_predict_prints_a_table_or_the_whole_answer(project: Path, call: Call) -> None:
+    code, out, err = call("predict", "crops")
+    assert (code, err) == (0, "")
+    assert "confidence" in out and "p_instance" not in out
+    (project / "crops" / "bad, broken.png").write_bytes(b"none")
+    code, out, err = call("predict", "crops", "--output", "-")
+    table = pd.read_csv(io.StringIO(out))
+    assert code == 1 and "bad, broken.png" in err
+    assert list(table.columns) == [
+        "path", "type", "confidence", "p_instance", "p_touching", "p_overlapping", "p_touching_overlapping", "error",
+    ]  # fmt: skip
+    assert len(table) == 5 and table["error"].notna().sum() == 1
+    assert call("predict", "crops", "--output", "all.csv")[0] == 1
+    assert (project / "all.csv").read_text(encoding="utf-8") == out
+
+
+def test_route_and_pull(project: Path, call: Call) -> None:
+    code, out, _ = call("route", "crops", "--into", "sorted")
+    assert code == 0 and "review" in out and (project / "sorted" / "predictions.csv").is_file()
+    assert call("route", "crops", "--into", "sorted")[0] == 2
+    assert call("pull", "--into", "kept")[0] == 0
+    assert call("predict", "crops", "--model", "kept")[0] == 0
+    graph = project / "kept" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    code, _, err = call("predict", "crops", "--model", "kept")
+    assert code == 1 and "model.onnx was changed" in err and "Traceback" not in err
+
+
+def test_registry_from_promotion_to_rollback(project: Path, two_versions: Registry, call: Call) -> None:
+    code, out, _ = call("models")
+    assert code == 0 and "production" in out and "sensitivity, touching" in out
+    code, _, err = call("rollback")
+    assert code == 1 and "first in production" in err
+    code, out, _ = call("diff", "production", "candidate")
+    assert code == 0 and "code_hash" in out
+    assert call("diff", "production", "9")[0] == 1
+    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=2)
+    code, out, _ = call("rollback", "--reason", "misses crossings")
+    assert code == 0 and "production is version 1 again" in out
+    code, out, _ = call("history")
+    assert code == 0 and "rolled back" in out and "misses crossings" in out
+    assert two_versions.aliases()["production"] == 1
+
+
+def test_promote_ends_with_the_code_of_its_outcome(project: Path, two_versions: Registry, call: Call) -> None:
+    assert call("import", _source(project))[0] == 0
+    code, _, err = call("promote", "nope")
+    assert code == 1 and "run 'nope' registered no model" in err
+    code, _, err = call("promote")
+    assert code == 1 and "no model supcam was registered for the present data" in err
+    run = two_versions.version(2).run_id
+    params = project / "params.yaml"
+    settings = params.read_text(encoding="utf-8")
+    params.write_text(settings + "  min_sensitivity: 0.99\n  min_test_crops_per_type: 1000\n", encoding="utf-8")
+    code, _, err = call("promote", run)
+    assert code == 3 and "was refused: floor" in err and "Production stays" in err
+    assert two_versions.aliases()["production"] == 1
+    code, _, err = call("promote", run, "--force", " ")
+    assert code == 2 and "has no reason" in err
+    with two_versions.lock():
+        code, _, err = call("promote", run)
+    assert code == 1 and "another promotion of supcam is running" in err
+    code, out, _ = call("promote", run, "--force", "agreed with the clinic")
+    assert code == 0 and "promoted (forced (agreed with the clinic)" in out
+    assert two_versions.aliases()["production"] == 2
+
+
+def _source(project: Path) -> Path:
+    folder = project / "labelled"
+    for index, name in enumerate(("instance", "touching", "overlapping", "touching-overlapping")):
+        (folder / name).mkdir(parents=True)
+        shutil.copy(project / "crops" / f"{index}.png", folder / name / f"{name}.png")
+    return folder
+
+
+def test_a_registry_that_is_not_there(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri, words in (
+        ("http://127.0.0.1:9", "does not answer"),
+        (f"sqlite:///{tmp_path}/no.db", "there is no registry"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        for command in (("models",), ("history",), ("rollback",), ("pull", "--into", tmp_path / "kept")):
+            code, _, err = call(*command)
+            assert code == 1 and words in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
