@@ -6,15 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import folds_section, origin, put_section
+from benchmarks.results import folds_section, put_section
 from supcam import tracking
 from supcam.ablation.cells import Bench, Cell, RunReport, run_cells
 from supcam.ablation.parts import grouped_folds, links_of
 from supcam.ablation.rows import with_seed
+from supcam.ablation.runner import origin
 from supcam.ablation.table import Answers, gather, subset_figures, write_predictions
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash, read_manifest, write_text
-from supcam.errors import SupcamError, explained
+from supcam.errors import SupcamError, UsageError, explained
 from supcam.settings import Settings, load_settings, profile_path
 
 FIGURES = "folds.json"
@@ -56,6 +57,7 @@ def run_folds(
 def _content(root: Path, settings: Settings, answers: Answers, folds: int) -> dict[str, Any]:
     frame = answers.frame
     return {
+        "kind": "folds",
         "origin": origin(root, answers.results[0].device),
         "manifest_hash": manifest_hash(frame),
         "folds": folds,
@@ -86,7 +88,7 @@ def main() -> None:
     try:
         root = tracking.project_root()
         path = profile_path(options.profile) if options.profile else root / "params.yaml"
-        settings = load_settings(path, dict(_pair(text) for text in options.set))
+        settings = load_settings(path, dict(pair(text) for text in options.set))
         content, report = run_folds(
             root, settings, folds=options.folds, seeds=options.seeds, workers=options.workers, into=root / options.into
         )
@@ -104,10 +106,15 @@ def main() -> None:
     sys.stdout.write(json.dumps({"name": "cells_kept", "value": report.kept, "unit": "cells"}) + "\n")
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read ``section.key=value``.
+
+    Raises:
+        UsageError: for anything else.
+    """
     name, sign, value = text.partition("=")
     if not sign or "." not in name:
-        raise SystemExit(f"error: --set {text!r} is not of the form section.key=value, such as pretrain.epochs=5.")
+        raise UsageError(f"--set {text!r} is not of the form section.key=value, such as pretrain.epochs=5. Correct it.")
     return name, value
 
 

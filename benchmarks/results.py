@@ -1,15 +1,15 @@
-"""Print the section of docs/results.md about the project's present outputs: python -m benchmarks.results TITLE."""
+"""Sections of docs/results.md: of the present outputs, of out-of-fold figures and of the ablation, all generated."""
 
+import argparse
 import json
-import platform
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from supcam import tracking
+from supcam.ablation.runner import origin
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import write_text
 from supcam.settings import Settings, load_settings, with_best_params
@@ -40,13 +40,6 @@ def section(root: Path, title: str) -> str:
 def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def origin(root: Path, device: str) -> str:
-    """Date, commit, whether files differed from it, device and Python of figures made now."""
-    state = tracking.git_state(root)
-    commit = (state.commit or "no commit")[:12] + (" with changes" if state.dirty else "")
-    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {device}, Python {platform.python_version()}"
 
 
 def put_section(page: Path, name: str, text: str) -> None:
@@ -88,6 +81,54 @@ def folds_section(content: dict[str, Any]) -> str:
     seconds = content["seconds_per_fold"]
     lines += [f"Median time of a fold: {seconds:.0f} s." if seconds else "Time of a fold: not measured, all resumed."]
     return "\n".join([*lines, "", *_details(content["settings"])])
+
+
+def ablation_section(content: dict[str, Any]) -> str:
+    """The table of an ablation, its sweeps, and what its p-values mean."""
+    reference, figure = content["reference"], content["figure"].replace("_", " ")
+    lines = [
+        f"## Ablation: {content['parts']}, {content['seeds']} seed{'s' * (content['seeds'] > 1)}",
+        "",
+        f"{content['origin']}; data {content['manifest_hash'][:12]}. Values are means over the seeds, intervals (95 %) "
+        f"resample cases. Differences in {figure} and McNemar's p are against the row `{reference}` on the same crops; "
+        "adjusted p by Holm over all rows and points. McNemar takes crops as independent of each other, the "
+        "interval of the difference does not.",
+        "",
+        f"| row | accuracy | macro sensitivity | difference in {figure} | p | adjusted p | seconds a cell |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_ablation_row(f"{row['told']} (`{name}`)", row) for name, row in content["rows"].items()]
+    for setting, points in content["sweeps"].items():
+        head = (
+            f"| {setting} | accuracy | macro sensitivity | difference in {figure} | p | adjusted p | seconds a cell |"
+        )
+        lines += ["", head, "|---|---|---|---|---|---|---|"]
+        lines += [_ablation_row(str(point["at"]), point) for point in points]
+    if content["failed"]:
+        lines += ["", "Not finished:", "", *(f"* {name}: {why}" for name, why in content["failed"].items())]
+    counts = next(iter(content["rows"].values()))
+    lines += [
+        "",
+        f"{counts['crops']} crops of {counts['cases']} cases.",
+        "",
+        *(f"* {note}" for note in counts["notes"]),
+    ]
+    return "\n".join([*lines, "", *_details(content["settings"])])
+
+
+def _ablation_row(name: str, row: dict[str, Any]) -> str:
+    paired = row["paired"]
+    against = ["", "", ""]
+    if paired:
+        span = "" if paired["low"] is None else f" ({paired['low']:+.3f} to {paired['high']:+.3f})"
+        against = [
+            f"{paired['difference']:+.4f}{span}",
+            f"{paired['p_value']:.3g}",
+            f"{paired['p_value_adjusted']:.3g}",
+        ]
+    seconds = "resumed" if row["seconds_per_cell"] is None else f"{row['seconds_per_cell']:.0f}"
+    shown = [_with_span(row["accuracy"]), _with_span(row["macro_sensitivity"]), *against, seconds]
+    return f"| {name} | {' | '.join(shown)} |"
 
 
 def _with_span(figure: dict[str, Any]) -> str:
@@ -169,5 +210,20 @@ def _span(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.4f} - {high:.4f}"
 
 
+def main() -> None:
+    """Print the section of the present outputs, or put the sections of result files into docs/results.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("title", nargs="*", help="of the section of the present outputs")
+    parser.add_argument("--put", nargs="+", type=Path, help="folds.json and ablation.json files")
+    options = parser.parse_args()
+    root = tracking.project_root()
+    if not options.put:
+        sys.stdout.write(section(root, " ".join(options.title) or "Present outputs") + "\n")
+    sections = {"folds": folds_section, "ablation": ablation_section}
+    for path in options.put or []:
+        content = _json(path)
+        put_section(root / "docs" / "results.md", content["kind"], sections[content["kind"]](content))
+
+
 if __name__ == "__main__":
-    print(section(tracking.project_root(), " ".join(sys.argv[1:]) or "Present outputs"))
+    main()

@@ -12,10 +12,11 @@ from typing import Any
 # Checks that count their own cases and print them as JSON.
 COUNTED = {
     "label_proof": ["-m", "benchmarks.label_proof"],
+    "label_proof_batched": ["-m", "benchmarks.label_proof", "--batched"],
     "data_fuzz": ["-m", "tests.data.fuzz"],
 }
 # Test folders whose tests marked stress are the full counts.
-MARKED = ("composition", "data", "losses", "models", "registry", "tracking", "training", "tuning")
+MARKED = ("ablation", "composition", "data", "losses", "models", "registry", "tracking", "training", "tuning")
 SEED = 0
 
 

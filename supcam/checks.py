@@ -86,7 +86,7 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
             lambda image: [blurred(image, settings.blur)],
             settings.min_blur_kept,
         ),
-        _singles_stay(predict, crops.images, answers, settings),
+        *(_single_stays(share, predict, crops.images, answers, settings) for share in settings.padding),
         *_algebra(predict, crops, answers, settings, compose),
     ]
     return CheckReport(rules, source_figures(crops, answers), len(crops))
@@ -172,15 +172,16 @@ def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings
     return _share("rotation by any angle", same, settings.min_unchanged, f"{len(images)} crops on a padded canvas")
 
 
-def _singles_stay(
-    predict: Predict, images: Sequence[Grey], answers: NDArray[np.int64], settings: CheckSettings
+def _single_stays(
+    share: float, predict: Predict, images: Sequence[Grey], answers: NDArray[np.int64], settings: CheckSettings
 ) -> Rule:
+    """Singles with a white frame of ``share`` of their longest side."""
     singles = [image for image, answer in zip(images, answers, strict=True) if answer == ClusterType.INSTANCE]
-    name, bar = "single stays single when padded", settings.min_single_kept
+    name, bar = f"single stays single, framed by {share:g}", settings.min_single_kept
     if not singles:
         return Rule(name, None, None, f"at least {bar:g}", "the model calls no crop a single")
-    pictures = [[padded(one, max(1, round(share * max(one.shape)))) for share in settings.padding] for one in singles]
-    kept = _answers(predict, pictures) == int(ClusterType.INSTANCE)
+    framed = [[padded(one, max(1, round(share * max(one.shape))))] for one in singles]
+    kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
     return _share(name, kept, bar, f"{len(singles)} crops that the model calls single")
 
 
@@ -223,6 +224,4 @@ def _answers(predict: Predict, pictures: Sequence[Sequence[Grey]]) -> NDArray[np
 
 def _share(name: str, right: NDArray[np.bool_], bar: float, note: str) -> Rule:
     value = float(right.mean())
-    return Rule(
-        name, value >= bar, value, f"at least {bar:g}", f"{note}, {int((~right).sum())} of {len(right)} changed"
-    )
+    return Rule(name, value >= bar, value, f"at least {bar:g}", f"{note}; {int((~right).sum())} of {len(right)} fail")

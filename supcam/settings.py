@@ -256,7 +256,7 @@ class EvaluateSettings(Section):
 class AblationSettings(Section):
     """The comparison of recipes: rows, sweeps, seeds and folds of one table."""
 
-    # Names of rows, see docs/experiments.md; all of them.
+    # Names of rows, see docs/evaluation.md; all of them.
     rows: list[str] = Field(
         default=[
             "forest", "ce", "ce_composition", "ce_composition_long", "supcon_out", "unified", "unified_composition",

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -178,14 +179,24 @@ def draw_crops(cases: int, per_case: int, seed: int) -> tuple[SourceCrops, list[
     return SourceCrops(frame, images, np.zeros(len(images), dtype=np.int64), groups), drawings
 
 
-def synthesize(out: Path, *, cases: int = 12, crops: int = 720, seed: int = 42) -> pd.DataFrame:
+def synthesize(
+    out: Path, *, cases: int = 12, crops: int = 720, seed: int = 42, counts: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Draw a sample of ``crops`` crops in ``cases`` cases into ``out``: ``images/`` and ``labels.csv``.
 
+    ``counts`` gives the number of each type, in the order of ``ClusterType``, in place of ``crops``.
     Returns the table that ``labels.csv`` holds: path, type, case. The same arguments give the same bytes.
 
     Raises:
-        UsageError: when ``out`` is not an empty folder, or fewer than one crop of each type fits into each case.
+        UsageError: when ``out`` is not an empty folder, fewer than one crop of each type fits into each case, or
+            ``counts`` are not four numbers of at least the number of cases.
     """
+    totals = _shared_out(crops) if counts is None else list(counts)
+    if counts is not None and (len(totals) != len(ClusterType) or min(totals) < cases):
+        raise UsageError(
+            f"counts {totals} in {cases} cases: four numbers, each at least the number of cases, are needed."
+        )
+    crops = sum(totals)
     if cases < 1 or crops < 8 * cases:
         raise UsageError(f"crops = {crops} in {cases} cases: at least 8 crops a case and one case are needed.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -194,7 +205,7 @@ def synthesize(out: Path, *, cases: int = 12, crops: int = 720, seed: int = 42) 
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         rows = [
-            row for case in range(cases) for row in _write_case(scratch, case, _case_counts(case, cases, crops), seed)
+            row for case in range(cases) for row in _write_case(scratch, case, _case_counts(case, cases, totals), seed)
         ]
         table = pd.DataFrame(rows, columns=["path", "type", "case"])
         table.to_csv(scratch / "labels.csv", index=False, lineterminator="\n")
@@ -208,10 +219,14 @@ def synthesize(out: Path, *, cases: int = 12, crops: int = 720, seed: int = 42) 
     return table
 
 
-def _case_counts(case: int, cases: int, crops: int) -> list[int]:
-    """Crops of each type in this case; over all cases they add up to ``crops`` in the sample's shares."""
+def _shared_out(crops: int) -> list[int]:
+    """``crops`` by type in the sample's shares."""
     edges = np.round(np.cumsum((0.0, *_SHARES)) * crops).astype(int)
-    totals = np.diff(edges)
+    return [int(total) for total in np.diff(edges)]
+
+
+def _case_counts(case: int, cases: int, totals: Sequence[int]) -> list[int]:
+    """Crops of each type in this case; over all cases they add up to ``totals``."""
     return [int(total * (case + 1) // cases - total * case // cases) for total in totals]
 
 

@@ -50,6 +50,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(sample: Pa
     assert any((sample / file).read_bytes() != (tmp_path / "other" / file).read_bytes() for file in files)
 
 
+def test_counts_of_each_type_can_be_given(tmp_path: Path) -> None:
+    table = synthesize(tmp_path / "counted", cases=2, seed=1, counts=[5, 9, 4, 3])
+    counts = table["type"].value_counts().to_dict()
+    assert counts == {"instance": 5, "touching": 9, "overlapping": 4, "touching-overlapping": 3}
+    with pytest.raises(UsageError, match="each at least the number of cases"):
+        synthesize(tmp_path / "other", cases=4, seed=1, counts=[5, 9, 4, 3])
+
+
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not an empty folder"):

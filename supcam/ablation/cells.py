@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,18 +20,30 @@ from numpy.typing import NDArray
 from supcam import tracking
 from supcam.ablation.parts import Parts
 from supcam.ablation.recipe import Log, Outcome, run_recipe
+from supcam.ablation.shapes import run_forest
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import write_text
 from supcam.errors import SupcamError, UsageError
+from supcam.evaluation.metrics import confusion, rates
+from supcam.progress import Progress
 from supcam.settings import Settings
 
-Progress = Callable[[int, int], None]
 RESULT, PREDICTIONS = "cell.json", "predictions.csv"
 LOGITS = [f"log_p_{label.replace('-', '_')}" for label in TYPE_LABELS]
 
 _PACKAGE = Path(__file__).parents[1]
-_CODE = ("ablation/recipe.py", "cluster_type.py", "composition", "data", "losses", "models", "training", "views.py")
+_CODE = (
+    "ablation/recipe.py",
+    "ablation/shapes.py",
+    "cluster_type.py",
+    "composition",
+    "data",
+    "losses",
+    "models",
+    "training",
+    "views.py",
+)
 _SECTIONS = ("input", "model", "compose", "pretrain", "finetune")
 
 
@@ -49,7 +61,7 @@ class Cell:
     row: str
     settings: Settings
     parts: Parts
-    model: Literal["network"] = "network"
+    model: Literal["network", "forest"] = "network"
 
     @property
     def seed(self) -> int:
@@ -81,9 +93,9 @@ class Bench:
     def key(self, cell: Cell) -> str:
         """Hash of all that determines a cell: crops, settings, model, code."""
         values = cell.settings.model_dump(mode="json", by_alias=True)
-        relevant = {name: values[name] for name in _SECTIONS}
-        relevant["runtime"] = {name: value for name, value in values["runtime"].items() if name != "progress"}
-        del relevant["compose"]["workers"]
+        del values["runtime"]["progress"], values["compose"]["workers"]
+        sections = ("runtime", *_SECTIONS) if cell.model == "network" else ("runtime",)
+        relevant = {name: values[name] for name in sections}
         content = {"crops": cell.parts.digest(self.crops.frame), "settings": relevant, "model": cell.model}
         text = json.dumps({**content, "code": code_digest()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -234,6 +246,8 @@ def _train(cell: Cell, crops: CropSet, work: Path, log: Log | None) -> Outcome:
     train, validation, held_out = (
         crops.subset(rows) for rows in (cell.parts.train, cell.parts.validation, cell.parts.held_out)
     )
+    if cell.model == "forest":
+        return run_forest(train, held_out, cell.settings)
     return run_recipe(train, validation, held_out, cell.settings, work, log)
 
 
@@ -278,8 +292,6 @@ def _log_result(
     logits: NDArray[np.float64],
     bench: Bench,
 ) -> None:
-    from supcam.evaluation.metrics import confusion, rates
-
     labels = bench.crops.subset(cell.parts.held_out).labels
     found: dict[str, Any] = rates(confusion(labels, logits.argmax(axis=1)))
     held_out = {f"held_out_{name}": float(value) for name, value in found.items() if value.ndim == 0}

@@ -1,10 +1,120 @@
 """Rows of the table: what each changes in the settings, and nothing else."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from supcam.errors import SettingError, UsageError
 from supcam.settings import Settings, parse_settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe to compare.
+
+    Attributes:
+        name: As in ``ablation.rows``.
+        told: What it is, for readers.
+        overrides: Settings it changes, ``section.key`` to value.
+        model: A network, or the forest on geometric features.
+        all_epochs: Whether fine-tuning also gets the epochs of the pre-training that the row leaves out.
+    """
+
+    name: str
+    told: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    model: Literal["network", "forest"] = "network"
+    all_epochs: bool = False
+
+
+_PLAIN = {"compose.count": 0}
+_SCRATCH = {"pretrain.epochs": 0}
+_NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
+_SELF = {"pretrain.loss": "unified", "pretrain.margin_on": "self"}
+_ALL = {"pretrain.loss": "unified", "pretrain.margin_on": "all"}
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("forest", "geometric features, random forest", model="forest"),
+        Row("ce", "cross-entropy from scratch", {**_PLAIN, **_SCRATCH}),
+        Row("ce_composition", "cross-entropy, composition", _SCRATCH),
+        Row("ce_composition_long", "cross-entropy, composition, epochs of both steps", _SCRATCH, all_epochs=True),
+        Row("supcon_out", "SupCon-out", {**_PLAIN, "pretrain.loss": "supcon_out", "pretrain.margin_on": "none"}),
+        Row("unified", "unified contrastive", {**_PLAIN, **_NO_MARGIN}),
+        Row("unified_composition", "unified, composition", _NO_MARGIN),
+        Row("unified_margin", "unified, self margin", {**_PLAIN, **_SELF}),
+        Row("supcam", "SupCAM, our reading: unified, self margin, composition", _SELF),
+        Row("supcam_all", "unified, margin on all positives, composition", _ALL),
+    )
+}
+
+
+def row_settings(row: Row, settings: Settings) -> Settings:
+    """The settings of one row.
+
+    Raises:
+        SettingError: for an override that does not exist or is out of range.
+    """
+    changed = dict(row.overrides)
+    if row.all_epochs:
+        changed["finetune.epochs"] = settings.finetune.epochs + settings.pretrain.epochs
+    return with_overrides(settings, changed)
+
+
+def with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """The settings with some values replaced, named ``section.key``.
+
+    Raises:
+        SettingError: for a name that does not exist or a value out of range.
+    """
+    values = settings.model_dump(by_alias=True)
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        if not isinstance(values.get(section), dict) or key not in values[section]:
+            raise SettingError(name, value, "a setting as section.key, such as pretrain.margin (see: supcam settings)")
+        values[section][key] = value
+    return parse_settings(values)
 
 
 def with_seed(settings: Settings, seed: int) -> Settings:
     """The settings with another seed of composition and training; the split stays."""
-    values = settings.model_dump(by_alias=True)
-    values["runtime"]["seed"] = values["compose"]["seed"] = seed
-    return parse_settings(values)
+    return with_overrides(settings, {"runtime.seed": seed, "compose.seed": seed})
+
+
+def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
+    """Rows and points of the sweeps that ``ablation`` asks for, by name, each with its settings.
+
+    A point of a sweep is the row ``ablation.sweep_row`` with one setting changed, named ``section.key=value``.
+
+    Raises:
+        SettingError: for an unknown row or setting, or a value out of range.
+        UsageError: when two rows come to the same settings, so that their comparison says nothing.
+    """
+    chosen = settings.ablation
+    for name in (*chosen.rows, chosen.sweep_row):
+        if name not in ROWS:
+            raise SettingError("ablation.rows", name, ", ".join(ROWS))
+    if chosen.reference not in chosen.rows:
+        raise SettingError("ablation.reference", chosen.reference, f"a row of ablation.rows: {', '.join(chosen.rows)}")
+    found = {name: (ROWS[name], row_settings(ROWS[name], settings)) for name in chosen.rows}
+    _refuse_twins(found)
+    base = ROWS[chosen.sweep_row]
+    for setting, values in chosen.sweeps.items():
+        for value in values:
+            name = f"{setting}={value}"
+            changed = with_overrides(row_settings(base, settings), {setting: value})
+            found[name] = (Row(name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}), changed)
+    return found
+
+
+def _refuse_twins(rows: Mapping[str, tuple[Row, Settings]]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for name, (row, settings) in rows.items():
+        key = (row.model, settings.model_dump_json())
+        if key in seen:
+            raise UsageError(
+                f"rows {seen[key]} and {name} come to the same settings (compose.count {settings.compose.count}, "
+                f"pretrain.epochs {settings.pretrain.epochs}). Raise those above 0, or leave one out of ablation.rows."
+            )
+        seen[key] = name

@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.ablation.cells import Bench, Cell, Result
+from supcam.data.manifest import write_text
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
 from supcam.evaluation.metrics import figures
 from supcam.evaluation.repeats import compare_repeats, holm, labels_of, repeated_figures, subsets
+from supcam.evaluation.report import prediction_table
 from supcam.settings import EvaluateSettings
 
 
@@ -43,8 +45,6 @@ class Answers:
 
     def predictions(self) -> pd.DataFrame:
         """One row per crop: its manifest columns and the mean probabilities of the seeds."""
-        from supcam.evaluation.report import prediction_table
-
         mean = np.mean([probabilities_of(logits) for logits in self.logits], axis=0)
         return prediction_table(self.frame, mean)
 
@@ -127,6 +127,4 @@ def _flat(table: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def write_predictions(answers: Answers, path: Path) -> None:
     """Out-of-fold predictions of one row as CSV, six digits."""
-    from supcam.data.manifest import write_text
-
     write_text(path, answers.predictions().to_csv(index=False, float_format="%.6f", lineterminator="\n"))

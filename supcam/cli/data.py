@@ -68,15 +68,26 @@ def synthesize(
     cases: Annotated[int, typer.Option(help="Cases that differ in contrast, sharpness and condensation.", min=1)] = 12,
     crops: Annotated[int, typer.Option(help="Crops in all.", min=4)] = 720,
     seed: Annotated[int, typer.Option(help="The same seed draws the same crops.", min=0)] = 42,
+    counts: Annotated[
+        str | None, typer.Option(help="Crops of each type instead: instance,touching,overlapping,touching-overlapping.")
+    ] = None,
 ) -> None:
     """Draw synthetic G-band crops of all four types; take them in with: supcam import INTO."""
     from supcam.synthetic import synthesize as draw
 
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
         raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
-    frame = draw(into, cases=cases, crops=crops, seed=seed)
-    counts = ", ".join(f"{count} {name}" for name, count in frame["type"].value_counts().items())
-    typer.echo(f"{len(frame)} crops of {cases} cases in {into}: {counts}")
+    frame = draw(into, cases=cases, crops=crops, seed=seed, counts=_read_counts(counts))
+    told = ", ".join(f"{count} {name}" for name, count in frame["type"].value_counts().items())
+    typer.echo(f"{len(frame)} crops of {cases} cases in {into}: {told}")
+
+
+def _read_counts(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,7}(,[0-9]{1,7}){3}", text):
+        raise UsageError(f"--counts {text!r} is not four numbers such as 1712,3029,1038,813. Correct it.")
+    return [int(number) for number in text.split(",")]
 
 
 def validate() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import write_text
 from supcam.errors import UsageError
@@ -89,7 +90,7 @@ def evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Eva
         UsageError: for answers that are no probabilities of the four types for these crops.
     """
     given = np.asarray(judged.probabilities, dtype=np.float64)
-    if given.ndim == 2 and len(given) == len(crops) and given.shape[1] == 4 and len(crops):
+    if len(crops) and given.shape == (len(crops), len(TYPE_LABELS)):
         off = np.abs(given.sum(axis=1) - 1).max()
         if not (np.isfinite(given).all() and given.min() >= 0 and off < 1e-3):
             raise UsageError(f"{judged.name}: its answers are no probabilities: finite, 0 or more, each row's sum 1.")

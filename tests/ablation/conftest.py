@@ -27,7 +27,7 @@ def quick(**sections: dict[str, Any]) -> Settings:
     values: dict[str, dict[str, Any]] = {
         "compose": {"count": 0},
         "pretrain": {"epochs": 0},
-        "finetune": {"epochs": 1, "batch_size": 16, "test_views": 1},
+        "finetune": {"epochs": 1, "head_epochs": 0, "batch_size": 16, "test_views": 1},
         "split": {"validation": 0.25},
         "evaluate": {"bootstrap": 50},
     }

@@ -19,7 +19,7 @@ from supcam.registry.client import Predictor
 from supcam.registry.rules import Rule
 from supcam.settings import CheckSettings, ComposeSettings
 
-QUICK = CheckSettings(crops=24, angles=1, composites=4)
+QUICK = CheckSettings(crops=24, angles=1, composites=4, padding=[0.25])
 
 
 def rule(report: CheckReport, name: str) -> Rule:

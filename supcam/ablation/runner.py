@@ -1,0 +1,115 @@
+"""The ablation: every row, seed and fold run or taken from an earlier run, then one table, its figures and JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from supcam import tracking
+from supcam.ablation.cells import Bench, Cell, RunReport, run_cells
+from supcam.ablation.parts import Parts
+from supcam.ablation.pictures import draw_rows, draw_sweep
+from supcam.ablation.rows import chosen_rows, with_seed
+from supcam.ablation.table import comparison_table, gather, plain_table, write_predictions
+from supcam.data.crops import CropSet
+from supcam.data.manifest import manifest_hash, write_text
+from supcam.errors import SupcamError
+from supcam.progress import Progress
+from supcam.settings import Settings
+
+FIGURES = "ablation.json"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A finished comparison.
+
+    Attributes:
+        content: What ``ablation.json`` holds: origin, rows, sweeps, failures, settings.
+        report: How its cells went.
+    """
+
+    content: dict[str, Any]
+    report: RunReport
+
+
+def ablate(
+    crops: CropSet,
+    parts: Sequence[Parts],
+    settings: Settings,
+    into: Path,
+    *,
+    state: Path,
+    root: Path,
+    run: tracking.Run | None = None,
+    progress: Progress | None = None,
+) -> Ablation:
+    """Run the rows and sweeps of ``settings.ablation`` on the same parts and seeds, and write table, figures and JSON.
+
+    Args:
+        crops: All crops.
+        parts: Folds, or the parts of the split.
+        settings: All settings; rows change some of them.
+        into: Folder for the results.
+        state: Folder in which cells are kept.
+        root: Project root, for the commit and the runs of the cells.
+        run: The run above those of the cells; None tracks nothing.
+        progress: Called with the number of finished cells and of all.
+
+    Raises:
+        UsageError: for rows, settings or crops that cannot be compared; nothing was trained then.
+        SupcamError: when no row finished.
+    """
+    rows = chosen_rows(settings)
+    first = settings.runtime.seed
+    seeds = range(first, first + settings.ablation.seeds)
+    cells = {
+        name: [Cell(name, with_seed(changed, seed), part, row.model) for seed in seeds for part in parts]
+        for name, (row, changed) in rows.items()
+    }
+    bench = Bench(crops, state, root if run else None, run.run_id if run else None)
+    report = run_cells([cell for group in cells.values() for cell in group], bench, settings.ablation.workers, progress)
+    found = {name: gather(group, bench) for name, group in cells.items()}
+    answers = {name: row for name, row in found.items() if row is not None}
+    if not any(name in settings.ablation.rows for name in answers):
+        raise SupcamError(f"no row finished: {'; '.join(f'{name}: {why}' for name, why in report.failed.items())}")
+    chosen = settings.ablation
+    table = comparison_table(answers, chosen.reference, settings.evaluate, chosen.figure)
+    named = {name: row for name, row in table.items() if name in chosen.rows}
+    sweeps = {
+        setting: [(value, table[f"{setting}={value}"]) for value in values if f"{setting}={value}" in table]
+        for setting, values in chosen.sweeps.items()
+    }
+    content: dict[str, Any] = {
+        "kind": "ablation",
+        "origin": origin(root, next(iter(answers.values())).results[0].device),
+        "manifest_hash": manifest_hash(crops.frame),
+        "parts": f"{len(parts)} grouped folds" if chosen.folds else "the split's test part",
+        "seeds": len(seeds),
+        "reference": chosen.reference,
+        "figure": chosen.figure,
+        "rows": {name: {"told": rows[name][0].told, **row} for name, row in named.items()},
+        "sweeps": {setting: [{"at": value, **row} for value, row in points] for setting, points in sweeps.items()},
+        "failed": report.failed,
+        "settings": settings.model_dump(mode="json", by_alias=True),
+    }
+    into.mkdir(parents=True, exist_ok=True)
+    write_text(into / FIGURES, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(into / "table.csv", plain_table(table).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    draw_rows(content, into / "rows.png")
+    for setting, points in content["sweeps"].items():
+        draw_sweep(setting, points, chosen.figure, into / f"sweep_{setting.replace('.', '_')}.png")
+    for name, row in answers.items():
+        if name in chosen.rows:
+            write_predictions(row, into / "predictions" / f"{name}.csv")
+    return Ablation(content, report)
+
+
+def origin(root: Path, device: str) -> str:
+    """Date, commit, whether files differed from it, device and Python of figures made now."""
+    state = tracking.git_state(root)
+    commit = (state.commit or "no commit")[:12] + (" with changes" if state.dirty else "")
+    python = tracking.package_versions()["python"]
+    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {device}, Python {python}"

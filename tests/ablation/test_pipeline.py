@@ -1,0 +1,84 @@
+"""The ablation in real processes: one parent run, a run a cell, nothing trained twice, and the folds command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.project import call, small_project, succeed
+
+QUICK = {
+    "ablation.rows": "[forest, ce, unified]",
+    "ablation.reference": "ce",
+    "ablation.folds": "2",
+    "pretrain.epochs": "1",
+    "finetune.epochs": "1",
+    "finetune.head_epochs": "0",
+    "finetune.test_views": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with validated data and no outputs."""
+    made = small_project(tmp_path_factory.mktemp("ablation") / "project")
+    succeed(made, "supcam", "validate")
+    return made
+
+
+def tables(project: Path) -> list[dict[str, Any]]:
+    """Results by time."""
+    files = sorted(project.glob("runs/ablation-*/ablation/ablation.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_one_table_one_parent_and_a_run_for_each_cell(project: Path) -> None:
+    options = [part for name, value in QUICK.items() for part in ("-P", f"{name}={value}")]
+    succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-e", "ablation", *options)
+    (content,) = tables(project)
+    assert list(content["rows"]) == ["forest", "ce", "unified"]
+    assert content["rows"]["unified"]["paired"]["p_value"] <= 1
+    assert all(row["crops"] == 160 for row in content["rows"].values())
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    (parent,) = client.search_runs(experiments, "tags.`mlflow.project.entryPoint` = 'ablation'")
+    cells = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len(cells) == 6 and {cell.info.status for cell in cells} == {"FINISHED"}
+    assert {cell.data.tags["supcam.row"] for cell in cells} == {"forest", "ce", "unified"}
+    assert all("held_out_macro_sensitivity" in cell.data.metrics for cell in cells)
+    assert parent.info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(parent.info.run_id, "outputs/ablation")} >= {
+        "outputs/ablation/ablation.json", "outputs/ablation/rows.png"
+    }  # fmt: skip
+
+
+def test_a_second_run_keeps_what_is_finished_and_two_workers_add_the_rest(project: Path) -> None:
+    """After the first test: two of three rows are there, one is new."""
+    options = [part for name, value in {**QUICK, "ablation.rows": "[ce, unified, unified_margin]"}.items()
+               for part in (f"--{name}", value)]  # fmt: skip
+    said = succeed(project, "python", "-m", "pipelines.ablation", *options, "--ablation.workers", "2")
+    assert "2 cells run, 4 kept from before" in said
+    first, second = tables(project)
+    assert first["rows"]["ce"]["accuracy"] == second["rows"]["ce"]["accuracy"]
+
+
+def test_a_mistake_is_one_line_and_trains_nothing(project: Path) -> None:
+    done = call(project, "python", "-m", "pipelines.ablation", "--ablation.rows", "[supcan]")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = call(project, "python", "-m", "pipelines.ablation")
+    assert done.returncode == 2 and "ablation.folds = 0 needs the split" in done.stderr
+
+
+def test_the_folds_command_judges_every_crop_once(project: Path) -> None:
+    settings = [f"{name}={value}" for name, value in QUICK.items() if not name.startswith("ablation")]
+    command = ("python", "-m", "benchmarks.folds", "--folds", "2", "--docs", "--set", *settings)
+    lines = [json.loads(line) for line in succeed(project, *command).splitlines() if line.startswith("{")]
+    assert {"accuracy", "macro_sensitivity", "folds_done"} <= {line["name"] for line in lines}
+    content = json.loads((project / "reports/folds/folds.json").read_text())
+    assert content["subsets"]["all crops"]["crops"] == 160
+    assert "## Cases never seen: 2-fold, 1 seed" in (project / "docs/results.md").read_text()
+    again = [json.loads(line) for line in succeed(project, *command).splitlines() if line.startswith("{")]
+    assert again[-1] == {"name": "cells_kept", "value": 2, "unit": "cells"}

@@ -1,0 +1,87 @@
+"""Every row changes what its name says and nothing else; rows that cannot be compared are refused before any work."""
+
+import pytest
+
+from supcam.ablation.rows import ROWS, chosen_rows, row_settings, with_overrides
+from supcam.errors import SettingError, UsageError
+from supcam.settings import AblationSettings, Settings, load_settings, profile_path
+from tests.ablation.conftest import quick
+
+FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
+
+
+def told(row: str) -> tuple[object, ...]:
+    found = row_settings(ROWS[row], FULL)
+    pretrain = (found.pretrain.loss, found.pretrain.margin_on) if found.pretrain.epochs else ("none", "none")
+    return (found.compose.count > 0, *pretrain, found.finetune.epochs)
+
+
+def test_rows_of_the_method() -> None:
+    assert {name: told(name) for name in ROWS if name != "forest"} == {
+        "ce": (False, "none", "none", 5),
+        "ce_composition": (True, "none", "none", 5),
+        "ce_composition_long": (True, "none", "none", 8),
+        "supcon_out": (False, "supcon_out", "none", 5),
+        "unified": (False, "unified", "none", 5),
+        "unified_composition": (True, "unified", "none", 5),
+        "unified_margin": (False, "unified", "self", 5),
+        "supcam": (True, "unified", "self", 5),
+        "supcam_all": (True, "unified", "all", 5),
+    }
+
+
+def test_settings_name_the_rows_there_are() -> None:
+    assert AblationSettings().rows == list(ROWS)
+    assert AblationSettings().sweep_row in ROWS
+
+
+@pytest.mark.parametrize("profile", ["sample", "real", "chrcluster"])
+def test_every_profile_can_be_compared(profile: str) -> None:
+    settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
+    assert list(chosen_rows(settings)) == list(ROWS)
+
+
+def test_a_row_leaves_other_settings_alone() -> None:
+    before, after = FULL.model_dump(), row_settings(ROWS["unified"], FULL).model_dump()
+    changed = {f"{s}.{k}" for s in before if isinstance(before[s], dict) for k in before[s] if before[s] != after[s]
+               and before[s][k] != after[s][k]}  # fmt: skip
+    assert changed == {"compose.count", "pretrain.margin_on"}
+
+
+def ablation(settings: Settings = FULL, **values: object) -> Settings:
+    return with_overrides(settings, {f"ablation.{name}": value for name, value in values.items()})
+
+
+def test_points_of_a_sweep_vary_one_setting() -> None:
+    settings = ablation(
+        rows=["supcam"], reference="supcam", sweeps={"pretrain.margin": [0.0, 0.3], "compose.count": [10]}
+    )
+    found = chosen_rows(settings)
+    assert list(found) == ["supcam", "pretrain.margin=0.0", "pretrain.margin=0.3", "compose.count=10"]
+    assert found["pretrain.margin=0.3"][1].pretrain.margin == 0.3
+    assert found["compose.count=10"][1].compose.count == 10
+    assert found["compose.count=10"][1].pretrain.margin == FULL.pretrain.margin
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows": ["supcan"], "reference": "supcan"}, r"ablation.rows = 'supcan' is not allowed; allowed: forest, ce"),
+        (
+            {"rows": ["ce", "supcam"]},
+            r"ablation.reference = 'ce_composition'.*allowed: a row of ablation.rows: ce, supcam",
+        ),
+        ({"sweeps": {"pretrain.margins": [0.1]}}, r"pretrain.margins = 0.1 is not allowed.*section.key"),
+        ({"sweeps": {"pretrain.margin": [0.1, 9.0]}}, r"pretrain.margin = 9.0 is not allowed"),
+        ({"folds": 1}, "folds must be 0"),
+        ({"rows": ["ce", "ce"]}, "must not name a row twice"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        chosen_rows(ablation(**values))
+
+
+def test_rows_that_come_to_the_same_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"rows ce and ce_composition come to the same.*compose.count 0"):
+        chosen_rows(quick(compose={"count": 0}, pretrain={"epochs": 2}))

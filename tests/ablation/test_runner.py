@@ -1,0 +1,107 @@
+"""A real table of two rows on two folds: figures, p-values, files, the section of the page, and a resumed run."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.results import ablation_section, put_section
+from supcam.ablation import cells as module
+from supcam.ablation.parts import grouped_folds
+from supcam.ablation.rows import with_overrides
+from supcam.ablation.runner import Ablation, ablate
+from supcam.data.crops import CropSet
+from supcam.errors import SupcamError
+from tests.ablation.conftest import quick
+from tests.imports import ROOT
+
+SETTINGS = with_overrides(
+    quick(pretrain={"epochs": 1}, compose={"count": 12, "workers": 1}),
+    {
+        "ablation.rows": ["forest", "ce"],
+        "ablation.reference": "ce",
+        "ablation.folds": 2,
+        "ablation.sweep_row": "unified",
+        "ablation.sweeps": {"pretrain.temperature": [0.1, 0.2]},
+    },
+)
+
+
+def run(crops: CropSet, folder: Path, settings: object = SETTINGS) -> Ablation:
+    parts = grouped_folds(crops.frame, SETTINGS.split, 2)
+    return ablate(crops, parts, settings, folder / "out", state=folder / "state", root=ROOT)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ablation]:
+    folder = tmp_path_factory.mktemp("ablation")
+    return folder, run(crops, folder)
+
+
+def test_the_table(finished: tuple[Path, Ablation], crops: CropSet) -> None:
+    folder, found = finished
+    content = json.loads((folder / "out" / "ablation.json").read_text())
+    assert content == found.content
+    assert list(content["rows"]) == ["forest", "ce"]
+    forest, reference = content["rows"]["forest"], content["rows"]["ce"]
+    assert forest["crops"] == len(crops) and forest["cases"] == 8
+    assert forest["macro_sensitivity"]["value"] > 0.9
+    assert reference["paired"] is None
+    paired = forest["paired"]
+    expected = forest["macro_sensitivity"]["value"] - reference["macro_sensitivity"]["value"]
+    assert paired["difference"] == pytest.approx(expected)
+    assert 0 <= paired["p_value"] <= paired["p_value_adjusted"] <= 1
+    assert forest["seconds_per_cell"] > 0
+    assert [point["at"] for point in content["sweeps"]["pretrain.temperature"]] == [0.1, 0.2]
+    assert found.report.ran == 8 and not found.report.failed
+
+
+def test_files_and_figures(finished: tuple[Path, Ablation], crops: CropSet) -> None:
+    out = finished[0] / "out"
+    table = pd.read_csv(out / "table.csv")
+    assert table["row"].tolist() == ["forest", "ce", "pretrain.temperature=0.1", "pretrain.temperature=0.2"]
+    assert set(pd.read_csv(out / "predictions" / "forest.csv")["crop_id"]) == set(crops.frame["crop_id"])
+    for name in ("rows.png", "sweep_pretrain_temperature.png"):
+        assert Image.open(out / name).size[0] > 300
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(finished: tuple[Path, Ablation], crops: CropSet) -> None:
+    folder, first = finished
+    again = run(crops, folder)
+    assert (again.report.kept, again.report.ran) == (8, 0)
+    assert again.content["rows"] == first.content["rows"]
+
+
+def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path) -> None:
+    content = finished[1].content
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nTyped words.\n")
+    put_section(page, "ablation", ablation_section(content))
+    first = page.read_text()
+    for text in ("Typed words.", "geometric features, random forest (`forest`)", "| pretrain.temperature |"):
+        assert text in first
+    assert f"{content['rows']['ce']['accuracy']['value']:.4f}" in first
+    put_section(page, "ablation", ablation_section(content))
+    assert page.read_text() == first
+    put_section(page, "folds", "## Other")
+    put_section(page, "ablation", "## Now this")
+    assert page.read_text().count("begin ablation") == 1 and "forest" not in page.read_text()
+    assert "## Other" in page.read_text()
+
+
+def test_rows_that_fail_are_told_and_the_others_stand(
+    crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(*_: object) -> None:
+        raise SupcamError("loss is no finite number")
+
+    monkeypatch.setattr(module, "run_recipe", diverging)
+    settings = with_overrides(SETTINGS, {"ablation.sweeps": {}})
+    found = run(crops, tmp_path, settings)
+    assert list(found.content["rows"]) == ["forest"]
+    assert found.content["rows"]["forest"]["paired"] is None
+    assert "loss is no finite number" in ablation_section(found.content)
+    with pytest.raises(SupcamError, match=r"no row finished: ce, seed 42, fold 0: loss is no finite"):
+        run(crops, tmp_path, with_overrides(settings, {"ablation.rows": ["ce"]}))
