@@ -1,66 +1,17 @@
 """A server lost during a run neither stops nor loses it: kept locally, then sent by the next call or by one command."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from supcam.settings import Settings
 from supcam.tracking import open_client, pending_uploads, spool, stage_run, upload_pending
-
-
-class Server:
-    """A real MLflow server on an sqlite file, which can be killed and started again on the same port."""
-
-    def __init__(self, root: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.root, self.process = root, None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.root}/server.db"
-        options = [
-            "--backend-store-uri",
-            store,
-            "--artifacts-destination",
-            str(self.root / "artifacts"),
-            "--workers",
-            "1",
-        ]
-        command = [sys.executable, "-m", "mlflow", "server", *options, "--port", str(self.port)]
-        with (self.root / "server.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=self.root)
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((self.root / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+from tests.servers import MlflowServer
 
 
 @pytest.mark.stress
 def test_a_run_outlives_its_server(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "server").mkdir()
-    server = Server(tmp_path / "server")
+    server = MlflowServer(tmp_path / "server")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server.start()

@@ -62,6 +62,16 @@ class Faulty(Bowl):
 
 
 @dataclass(frozen=True)
+class SometimesFaulty(Bowl):
+    """Fails at the first random point."""
+
+    def __call__(self, point: Point, watch: Watch) -> float:
+        if watch.state_dir.name == "trial_1":
+            raise RuntimeError("out of memory")
+        return super().__call__(point, watch)
+
+
+@dataclass(frozen=True)
 class LocksStorage(Bowl):
     """Locks the sqlite file of its study in the middle of the second trial, and leaves it locked."""
 

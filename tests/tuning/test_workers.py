@@ -1,14 +1,10 @@
 """Several real processes on one study: exact numbers, kills, resuming; on sqlite and on PostgreSQL."""
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,35 +14,6 @@ from supcam.settings import Settings, TuneSettings
 from supcam.tuning import Objective, TuneResult, tune
 from tests.tuning.objectives import KillsItself, Marked
 from tests.tuning.test_study import NONE
-
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """Address of a PostgreSQL server of our own, from Debian's package."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed, so no PostgreSQL storage can be opened")
-    if not POSTGRES:
-        pytest.skip("no PostgreSQL server: Debian's package postgresql is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="supcam-postgres-"))  # pytest's own folders are closed to other users
-    data, user = folder / "data", []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tools = POSTGRES[-1].parent
-    initdb = [*user, str(tools / "initdb"), "-D", str(data), "-U", "supcam", "--auth=trust", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = [*user, str(tools / "pg_ctl"), "-D", str(data), "-w"]
-    subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, cwd=folder)
-    try:
-        yield f"postgresql+psycopg://supcam@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
