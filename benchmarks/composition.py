@@ -4,8 +4,9 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -15,10 +16,10 @@ import torch
 
 from benchmarks.realism import Realism, realism
 from supcam.cluster_type import ClusterType, Relation
-from supcam.composition.composer import Composer, Composite
+from supcam.composition.composer import Composer, Composite, SourceCrops
 from supcam.composition.masks import Body, dilate
 from supcam.composition.placement import LEAST_CROSSING, Shifts, least_shared, touch_guards
-from supcam.composition.stream import ComposedStream
+from supcam.composition.stream import ComposedStream, DeviceStream, Stream
 from supcam.data.crops import CropSet
 from supcam.data.images import decode_crop
 from supcam.settings import ComposeSettings
@@ -113,20 +114,31 @@ def speed_rows(seconds: float) -> Iterator[Row]:
     }
 
 
-def stream_rows(seconds: float) -> Iterator[Row]:
-    """On-the-fly batches, which training reads; composed by this process and copied to a GPU where there is one."""
+def stream_rows(seconds: float, batch: int) -> Iterator[Row]:
+    """On-the-fly batches, which training reads: one by one, and whole batches on a CPU core and on a GPU."""
     crops = draw_crops(8, 24, 0)[0]
+    yield {"name": "stream_pairs_per_second_cpu", **_streamed(ComposedStream, crops, False, seconds, 64)}
     for device in ("cpu", "cuda"):
-        row: Row = {"name": f"stream_pairs_per_second_{device}", "value": None, "unit": "1/s"}
-        if device == "cuda" and not torch.cuda.is_available():
-            yield {**row, "reason": "not measured: no GPU"}
-            continue
-        stream = ComposedStream(crops, settings_for(chain=False), size=64, device=device)
-        begun, asked, made = time.perf_counter(), 0, 0
-        while time.perf_counter() - begun < seconds:
-            batch = stream.batch(0, np.arange(asked, asked + 64))
-            asked, made = asked + 64, made + 64 - batch.uncomposed
-        yield {**row, "value": round(made / (time.perf_counter() - begun), 1)}
+        for chain, name in ((False, "pairs"), (True, "chains")):
+            row: Row = {"name": f"batched_{name}_per_second_{device}", "value": None, "unit": "1/s"}
+            if device == "cuda" and not torch.cuda.is_available():
+                yield {**row, "reason": "not measured: no GPU"}
+                continue
+            size = batch if device == "cpu" else 16 * batch
+            yield {**row, **_streamed(partial(DeviceStream, device=device), crops, chain, seconds, size)}
+
+
+def _streamed(opened: Callable[..., Stream], crops: SourceCrops, chain: bool, seconds: float, size: int) -> Row:
+    """Composites of the length asked for per second, after a first batch that starts the device."""
+    settings = settings_for(chain)
+    stream, length = opened(crops, settings, size=64), 1 + len(settings.chain_shares)
+    stream.batch(1, np.arange(size))
+    begun, asked, made = time.perf_counter(), 0, 0
+    while time.perf_counter() - begun < seconds:
+        # The sources of each are read back, so the clock stops when the device has.
+        batch = stream.batch(0, np.arange(asked, asked + size))
+        asked, made = asked + size, made + sum(len(rows) >= length for rows in batch.rows)
+    return {"value": round(made / (time.perf_counter() - begun), 1), "unit": "1/s", "batch": size}
 
 
 def realism_rows(folder: Path, names: tuple[str, ...], bootstrap: int) -> Iterator[Row]:
@@ -182,7 +194,7 @@ def main() -> None:
     seconds = 1.0 if options.quick else 10.0
     for rows in (
         speed_rows(seconds),
-        stream_rows(seconds),
+        stream_rows(seconds, 64 if options.quick else 512),
         realism_rows(options.real, _REAL[:1] if options.quick else _REAL, 100 if options.quick else 1000),
     ):
         for row in rows:

@@ -31,8 +31,8 @@ from supcam.composition.warp import Sheet, Warp
 from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
 
-_LEAST_KEPT = 0.9  # of the halo that a warp must keep; less means that a thin bridge broke
-_MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
+LEAST_KEPT = 0.9  # of the halo that a warp must keep; less means that a thin bridge broke
+MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
 
 
 class Sources(Protocol):
@@ -95,9 +95,16 @@ class Skipped:
 
     rejected: Counter[str]
 
+    @property
+    def reason(self) -> str:
+        """What failed most often."""
+        return self.rejected.most_common(1)[0][0] if self.rejected else "no-sources"
+
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """A crop that passed the quality gates: its masks, and the margins (top, left, bottom, right) around its halo."""
+
     body: Body
     margin: tuple[int, int, int, int]
 
@@ -122,6 +129,9 @@ class Composer:
 
     Attributes:
         defects: reason -> crop ids of the sources that the quality gates left out.
+        sources: The others, by their position among the crops.
+        types: Type of every crop.
+        policy: What to compose next; it numbers the sources by their place in ``rows``.
     """
 
     def __init__(self, crops: Sources, settings: ComposeSettings, *, keep_masks: bool = False) -> None:
@@ -130,7 +140,7 @@ class Composer:
         self.keep_masks = keep_masks
         self.defects: dict[str, list[str]] = {}
         ids = [str(name) for name in crops.frame["crop_id"]]
-        self._sources: dict[int, _Source] = {}
+        self.sources: dict[int, Source] = {}
         for row, image in enumerate(crops.images):
             defect = source_defect(image, settings)
             if defect is None and int(crops.labels[row]) != ClusterType.INSTANCE and falls_apart(image, settings):
@@ -138,17 +148,17 @@ class Composer:
             if defect:
                 self.defects.setdefault(defect, []).append(ids[row])
             else:
-                self._sources[row] = _prepare(image, settings)
-        rows = list(self._sources)
-        self._ids, self._groups = ids, list(crops.groups)
-        self._types = [ClusterType(int(label)) for label in crops.labels]
+                self.sources[row] = _prepare(image, settings)
+        rows = list(self.sources)
+        self.ids, self._groups = ids, list(crops.groups)
+        self.types = [ClusterType(int(label)) for label in crops.labels]
         self._rows = rows
         self._floors: dict[str, int] = {}
-        for row, source in self._sources.items():
+        for row, source in self.sources.items():
             darkest = min(int(source.body.image.min()), self._floors.get(self._groups[row], settings.floor))
             self._floors[self._groups[row]] = darkest
-        tones = [float(np.median(source.body.image[source.body.core])) for source in self._sources.values()]
-        self.policy = Policy([self._types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
+        tones = [float(np.median(source.body.image[source.body.core])) for source in self.sources.values()]
+        self.policy = Policy([self.types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
 
     @property
     def rows(self) -> list[int]:
@@ -157,7 +167,7 @@ class Composer:
 
     def __len__(self) -> int:
         """Number of sources that passed the quality gates."""
-        return len(self._sources)
+        return len(self.sources)
 
     def compose(self, seed: int, index: int) -> Composite | Skipped:
         """The composite of this seed and index, whatever was composed before it and in which process."""
@@ -195,20 +205,20 @@ class Composer:
             return None
         assembly = Assembly.start(first[1])
         placed_rows, warps, bits = [rows[0]], [first[0]], 0
-        kind = self._types[rows[0]]
+        kind = self.types[rows[0]]
         for row, relation in zip(rows[1:], relations, strict=True):
             warped = self._warped(row, rng, rejected)
             if warped is None:
                 return None
-            target, floor = plan.cell.target, self._floors[self._groups[row]]
+            target, floor = plan.cell.target, self.floor_of(row)
             # Between sources of the target type already, an extra touch or overlap changes nothing.
-            joined = self._join(assembly, warped[1], relation, kind | self._types[row], target, floor, rng, rejected)
+            joined = self._join(assembly, warped[1], relation, kind | self.types[row], target, floor, rng, rejected)
             if joined is None:
                 if len(placed_rows) < 2:
                     return None
                 break
             assembly, found = joined
-            kind, bits = ClusterType(kind | self._types[row] | found), bits | found
+            kind, bits = ClusterType(kind | self.types[row] | found), bits | found
             placed_rows.append(row)
             warps.append(warped[0])
         if kind is not plan.cell.target:
@@ -216,14 +226,22 @@ class Composer:
             return None
         return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
 
+    def group_of(self, row: int) -> str:
+        """Source and case of a crop."""
+        return self._groups[row]
+
+    def floor_of(self, row: int) -> int:
+        """Darkest grey value that a blend with this source may take: the settings' own, or its case's where darker."""
+        return self._floors[self._groups[row]]
+
     def _can_cross(self, first: int, second: int) -> bool:
         """Whether the least crossing of two sources is within the largest share allowed, at equal scales."""
-        a, b = self._sources[first], self._sources[second]
+        a, b = self.sources[first], self.sources[second]
         most = self.settings.max_core_overlap_share * min(a.body.core_area, b.body.core_area)
         return LEAST_CROSSING * a.width * b.width <= most
 
     def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
-        source = self._sources[row]
+        source = self.sources[row]
         warp = Warp.draw(rng, self.settings.scale)
         image, tail = warp.apply(source.sheet)
         body = find_body(image, self.settings, tail)
@@ -231,10 +249,10 @@ class Composer:
             rejected["speck"] += 1
         elif body.core_area < self.settings.min_core_share * body.halo_area:
             rejected["pale"] += 1
-        elif body.halo_area < _LEAST_KEPT * source.body.halo_area * warp.scale**2:
+        elif body.halo_area < LEAST_KEPT * source.body.halo_area * warp.scale**2:
             rejected["fell-apart"] += 1
         else:
-            single = self._types[row] is ClusterType.INSTANCE
+            single = self.types[row] is ClusterType.INSTANCE
             return warp, replace(body, width=source.width * warp.scale, single=single)
         return None
 
@@ -278,25 +296,25 @@ class Composer:
         kind: ClusterType,
         rejected: Counter[str],
     ) -> Composite | None:
-        image, (top, left) = _framed(assembly.body, self._sources[rows[0]].margin)
-        image = _snapped(image, np.any([self._sources[row].greys for row in rows], axis=0), self.settings.halo_level)
+        image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin)
+        image = _snapped(image, np.any([self.sources[row].greys for row in rows], axis=0), self.settings.halo_level)
         if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
             rejected["several-components"] += 1
             return None
         placed = tuple(
-            Placed(self._ids[row], row, self._matrix(row, warp, member, (top, left)))
+            Placed(self.ids[row], row, self._matrix(row, warp, member, (top, left)))
             for row, warp, member in zip(rows, warps, assembly.members, strict=True)
         )
         masks = None
         if self.keep_masks:
             masks = _crop(assembly.masks(), (top, left), image.shape)
-        parents = tuple(self._ids[row] for row in rows)
+        parents = tuple(self.ids[row] for row in rows)
         return Composite(image, kind, relation, parents, self._groups[rows[0]], plan, placed, rejected, masks)
 
     def _matrix(
         self, row: int, warp: Warp, member: Member, corner: tuple[int, int]
     ) -> tuple[float, float, float, float, float, float]:
-        source, body = self._sources[row].body, member.body
+        source, body = self.sources[row].body, member.body
         a, b, c, d, e, f = warp.inverse(*source.image.shape)
         x = body.corner[1] - member.offset[1] + corner[1]
         y = body.corner[0] - member.offset[0] + corner[0]
@@ -319,7 +337,7 @@ def refuse_leaks(frame: pd.DataFrame) -> None:
         )
 
 
-def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
+def _prepare(image: Grey, settings: ComposeSettings) -> Source:
     body = find_body(image, settings)
     if body is None:
         raise AssertionError("source_defect passed an empty crop")
@@ -327,13 +345,13 @@ def _prepare(image: Grey, settings: ComposeSettings) -> _Source:
     top, left = body.corner[0] + int(rows[0]), body.corner[1] + int(columns[0])
     bottom = image.shape[0] - 1 - body.corner[0] - int(rows[-1])
     right = image.shape[1] - 1 - body.corner[1] - int(columns[-1])
-    return _Source(body, (top, left, bottom, right))
+    return Source(body, (top, left, bottom, right))
 
 
 def _framed(body: Body, margin: tuple[int, int, int, int]) -> tuple[Grey, tuple[int, int]]:
     """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame."""
     rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
-    top, left, bottom, right = (min(side, _MAX_MARGIN) for side in margin)
+    top, left, bottom, right = (min(side, MAX_MARGIN) for side in margin)
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
     return image, (int(rows[0]) - top, int(columns[0]) - left)

@@ -11,9 +11,10 @@ from scipy import ndimage
 from supcam.composition.masks import EIGHT, Body, Mask, dilate
 from supcam.settings import ComposeSettings
 
-_CLEAR = 4  # pixels around a shared core within which a strict crossing must end
-_BROAD = 1.2  # times its width: an arm with more core than that near the crossing is more than one
-_MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
+CLEAR = 4  # pixels around a shared core within which a strict crossing must end
+BROAD = 1.2  # times its width: an arm with more core than that near the crossing is more than one
+NEAR_WIDTHS, NEAR_LEAST = 1.3, 13.0  # how near the crossing arms are counted: times the width; at least, pixels
+MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
 
 
 class Fault(StrEnum):
@@ -75,7 +76,7 @@ def meeting(
         return Fault.GRAZE
     if overlaps.any():
         strict = strict and not (first.single and second.single)
-        reach = _CLEAR if strict else settings.contact_reach
+        reach = CLEAR if strict else settings.contact_reach
         if _trails(np.append(False, overlaps)[zones], shared, reach):
             return Fault.SECOND_CONTACT
         if strict and not (_clear(first, view.first, shared) and _clear(second, view.second, shared)):
@@ -97,7 +98,7 @@ def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     """Whether near the shared core there are no more than the two arms of one chromosome, neither of them too broad."""
     if body.single:
         return True
-    reach = max(1.3 * body.width, 13.0)
+    reach = max(NEAR_WIDTHS * body.width, NEAR_LEAST)
     rows, columns = np.nonzero(shared)
     rows, columns = rows + view[0].start, columns + view[1].start
     rim = int(reach) + 1
@@ -107,7 +108,7 @@ def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     away = ndimage.distance_transform_edt(~crossing[box])
     arms, count = ndimage.label(body.core[box] & (away > 0) & (away <= reach), EIGHT)
     sizes = np.bincount(arms.ravel())[1:]
-    return int(count) <= 2 and bool((sizes <= _BROAD * reach * body.width).all())
+    return int(count) <= 2 and bool((sizes <= BROAD * reach * body.width).all())
 
 
 def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: float) -> bool:
@@ -135,7 +136,7 @@ def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     for component in np.unique(whole[view][shared]):
         inside = whole == component
         sizes = np.bincount(parts[inside & left], minlength=count + 1)[1:]
-        if np.count_nonzero(sizes >= _MIN_PART * np.count_nonzero(inside)) >= 2:
+        if np.count_nonzero(sizes >= MIN_PART * np.count_nonzero(inside)) >= 2:
             return True
     return False
 

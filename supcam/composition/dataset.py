@@ -114,7 +114,7 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
     for index, made in _composites(composer, settings):
         rejected += made.rejected
         if isinstance(made, Skipped):
-            skipped[made.rejected.most_common(1)[0][0] if made.rejected else "no-sources"] += 1
+            skipped[made.reason] += 1
             continue
         rows.append(_saved(made, crops.frame, settings.seed, index, root))
         if progress:

@@ -12,7 +12,7 @@ from supcam.settings import ComposeSettings
 
 WHITE = 255
 EIGHT = np.ones((3, 3), dtype=bool)
-_RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a grown neighbour
+RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a grown neighbour
 _MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
 _MAX_PIECE = 0.05  # of the dark pixels in any component but the largest
 _MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
@@ -98,8 +98,8 @@ def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) 
     if rows.size == 0:
         return None
     columns = np.nonzero(halo.any(axis=0))[0]
-    top, left = max(int(rows[0]) - _RIM, 0), max(int(columns[0]) - _RIM, 0)
-    box = np.s_[top : rows[-1] + 1 + _RIM, left : columns[-1] + 1 + _RIM]
+    top, left = max(int(rows[0]) - RIM, 0), max(int(columns[0]) - RIM, 0)
+    box = np.s_[top : rows[-1] + 1 + RIM, left : columns[-1] + 1 + RIM]
     halo, image, tail = halo[box], image[box], (image if tail is None else tail)[box]
     image = np.where(dilate(halo), image, np.uint8(WHITE))
     # Another component can lie inside the rim.

@@ -15,8 +15,8 @@ from supcam.settings import ComposeSettings
 # placements of drawn and real crops: below 0.8 one in 1,000 reads as a crossing, from 1 to 1.2 one in 20, above 1.4
 # every second.
 LEAST_CROSSING = 1.2
-_NEAR = 10  # grey levels above the core level at which a halo may still hide the edge of a body
-_SINGLE = 2**20  # entries up to which single precision keeps counts within half a pixel
+NEAR = 10  # grey levels above the core level at which a halo may still hide the edge of a body
+SINGLE = 2**20  # entries up to which single precision keeps counts within half a pixel
 
 Counts: TypeAlias = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
     rows = first.shape[1] + second.shape[1] - 1
     columns = first.shape[2] + second.shape[2] - 1
     size = (fft.next_fast_len(rows, real=True), fft.next_fast_len(columns, real=True))
-    if rows * columns > _SINGLE:
+    if rows * columns > SINGLE:
         first, second = first.astype(np.float64), second.astype(np.float64)
     spectrum = fft.rfft2(first, size, overwrite_x=True)
     spectrum *= fft.rfft2(second[:, ::-1, ::-1], size)
@@ -79,7 +79,7 @@ def touch_guards(first: Body, second: Body, settings: ComposeSettings) -> tuple[
     """
     if first.cut or second.cut:
         return first.core, second.core
-    return dilate(first.core), second.core | (second.halo & (second.image < settings.core_level + _NEAR))
+    return dilate(first.core), second.core | (second.halo & (second.image < settings.core_level + NEAR))
 
 
 def least_shared(first: Body, second: Body) -> int:

@@ -92,7 +92,14 @@ class Plan:
 
 
 class Policy:
-    """Draws plans and sources from crops that are known by type, group (case or source) and tone (core grey)."""
+    """Draws plans and sources from crops that are known by type, group (case or source) and tone (core grey).
+
+    Attributes:
+        types, tones: Of each crop.
+        pools: group -> type -> rows of its crops.
+        homes: cell that may be drawn -> groups that can serve it.
+        length_edges: cumulative shares of 2, 3, ... sources.
+    """
 
     def __init__(
         self,
@@ -102,24 +109,24 @@ class Policy:
         tones: Sequence[float] | None = None,
     ) -> None:
         self._settings = settings
-        self._types = [ClusterType(kind) for kind in types]
-        self._tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
+        self.types = [ClusterType(kind) for kind in types]
+        self.tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
         names = ["" if settings.across_cases else group for group in groups]
-        self._pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {}
+        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {}
         for name in sorted(set(names)):
             inside = np.array([other == name for other in names])
             of_type = {kind: np.flatnonzero(inside & (np.asarray(types) == kind)) for kind in ClusterType}
-            self._pools[name] = {kind: rows for kind, rows in of_type.items() if rows.size}
+            self.pools[name] = {kind: rows for kind, rows in of_type.items() if rows.size}
         allowed = [Cell.parse(text) for text in settings.cells] if settings.cells else [*CELLS, *BOTH_CELLS]
         self._allowed = frozenset(allowed)
-        wanted = [cell for cell in allowed if self._weight(cell.relation) > 0]
+        wanted = [cell for cell in allowed if self.weight(cell.relation) > 0]
         _refuse_what_cannot_be(wanted, settings)
-        self._homes = {cell: homes for cell in wanted if (homes := self._serving(cell))}
+        self.homes = {cell: homes for cell in wanted if (homes := self._serving(cell))}
         self._targets, self._target_shares = self._shares(np.bincount(types, minlength=len(ClusterType)))
         self._cells = {target: self._weighted(target) for target in self._targets}
         lengths = np.asarray(settings.chain_shares, dtype=np.float64)
-        self._length_edges = np.cumsum(lengths / lengths.sum())
+        self.length_edges = np.cumsum(lengths / lengths.sum())
 
     def can(self, cell: Cell) -> bool:
         """Whether some group holds sources for this cell."""
@@ -131,14 +138,13 @@ class Policy:
             return None
         target = self._targets[_pick(rng, np.cumsum(self._target_shares))]
         cells, edges = self._cells[target]
-        return Plan(cells[_pick(rng, edges)], 2 + _pick(rng, self._length_edges))
+        return Plan(cells[_pick(rng, edges)], 2 + _pick(rng, self.length_edges))
 
     def sources(self, plan: Plan, rng: np.random.Generator) -> tuple[list[int], list[Relation]]:
         """Rows of different crops from one group, and the relation of each to what is composed before it."""
         cell = plan.cell
-        homes = self._homes.get(cell) or self._serving(cell)
-        sizes = np.array([sum(rows.size for rows in self._pools[home].values()) for home in homes], dtype=np.float64)
-        pool = self._pools[homes[_pick(rng, np.cumsum(sizes / sizes.sum()))]]
+        homes = self.homes.get(cell) or self._serving(cell)
+        pool = self.pools[homes[_pick(rng, self.home_edges(homes))]]
         kinds = (cell.first, cell.second) if rng.random() < 0.5 else (cell.second, cell.first)
         rows: list[int] = []
         for kind in kinds:
@@ -156,7 +162,7 @@ class Policy:
         extras = self.extras(cell)
         while len(rows) < length and (extra := self._draw_extra(pool, list(extras), rows, rng)) is not None:
             rows.append(extra)
-            relations.append(self._mixed(extras[self._types[extra]], rng))
+            relations.append(self._mixed(extras[self.types[extra]], rng))
         return rows, relations
 
     def extras(self, cell: Cell) -> dict[ClusterType, list[Relation]]:
@@ -170,7 +176,7 @@ class Policy:
                 relation
                 for relation in (Relation.TOUCH, Relation.OVERLAP)
                 if (kind | relation | cell.target) == cell.target
-                and self._weight(relation) > 0
+                and self.weight(relation) > 0
                 and any(other in self._allowed for other in cell.paired(kind, relation))
             ]
             for kind in ClusterType
@@ -185,14 +191,29 @@ class Policy:
             if any(other in self._allowed for relation in Relation for other in cell.paired(kind, relation))
         ]
 
-    def _weight(self, relation: Relation) -> float:
+    def weight(self, relation: Relation) -> float:
+        """How often cells of this relation are drawn; 0 for never."""
         return self._mix.get(relation.label, 0.0)
+
+    def cell_shares(self) -> dict[Cell, float]:
+        """How often each cell is planned."""
+        return {
+            cell: float(share * part)
+            for target, share in zip(self._targets, self._target_shares, strict=True)
+            for cell, part in zip(self._cells[target][0], np.diff(self._cells[target][1], prepend=0.0), strict=True)
+        }
+
+    def home_edges(self, homes: list[str]) -> NDArray[np.float64]:
+        """Cumulative shares of groups, by the number of sources that each holds."""
+        sizes = np.array([sum(rows.size for rows in self.pools[home].values()) for home in homes], dtype=np.float64)
+        edges: NDArray[np.float64] = np.cumsum(sizes / sizes.sum())
+        return edges
 
     def _serving(self, cell: Cell) -> list[str]:
         need = {cell.first: 1, cell.second: 1} if cell.first != cell.second else {cell.first: 2}
         return [
             name
-            for name, pool in self._pools.items()
+            for name, pool in self.pools.items()
             if all(pool.get(kind, np.empty(0)).size >= count for kind, count in need.items())
         ]
 
@@ -204,15 +225,15 @@ class Policy:
             target: wanted.get(target.label, 0.0) if wanted else 1.0 / (int(counts[target]) or min(present, default=1))
             for target in TARGETS
         }
-        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self._homes)]
+        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self.homes)]
         values = np.array([shares[target] for target in kept])
         return kept, values / values.sum() if kept else values
 
     def _weighted(self, target: ClusterType) -> tuple[list[Cell], NDArray[np.float64]]:
         """Cells of a target with their cumulative weights; the variant share holds where both kinds exist."""
-        cells = [cell for cell in self._homes if cell.target == target]
+        cells = [cell for cell in self.homes if cell.target == target]
         weights = np.array(
-            [self._weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
+            [self.weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
         )
         variant = np.array([cell.variant for cell in cells])
         for kind, share in ((variant, self._settings.variant_share), (~variant, 1.0 - self._settings.variant_share)):
@@ -231,7 +252,7 @@ class Policy:
         rows = pool[kind]
         if not taken:
             return int(rows[rng.integers(rows.size)])
-        distance = np.abs(self._tones[rows] - self._tones[taken[0]])
+        distance = np.abs(self.tones[rows] - self.tones[taken[0]])
         for row in taken:
             distance[rows == row] = np.inf
         near = rows[distance <= max(self._settings.max_tone_difference, float(distance.min()))]
@@ -252,7 +273,7 @@ class Policy:
         return None
 
     def _mixed(self, relations: list[Relation], rng: np.random.Generator) -> Relation:
-        weights = np.array([self._weight(relation) for relation in relations])
+        weights = np.array([self.weight(relation) for relation in relations])
         return relations[_pick(rng, np.cumsum(weights / weights.sum()))]
 
 

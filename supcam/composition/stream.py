@@ -1,59 +1,44 @@
-"""Composition on the fly: labelled batches that are a function of (seed, epoch, index), on any device."""
+"""Composition on the fly: labelled batches that are a function of (seed, epoch, index), one by one or on a device."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
-from itertools import count as count_from
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
+from supcam.composition.batched.canvas import fitted
+from supcam.composition.batched.composer import BatchComposer, Missed, reason_of
 from supcam.composition.composer import Composer, Composite, Sources
-from supcam.composition.masks import Grey
+from supcam.composition.masks import WHITE
 from supcam.data.images import letterbox, native_canvas
 from supcam.errors import UsageError
 from supcam.settings import ComposeSettings
 
-_BLOCK = 16  # composites that a worker makes at a time
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """One crop of a stream.
-
-    Attributes:
-        image: (S, S) uint8 on white.
-        label: Its type, a value of ``ClusterType``.
-        rows: Sources that it was made of, by their position among the crops; one where nothing could be composed.
-        failed: Why not, empty for a composite.
-    """
-
-    image: Grey
-    label: int
-    rows: tuple[int, ...]
-    failed: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` (B, 1, S, S) uint8 on white, ``labels`` (B,) int64, both on the stream's device; ``rows`` as above."""
+    """Crops of one call.
+
+    Attributes:
+        images: (B, 1, S, S) uint8 on white, on the stream's device.
+        labels: (B,) int64 ClusterType, on the stream's device.
+        rows: Sources of each, by their position among the crops; one where nothing could be composed.
+        uncomposed: reason -> how many sources stand in for composites that could not be made.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     rows: list[tuple[int, ...]]
-    uncomposed: int = 0  # sources that stand in for composites that could not be made
+    uncomposed: Counter[str]
 
 
-class ComposedStream(Dataset[Streamed]):
-    """Composes training batches with the very composer that writes the composed set.
-
-    Attributes:
-        skipped: reasons of the indices for which nothing could be composed; a source crop took their place.
-    """
+class Stream(ABC):
+    """Composes training batches by the rules that make the composed set."""
 
     def __init__(
         self,
@@ -62,7 +47,6 @@ class ComposedStream(Dataset[Streamed]):
         *,
         size: int,
         scale: Literal["letterbox", "native"] = "letterbox",
-        device: torch.device | str = "cpu",
     ) -> None:
         """Prepare the sources.
 
@@ -77,69 +61,112 @@ class ComposedStream(Dataset[Streamed]):
                 f"none of {len(crops.images)} training crops can be composed ({reasons or 'there are none'}). "
                 "Set compose.on_the_fly to false or compose.count to 0, or import other crops."
             )
-        self._crops = crops
-        self._labels = [int(label) for label in crops.labels]
+        self._crops, self._size = crops, size
+        self._scale: Literal["letterbox", "native"] = scale
         self._seed = settings.seed
-        self._size = size
-        self._fit = letterbox if scale == "letterbox" else native_canvas
-        self._device = torch.device(device)
-        self.skipped: Counter[str] = Counter()
 
-    def __getitem__(self, place: tuple[int, int]) -> Streamed:
-        """The crop of one (epoch, index); an un-composed source where every try failed."""
-        epoch, index = place
-        made = self._composer.compose(self._mixed(epoch), index)
-        if isinstance(made, Composite):
-            rows = tuple(placed.row for placed in made.placed)
-            return Streamed(self._fit(made.image, self._size), int(made.type), rows)
-        rng = np.random.default_rng((self._mixed(epoch), index, 1))
-        row = self._composer.rows[int(rng.integers(len(self._composer)))]
-        failed = tuple(made.rejected) or ("no-sources",)
-        return Streamed(self._fit(self._crops.images[row], self._size), self._labels[row], (row,), failed)
-
+    @abstractmethod
     def batch(self, epoch: int, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The composites of these indices in this epoch; the same whatever the batch they are asked in."""
-        return self._batch(self[epoch, int(index)] for index in indices)
 
-    def epochs(self, first: int, count: int, workers: int = 0) -> Iterator[Batch]:
-        """Epoch after epoch without end from ``first`` on, each as one batch of ``count``.
+    def _stand_in(self, seed: int, index: int) -> tuple[NDArray[np.uint8], int, int]:
+        """An un-composed source (S, S) for an index of which nothing came, its label and row."""
+        rng = np.random.default_rng((seed, index, 1))
+        row = self._composer.rows[int(rng.integers(len(self._composer)))]
+        return self._fitted(self._crops.images[row]), int(self._crops.labels[row]), row
 
-        With ``workers`` other processes compose, up to an epoch ahead, while this one trains; the batches are the same.
-        """
-        places = ((epoch, index) for epoch in count_from(first) for index in range(count))
-        loader = DataLoader(
-            self,
-            batch_size=_BLOCK,
-            sampler=_Places(places),
-            collate_fn=list,
-            num_workers=workers,
-            prefetch_factor=-(-count // (_BLOCK * workers)) if workers else None,
-            # Not forked: the training process holds threads, whose locks a fork would copy in any state.
-            multiprocessing_context="spawn" if workers else None,
-            generator=torch.Generator(),  # leaves the global one alone
-        )
-        made = chain.from_iterable(loader)
-        while True:
-            yield self._batch(islice(made, count))
-
-    def _batch(self, made: Iterable[Streamed]) -> Batch:
-        crops = list(made)
-        for crop in crops:
-            self.skipped.update(crop.failed)
-        images = torch.from_numpy(np.stack([crop.image for crop in crops])[:, None])
-        labels = torch.tensor([crop.label for crop in crops], dtype=torch.int64)
-        uncomposed = sum(1 for crop in crops if crop.failed)
-        return Batch(images.to(self._device), labels.to(self._device), [crop.rows for crop in crops], uncomposed)
+    def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return (letterbox if self._scale == "letterbox" else native_canvas)(image, self._size)
 
     def _mixed(self, epoch: int) -> int:
         return int(np.random.SeedSequence((self._seed, epoch)).generate_state(1, np.uint64)[0])
 
 
-class _Places(Iterable[tuple[int, int]]):
-    """A sampler without length: (epoch, index) in order."""
+class ComposedStream(Stream):
+    """One by one on a CPU, with the very composer that writes the composed set."""
 
-    def __init__(self, places: Iterator[tuple[int, int]]) -> None:
-        self._places = places
+    def batch(self, epoch: int, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The composites of these indices in this epoch; the same whatever the batch they are asked in."""
+        seed, reasons = self._mixed(epoch), Counter[str]()
+        images, labels, rows = [], [], []
+        for index in indices:
+            made = self._composer.compose(seed, int(index))
+            if isinstance(made, Composite):
+                images.append(self._fitted(made.image))
+                labels.append(int(made.type))
+                rows.append(tuple(placed.row for placed in made.placed))
+            else:
+                image, label, row = self._stand_in(seed, int(index))
+                images.append(image)
+                labels.append(label)
+                rows.append((row,))
+                reasons[made.reason] += 1
+        return Batch(torch.from_numpy(np.stack(images)[:, None]), torch.tensor(labels), rows, reasons)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return self._places
+
+class DeviceStream(Stream):
+    """Whole batches at once on a device. Other composites than those of ``ComposedStream``, by the same rules."""
+
+    def __init__(
+        self,
+        crops: Sources,
+        settings: ComposeSettings,
+        *,
+        size: int,
+        scale: Literal["letterbox", "native"] = "letterbox",
+        device: torch.device | str,
+    ) -> None:
+        """Prepare the sources and move them to ``device``."""
+        super().__init__(crops, settings, size=size, scale=scale)
+        self._batches = BatchComposer(self._composer, device)
+
+    def batch(self, epoch: int, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The composites of these indices in this epoch; the same whatever the batch they are asked in."""
+        with _counting_in_any_order():
+            return self._batch(self._mixed(epoch), indices)
+
+    def _batch(self, seed: int, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        reasons, device = Counter[str](), self._batches.device
+        numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        images = torch.full((len(numbers), 1, self._size, self._size), WHITE, dtype=torch.uint8, device=device)
+        labels = torch.zeros(len(numbers), dtype=torch.int64, device=device)
+        rows = torch.full((len(numbers), 1), -1, device=device)
+        for made in self._batches.compose(seed, numbers):
+            if isinstance(made, Missed):
+                reasons.update(reason_of(number) for number in made.reasons.tolist())
+                for place in made.places.tolist():
+                    image, label, row = self._stand_in(seed, int(numbers[place]))
+                    images[place, 0], labels[place] = torch.from_numpy(image).to(device), label
+                    rows[place, 0] = row
+                continue
+            if rows.shape[1] < made.rows.shape[1]:
+                rows = torch.nn.functional.pad(rows, (0, made.rows.shape[1] - rows.shape[1]), value=-1)
+            images[made.places, 0] = fitted(made.images, made.shapes, self._size, self._scale)
+            labels[made.places], rows[made.places] = made.types, made.rows
+        sources = [tuple(row for row in line if row >= 0) for line in rows.tolist()]
+        return Batch(images, labels, sources, reasons)
+
+
+@contextmanager
+def _counting_in_any_order() -> Iterator[None]:
+    """Let counts add up in any order, as training does not: whole numbers come out the same, and much sooner."""
+    strict = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict)
+
+
+def stream_on(
+    device: torch.device,
+    crops: Sources,
+    settings: ComposeSettings,
+    *,
+    size: int,
+    scale: Literal["letterbox", "native"] = "letterbox",
+) -> Stream:
+    """The stream that is fastest on this device: whole batches on a GPU, one by one on a CPU."""
+    if device.type == "cuda":
+        return DeviceStream(crops, settings, size=size, scale=scale, device=device)
+    return ComposedStream(crops, settings, size=size, scale=scale)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from supcam.composition.masks import EIGHT, WHITE, Grey, Mask
 
 PAD = 6  # pixels around a crop for its tail, and so that the interpolation never meets the frame
-_FINER = 2
+FINER = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Warp:
         data = (a, b, c + PAD, d, e, f + PAD)
         out_height, out_width = self.frame(*source.shape)
         size = (out_width, out_height)
-        fine = tuple(_FINER * value for value in data)
+        fine = tuple(FINER * value for value in data)
         grey = source.grey.transform(size, Image.Transform.AFFINE, fine, Image.Resampling.BICUBIC, fillcolor=WHITE)
         support = source.support.transform(size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
         tail = np.maximum(np.asarray(grey), source.darkest)
@@ -90,7 +90,7 @@ class Sheet:
         grey = np.where(white, np.round(WHITE * np.exp(-density)), padded).astype(np.uint8)
         support = np.where(white, 0, 255).astype(np.uint8)
         height, width = padded.shape
-        finer = Image.fromarray(grey).resize((_FINER * width, _FINER * height), Image.Resampling.LANCZOS)
+        finer = Image.fromarray(grey).resize((FINER * width, FINER * height), Image.Resampling.LANCZOS)
         return cls(finer, Image.fromarray(support), (image.shape[0], image.shape[1]), image.min())
 
 

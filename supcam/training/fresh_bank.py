@@ -1,6 +1,6 @@
 """Real crops and composites that every epoch composes anew, with the interface of the bank that stays the same."""
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from supcam.composition.stream import Batch, ComposedStream
+from supcam.composition.stream import Stream, stream_on
 from supcam.data.crops import CropSet
 from supcam.settings import Settings
 from supcam.training.crop_bank import CropBank, canvases, is_composed, label_weights, zip_codes
@@ -16,25 +16,24 @@ from supcam.training.crop_bank import CropBank, canvases, is_composed, label_wei
 
 @dataclass
 class _Position:
-    """Which epoch is in the bank, and the batches that come next."""
+    """Which epoch is in the bank, and why crops stand in for some of its composites."""
 
     epoch: int = -1
-    batches: Iterator[Batch] | None = None
-    uncomposed: int = 0
+    uncomposed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class FreshBank(CropBank):
     """A bank whose last ``compose.count`` crops are the composites of the present epoch.
 
-    A composite is a function of (seed, epoch, index), so a run that is killed and resumed meets the same crops.
-    Labels, weights and domains of the composites change with them.
+    A composite is a function of (seed, epoch, index), so a run that is killed and resumed meets the same crops; on a
+    GPU, which composes in batches, they are others than on a CPU. Labels, weights and domains of the composites change
+    with them.
     """
 
-    stream: ComposedStream
+    stream: Stream
     certain: NDArray[np.float64]  # weights of the real crops
     composed_domains: NDArray[np.int64]  # domain of a composite whose first parent is the real crop of this row
-    workers: int = 0
     position: _Position = field(default_factory=_Position)
 
     @classmethod
@@ -58,11 +57,9 @@ class FreshBank(CropBank):
             weights,
             domains,
             composed,
-            ComposedStream(real, settings.compose, size=chosen.size, scale=chosen.scale, device=images.device),
+            stream_on(device, real, settings.compose, size=chosen.size, scale=chosen.scale),
             weights[: len(real)].copy(),
             both[len(real) :],
-            # On a CPU the training itself takes all cores.
-            settings.compose.workers if device.type == "cuda" else 0,
         )
         bank.start_epoch(0)
         return bank
@@ -72,19 +69,19 @@ class FreshBank(CropBank):
         position, tail = self.position, self.composed
         if epoch == position.epoch or not tail.any():
             return
-        if position.batches is None or epoch != position.epoch + 1:
-            position.batches = self.stream.epochs(epoch, int(tail.sum()), self.workers)
-        batch = next(position.batches)
+        batch = self.stream.batch(epoch, range(int(tail.sum())))
         first = len(self) - len(batch.labels)
-        self.images[first:] = batch.images
+        self.images[first:] = batch.images.to(self.images.device)
         self.labels[first:] = batch.labels.to(self.labels.device)
         self.weights[first:] = [min(self.certain[row] for row in rows) for rows in batch.rows]
         self.domains[first:] = [self.composed_domains[rows[0]] for rows in batch.rows]
         position.epoch, position.uncomposed = epoch, batch.uncomposed
 
     def figures(self) -> dict[str, float]:
-        """How many composites of the epoch could not be made; crops took their place."""
-        return {"uncomposed": float(self.position.uncomposed)}
+        """How many composites of the epoch could not be made, in all and by reason; crops took their place."""
+        reasons = self.position.uncomposed
+        figures = {f"uncomposed/{reason}": float(count) for reason, count in sorted(reasons.items())}
+        return {"uncomposed": float(reasons.total()), **figures}
 
 
 def training_bank(

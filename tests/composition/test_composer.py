@@ -132,9 +132,10 @@ def test_sources_that_cannot_be_placed_are_counted(crops: SourceCrops) -> None:
     assert made.rejected == {"no-admissible-shift": settings.source_tries}
 
 
-def test_labels_agree_with_the_drawings() -> None:
-    proof = run_label_proof(200, 11, cases=2, per_case=16)
-    assert proof["cases"] == 400
+@pytest.mark.parametrize(("count", "device"), [(200, None), (40, "cpu")], ids=["one-by-one", "batched"])
+def test_labels_agree_with_the_drawings(count: int, device: str | None) -> None:
+    proof = run_label_proof(count, 11, cases=2, per_case=16, device=device)
+    assert proof["cases"] == 2 * count
     assert proof["pairs_wrong"] == 0, proof["wrong"]
     assert float(str(proof["chains_right"])) >= 0.98, proof["wrong"]  # 1 of 181 is 0.6 %: the full count tells
 

@@ -1,5 +1,6 @@
-"""Composites made anew in every epoch: the same run whatever interrupts it, in this process or in workers."""
+"""Composites made anew in every epoch: the same run whatever interrupts it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from supcam.composition.stream import ComposedStream
+from supcam.composition.stream import ComposedStream, DeviceStream, stream_on
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import ComposeSettings, Settings
@@ -73,14 +74,17 @@ def test_a_mapped_bank_composes_the_same(drawn: CropSet, tmp_path: Path) -> None
     assert torch.equal(plain.images, FreshBank.compose(drawn, mapped, CPU, tmp_path).images)
 
 
-def test_workers_compose_the_same_batches_ahead(drawn: CropSet) -> None:
-    stream = ComposedStream(drawn.subset(range(24)), ComposeSettings(), size=32)
-    ahead = stream.epochs(1, 20, workers=2)
-    for epoch in (1, 2):
-        found, expected = next(ahead), stream.batch(epoch, range(20))
-        assert torch.equal(found.images, expected.images)
-        assert found.labels.tolist() == expected.labels.tolist()
-        assert found.rows == expected.rows
+def test_a_bank_composes_in_batches_where_its_stream_does(drawn: CropSet) -> None:
+    bank = FreshBank.compose(drawn, settings_of(count=8), CPU)
+    assert isinstance(bank.stream, ComposedStream)
+    assert type(stream_on(torch.device("cpu"), drawn.subset(range(24)), ComposeSettings(), size=32)) is ComposedStream
+    stream = DeviceStream(drawn.subset(range(24)), ComposeSettings(), size=32, device="cpu")
+    batched = replace(bank, stream=stream, position=type(bank.position)())
+    batched.start_epoch(1)
+    expected = stream.batch(1, range(8))
+    assert torch.equal(batched.images[24:], expected.images)
+    assert batched.labels[24:].tolist() == expected.labels.tolist()
+    assert batched.weights[24:].tolist() == [0.5 if 0 in rows else 1.0 for rows in expected.rows]
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path) -> None:
@@ -117,7 +121,7 @@ def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
 def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn: CropSet) -> None:
     white = CropSet(drawn.frame.assign(relation=""), [*drawn.images[:24], *[np.full((30, 30), 255, np.uint8)] * 2])
     bank = FreshBank.compose(white, settings_of(min_contact=4000, cells=["instance+instance:touch"]), CPU)
-    assert bank.figures() == {"uncomposed": 40.0}
+    assert bank.figures() == {"uncomposed": 40.0, "uncomposed/no-admissible-shift": 40.0}
     assert (bank.images[26:].flatten(1).min(dim=1).values < 250).all()
     with pytest.raises(UsageError, match=r"none of 2 training crops can be composed \(2 empty\)"):
         FreshBank.compose(white.subset([24, 25]), settings_of(), CPU)

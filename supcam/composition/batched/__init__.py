@@ -1,0 +1,1 @@
+"""Composition of whole batches at once, in torch on any device, by the rules of the composer beside it."""

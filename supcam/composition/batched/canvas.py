@@ -1,0 +1,54 @@
+"""Composites of any size on squares of one size, pixel for pixel what Pillow makes of them."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from supcam.composition.batched.masks import within
+from supcam.composition.masks import WHITE
+
+_BITS = 22  # of the fixed point in which Pillow resizes 8-bit images
+
+
+def fitted(images: Tensor, shapes: Tensor, size: int, scale: Literal["letterbox", "native"]) -> Tensor:
+    """Images (N, K, K) uint8 of ``shapes`` (N, 2), each at its frame's first pixel, on white: (N, size, size) uint8.
+
+    The same as ``supcam.data.images.letterbox`` or ``native_canvas`` of each.
+    """
+    longest = shapes.amax(1)
+    ratio = size / longest.double()
+    if scale == "native":
+        ratio = ratio.clamp(max=1.0)
+    scaled = (shapes * ratio[:, None]).round().long().clamp(min=1)
+    rows, columns = (_weights(shapes[:, axis], scaled[:, axis], ratio < 1, images.shape[1], size) for axis in (0, 1))
+    # First along rows, as Pillow does, rounding to 8 bits in between.
+    wide = _rounded(images.double() @ columns.transpose(1, 2))
+    small = _rounded(rows @ wide)
+    corner = (size - scaled) // 2
+    box = torch.cat((corner, corner + scaled), 1)
+    return small.where(within(box, size), WHITE).to(torch.uint8)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return ((values + 2.0 ** (_BITS - 1)) * 2.0**-_BITS).floor().clamp(0, WHITE)
+
+
+def _weights(length: Tensor, scaled: Tensor, shrink: Tensor, side: int, size: int) -> Tensor:
+    """(N, size, side) float64: how much of each pixel goes into each one of the square, in Pillow's fixed point.
+
+    Boxes where the image shrinks, triangles where it grows.
+    """
+    step = length.double() / scaled
+    wide = step.clamp(min=1.0)[:, None]
+    centre = (torch.arange(size, device=length.device) - ((size - scaled) // 2)[:, None] + 0.5) * step[:, None]
+    support = torch.where(shrink, 0.5, 1.0)[:, None] * wide
+    first = (centre - support + 0.5).trunc().clamp(min=0)
+    last = torch.minimum((centre + support + 0.5).trunc(), length[:, None].double())
+    pixel = torch.arange(side, device=length.device, dtype=torch.float64)
+    away = (pixel - centre[:, :, None] + 0.5) * (1.0 / wide)[:, :, None]
+    box = ((away > -0.5) & (away <= 0.5)).double()
+    weights = torch.where(shrink[:, None, None], box, (1.0 - away.abs()).clamp(min=0.0))
+    weights = weights.where((pixel >= first[:, :, None]) & (pixel < last[:, :, None]), 0.0)
+    total = weights.sum(2, keepdim=True)
+    return (weights / total.where(total > 0, 1.0) * 2.0**_BITS + 0.5).floor()
