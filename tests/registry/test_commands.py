@@ -102,7 +102,8 @@ def test_promote_ends_with_the_code_of_its_outcome(project: Path, two_versions: 
     run = two_versions.version(2).run_id
     params = project / "params.yaml"
     settings = params.read_text(encoding="utf-8")
-    params.write_text(settings + "  min_sensitivity: 0.99\n  min_test_crops_per_type: 1000\n", encoding="utf-8")
+    strict = settings.replace("min_sensitivity: 0.0 ", "min_sensitivity: 0.99 ") + "  min_test_crops_per_type: 1000\n"
+    params.write_text(strict, encoding="utf-8")
     code, _, err = call("promote", run)
     assert code == 3 and "was refused: floor" in err and "Production stays" in err
     assert two_versions.aliases()["production"] == 1
