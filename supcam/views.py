@@ -24,6 +24,7 @@ class ViewRanges:
     Attributes:
         scale: Smallest and largest scale.
         shift: Largest shift along an axis, as a share of the side.
+        bend: How far the middle of a line across the whole square may bow from its ends, in halves of the side.
         gamma: Largest absolute logarithm of the exponent on darkness.
         contrast: Largest absolute logarithm of the factor on darkness.
         blur: Largest share of blurred image mixed in, 0 to 1.
@@ -33,6 +34,7 @@ class ViewRanges:
 
     scale: tuple[float, float] = (0.85, 1.15)
     shift: float = 0.05
+    bend: float = 0.3
     gamma: float = 0.35
     contrast: float = 0.25
     blur: float = 0.8
@@ -96,7 +98,7 @@ class TrainViews(nn.Module):
         return self.appearance(self.geometry(to_input(crops), draws), draws)
 
     def geometry(self, darkness: Tensor, draws: Tensor) -> Tensor:
-        """Turn, mirror, scale and shift (B, 1, S, S); scaled down further where a foreground would leave the square."""
+        """Turn, mirror, bend, scale and shift (B, 1, S, S); scaled down further where it would leave the square."""
         return self.placed(darkness, draws)[0]
 
     def placed(self, darkness: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,14 +108,15 @@ class TrainViews(nn.Module):
         cos, sin = angle.cos(), angle.sin()
         mirror = _sign(draws[:, 1])
         forward = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
-        least, most = _extents(darkness, forward)
+        # Single chromosomes bend, and a bent one looks like two that touch: crops of few of them teach the difference.
+        bend = (draws[:, 11:12] * 2.0 - 1.0) * self.ranges.bend
+        least, most = _extents(darkness, forward, bend)
         room = 1.0 - 1.0 / darkness.shape[-1]
         fitting = 2.0 * room / (most - least).amax(dim=1).clamp(min=1e-3)
         scale = torch.minimum(low + (high - low) * draws[:, 2], fitting)[:, None]
         shift = (draws[:, 3:5] * 2.0 - 1.0) * (2.0 * self.ranges.shift)
         shift = torch.maximum(torch.minimum(shift, room - scale * most), -room - scale * least)
-        back = forward.transpose(1, 2) / scale[:, :, None]
-        grid = _sampling_grid(back, shift, darkness.shape[-1])
+        grid = _sampling_grid(forward.transpose(1, 2), shift, scale, bend, darkness.shape[-1])
         view = grid_sample(darkness, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return view, scale[:, 0]
 
@@ -133,14 +136,17 @@ class TrainViews(nn.Module):
         return torch.where(darkness > HALO, tone, darkness)
 
 
-def _sampling_grid(back: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Where each pixel of a view lies in its crop, (B, S, S, 2) in [-1, 1] units: ``back`` (B, 2, 2) times (x - shift).
+def _sampling_grid(back: Tensor, shift: Tensor, scale: Tensor, bend: Tensor, size: int) -> Tensor:
+    """Where each pixel of a view lies in its crop, (B, S, S, 2) in [-1, 1] units: shift, scale and bend undone, then
+    ``back`` (B, 2, 2). Scale and bend are (B, 1).
 
     The sum of a row and a column of vectors, many times cheaper than ``affine_grid``'s matrix product.
     """
     axis = _pixel_centres(size, back)
-    along, down = ((axis - shift[:, i : i + 1])[:, :, None] * back[:, None, :, i] for i in (0, 1))
-    return down[:, :, None] + along[:, None]
+    across, down = ((axis - shift[:, i : i + 1]) / scale for i in (0, 1))
+    bowed = bend * (down.square() - 1.0 / 3.0)
+    rows = down[:, :, None] * back[:, None, :, 1] + bowed[:, :, None] * back[:, None, :, 0]
+    return rows[:, :, None] + (across[:, :, None] * back[:, None, :, 0])[:, None]
 
 
 def _pixel_centres(size: int, like: Tensor) -> Tensor:
@@ -165,10 +171,11 @@ def _sign(draws: Tensor) -> Tensor:
     return (draws >= 0.5).to(draws.dtype) * 2.0 - 1.0
 
 
-def _extents(darkness: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and most (B, 2) coordinates of the foreground after the linear map ``forward`` (B, 2, 2), in [-1, 1] units.
+def _extents(darkness: Tensor, forward: Tensor, bend: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and most (B, 2) coordinates of the foreground after the map ``forward`` (B, 2, 2) and the bend (B, 1).
 
-    Only each column's first and last foreground pixel can be extreme, so the others are not looked at.
+    In [-1, 1] units. Only each column's first and last foreground pixel are looked at. Under the linear map the others
+    lie between them; the bend moves those outwards by no more than its bow over the stretch, which is added.
     """
     size = darkness.shape[-1]
     foreground = darkness[:, 0] > HALO
@@ -179,8 +186,12 @@ def _extents(darkness: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
     ends = (ends * 2.0 + 1.0) / size - 1.0
     along, down = forward[:, :, 0, None, None], forward[:, :, 1, None, None]
     turned = along * _pixel_centres(size, forward) + down * ends[:, None]  # (B, 2 coordinates, 2 ends, S)
+    x, y = turned.unbind(1)
+    turned = torch.stack([x - bend[:, :, None] * (y.square() - 1.0 / 3.0), y], dim=1)
+    bow = torch.zeros_like(turned)
+    bow[:, 0] = (bend * (y[:, 1] - y[:, 0]).square() / 4.0)[:, None]
     some = (last >= 0)[:, None, None]
     border = 1.0 / size
-    least = torch.where(some, turned, 1.0).amin(dim=(2, 3)) - border
-    most = torch.where(some, turned, -1.0).amax(dim=(2, 3)) + border
+    least = torch.where(some, turned + bow.clamp(max=0.0), 1.0).amin(dim=(2, 3)) - border
+    most = torch.where(some, turned + bow.clamp(min=0.0), -1.0).amax(dim=(2, 3)) + border
     return torch.minimum(least, most), torch.maximum(least, most)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from supcam.data.images import decode_crop, letterbox, native_canvas
-from supcam.views import HALO, TrainViews, counted_uniform, to_input, view_seeds
+from supcam.views import HALO, TrainViews, ViewRanges, counted_uniform, to_input, view_seeds
 
 EIGHT = np.ones((3, 3))
 SOURCES = ("clinical-12-cases", "mfish-slides")
@@ -79,6 +79,24 @@ def test_a_crop_that_fills_its_square_is_shrunk_instead_of_cut() -> None:
     assert border.max() < 0.5
 
 
+def test_bending_bows_a_straight_bar_and_loses_nothing_of_it() -> None:
+    crops = bar().repeat(200, 1, 1, 1)
+    darkness, draws = to_input(crops), counted_uniform(seeds_of(200), 12).float()
+    straight, bent = (TrainViews(64, ViewRanges(bend=bend)).placed(darkness, draws) for bend in (0.0, 0.3))
+
+    def unevenness(view: Tensor) -> float:
+        points = np.argwhere(view[0].numpy() > HALO).astype(float)
+        return float(np.sqrt(np.linalg.eigvalsh(np.cov(points.T))[0]))
+
+    widths = [np.array([unevenness(view) for view in views]) / scales.numpy() for views, scales in (straight, bent)]
+    assert np.quantile(widths[1], 0.9) > 1.5 * np.quantile(widths[0], 0.9)
+    kept = [
+        placed.sum(dim=(1, 2, 3)) / (darkness.sum(dim=(1, 2, 3)) * scales.square())
+        for placed, scales in (straight, bent)
+    ]
+    assert kept[1].min() > kept[0].min() - 0.01
+
+
 def test_appearance_leaves_the_outline_to_the_pixel() -> None:
     crops = bar().repeat(100, 1, 1, 1)
     views, draws = TrainViews(64), counted_uniform(seeds_of(100), 12).float()
@@ -122,3 +140,12 @@ def test_counted_numbers_are_splitmix64() -> None:
 def test_to_input_inverts() -> None:
     grey = torch.tensor([255, 0, 128], dtype=torch.uint8)
     torch.testing.assert_close(to_input(grey), torch.tensor([0.0, 1.0, 127 / 255]))
+
+
+def test_mixed_precision_leaves_views_alone() -> None:
+    """Matrix products of the placement once ran in bf16 inside a training step, too coarse to keep a crop whole."""
+    crops = bar().repeat(8, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = TrainViews(64)(crops, seeds_of(8))
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, TrainViews(64)(crops, seeds_of(8)))
