@@ -1,4 +1,4 @@
-"""Tuning: what tracking costs a training step, trials per hour, and regret against random search.
+"""Tuning: what tracking costs a step, trials per hour, which objective ranks better, regret against random search.
 
 ``python -m benchmarks.tuning [--quick]`` prints one JSON object a line.
 """
@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.tuning_grid import TABLE, grid_points, sample_parts
+from benchmarks.tuning_grid import TABLE, grid_settings, known_rows, missing_points, sample_parts
 from supcam.data.crops import CropSet
-from supcam.settings import Settings, load_settings, profile_path
+from supcam.settings import Settings
 from supcam.tracking import quiet, stage_run
 from supcam.tuning import tune
 from supcam.tuning.slots import sampler
@@ -32,9 +32,7 @@ def main() -> int:
     """Run every measurement; a quick run leaves out the one that trains whole trials."""
     quick = "--quick" in sys.argv[1:]
     quiet()
-    settings = load_settings(
-        profile_path("sample"), {"runtime.progress": "false", "runtime.threads": "1", "runtime.device": "cpu"}
-    )
+    settings = grid_settings()
     with tempfile.TemporaryDirectory() as folder:
         train, validation = sample_parts(settings, Path(folder))
         some = train.subset(range(256)) if quick else train
@@ -44,7 +42,15 @@ def main() -> int:
                 _row(f"trials_per_hour_{workers}_workers", None, "1/h", reason="a quick run trains no whole trials")
         else:
             _trials_per_hour(settings, train, validation, Path(folder))
-    _regret(settings, 20 if quick else 200)
+    table = known_rows()
+    missing = len(missing_points(table))
+    reason = f"{missing} points of {TABLE.name} are missing; record them: python -m benchmarks.tuning_grid"
+    if missing:
+        for name, unit in (("rank_correlation", "tau"), ("regret_ratio", "ratio")):
+            _row(name, None, unit, reason=reason)
+    else:
+        _ranking(table)
+        _regret(settings, table, 20 if quick else 200)
     return 0
 
 
@@ -120,14 +126,44 @@ def _trials_per_hour(settings: Settings, train: CropSet, validation: CropSet, fo
         )
 
 
-def _regret(settings: Settings, seeds: int) -> None:
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["seed", "margin", "temperature"])
-    known = set(table[["seed", "margin", "temperature"]].itertuples(index=False, name=None))
-    missing = len(grid_points() - known)
-    if missing:
-        reason = f"{missing} points of {TABLE.name} are missing; record them: python -m benchmarks.tuning_grid"
-        _row("regret_ratio", None, "ratio", reason=reason)
-        return
+def _ranking(table: pd.DataFrame) -> None:
+    """How well each objective ranks the points as full runs do, with intervals by resampling points; and its cost."""
+    from scipy.stats import kendalltau, spearmanr
+
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, len(table), len(table)) for _ in range(2000)]
+    for judged in ("full_test", "full_validation"):
+        resampled: dict[str, NDArray[np.float64]] = {}
+        for objective in ("finetune", "probe"):
+            pairs = table[[objective, judged]].to_numpy()
+            # A resample of equal figures has no order.
+            resampled[objective] = np.array([kendalltau(*pairs[rows].T).statistic for rows in drawn])
+            low, high = np.nanquantile(resampled[objective], [0.025, 0.975])
+            _row(
+                f"rank_correlation_{objective}_{judged}",
+                float(kendalltau(*pairs.T).statistic),
+                "tau",
+                low=float(low),
+                high=float(high),
+                spearman=float(spearmanr(*pairs.T).statistic),
+                points=len(table),
+                seconds_per_trial=float(table[f"seconds_{objective}"].mean()),
+                seconds_of_full_run=float(table["seconds_full"].mean()),
+            )
+        gap = resampled["finetune"] - resampled["probe"]
+        low, high = np.nanquantile(gap, [0.025, 0.975])
+        _row(
+            f"rank_correlation_gain_{judged}",
+            float(np.nanmean(gap)),
+            "tau",
+            low=float(low),
+            high=float(high),
+            what="finetune less probe",
+        )
+
+
+def _regret(settings: Settings, table: pd.DataFrame, seeds: int) -> None:
+    """Simple regret of the sampler over that of random search, as many trials each, on the recorded objective."""
     surface, best, points = _surface(table)
     ours = [_best_of(settings, surface, seed, random=False) for seed in range(seeds)]
     theirs = [_best_of(settings, surface, seed, random=True) for seed in range(seeds)]
@@ -154,7 +190,7 @@ def _surface(table: pd.DataFrame) -> tuple[Surface, float, int]:
     """The recorded grid, mean over seeds, linear between its points in margin and log temperature; and its maximum."""
     from scipy.interpolate import RegularGridInterpolator
 
-    grid = table.pivot_table(index="margin", columns="temperature", values="value", aggfunc="mean").dropna()
+    grid = table.pivot_table(index="margin", columns="temperature", values="finetune", aggfunc="mean").dropna()
     axes = (grid.index.to_numpy(), np.log(grid.columns.to_numpy(dtype=np.float64)))
     at = RegularGridInterpolator(axes, grid.to_numpy(), bounds_error=False, fill_value=None)
     values: NDArray[np.float64] = grid.to_numpy()
