@@ -1,6 +1,7 @@
 """Pre-training: the whole step beside its bare encoders, beside lightly, and the loss beside pytorch-metric-learning.
 
-``python -m benchmarks.pretraining [--quick]`` prints one JSON object a line.
+``python -m benchmarks.pretraining [--quick]`` prints one JSON object a line. The rows of a GPU end in ``_gpu``; where
+there is none they hold a reason instead of a value.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from supcam.losses.self_margin import SelfMarginLoss
 from supcam.models.encoders import build_encoder, channels_last
@@ -26,12 +30,36 @@ from supcam.models.queue import KeyQueue
 from supcam.settings import Settings, parse_settings
 from supcam.training.crop_bank import CropBank
 from supcam.training.pretraining import PretrainTask
-from supcam.training.session import fit, reproducible, run_identity
+from supcam.training.session import choose_device, fit, memory_mb, reproducible, run_identity
 from supcam.views import TrainViews, to_input, view_seeds
 
 CORES = os.cpu_count() or 1
 CHRCLUSTER = 6592
 WARM = 2
+ROUNDS = 3
+GPU_ROWS = ("step_over_bare_gpu", "lightly_step_ratio_gpu", "views_ratio_gpu", "chrcluster_epoch_seconds_gpu",
+            "chrcluster_matrix_rate_share_gpu")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is timed on which device, steps in each of the rounds, and what the rows are called and allowed."""
+
+    settings: Settings
+    bank: CropBank
+    steps: int
+    suffix: str
+    limits: dict[str, float]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders train."""
+        return choose_device(self.settings.runtime)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the encoders."""
+        mixed = self.settings.runtime.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,30 +72,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.loss:
         print(json.dumps(_loss_side(chosen.loss[0], int(chosen.loss[1]))))
         return
-    settings, steps = (
-        (_settings("resnet10", 32, 16, 64), 6) if chosen.quick else (_settings("resnet18", 96, 64, 2048), 20)
-    )
-    bank = _bank(settings, settings.pretrain.batch_size * (steps + WARM))
-    with tempfile.TemporaryDirectory() as scratch:
-        ours = _whole_step(settings, bank, Path(scratch) / "ours")
-        _bare_row(settings, bank, ours, steps)
-        _lightly_row(settings, bank, ours, steps)
-        _views_row(settings, bank, steps)
-        for queue in (4096, 65536):
-            _loss_row(queue)
-        _chrcluster_rows(Path(scratch) / "chrcluster", chosen.quick)
-    _gpu_rows()
+    small = ("resnet10", 32, 16, 64)
+    _step_rows(_setup(*(small if chosen.quick else ("resnet18", 96, 64, 2048)), steps=3 if chosen.quick else 8))
+    for queue in (4096, 65536):
+        _loss_row(queue)
+    batch, steps = (2, 3) if chosen.quick else (8, 20)
+    profile = _setup("resnet50", 64 if chosen.quick else 224, batch, 4096, steps=steps)
+    _forget_peak()
+    step, _ = _train(profile)
+    detail = {"step_seconds": step, "timed_steps": steps, "peak_mb": _memory("VmHWM")}
+    scaled = "from the timed steps; the profile's own batch is 256"
+    _row("chrcluster_epoch_seconds", step * CHRCLUSTER / batch, "s", **detail, scaled=scaled, **_what(profile))
+    if torch.cuda.is_available():
+        _step_rows(_setup(*(small if chosen.quick else ("resnet50", 224, 256, 4096)), steps=8, device="cuda"))
+        _gpu_epoch_rows(_setup("resnet50", 224, 256, 4096, steps=CHRCLUSTER // 256 - WARM, device="cuda", epochs=2))
+        return
+    for name in GPU_ROWS:
+        _row(name, None, "", reason="not measured: no GPU")
 
 
-def _settings(encoder: str, size: int, batch: int, queue: int, epochs: int = 1) -> Settings:
-    return parse_settings(
+def _setup(
+    encoder: str, size: int, batch: int, queue: int, *, steps: int, device: str = "cpu", epochs: int = 1
+) -> Setup:
+    on_gpu = device == "cuda"
+    precision = "bf16-mixed" if on_gpu else "32-true"
+    settings = parse_settings(
         {
-            "runtime": {"threads": CORES, "progress": False, "device": "cpu"},
+            "runtime": {"threads": CORES, "progress": False, "device": device, "precision": precision},
             "input": {"size": size},
             "model": {"encoder": encoder},
             "pretrain": {"epochs": epochs, "batch_size": batch, "queue_size": queue, "watch_crops": 0},
         }
     )
+    limits = {"bare": 1.10, "views": 10.0} if on_gpu else {"bare": 1.15, "views": 3.0}
+    bank = _bank(settings, batch * (steps + WARM))
+    return Setup(settings, bank, steps, "_gpu" if on_gpu else "", limits)
 
 
 def _bank(settings: Settings, count: int) -> CropBank:
@@ -77,9 +116,9 @@ def _bank(settings: Settings, count: int) -> CropBank:
     for image in images:
         column, grey = int(rng.integers(size // 8, size // 2)), int(rng.integers(40, 160))
         image[0, size // 8 : -size // 8, column : column + size // 4] = grey
-    zeros = np.zeros(count, dtype=np.int64)
+    zeros, device = np.zeros(count, dtype=np.int64), choose_device(settings.runtime)
     labels = torch.from_numpy(np.arange(count) % 4)
-    return CropBank(torch.from_numpy(images), labels, np.ones(count), zeros, zeros.astype(bool))
+    return CropBank(torch.from_numpy(images).to(device), labels.to(device), np.ones(count), zeros, zeros.astype(bool))
 
 
 class _Timed(PretrainTask):
@@ -90,43 +129,65 @@ class _Timed(PretrainTask):
         self.began: list[float] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        _wait(self.device)
         self.began.append(perf_counter())
         return super().training_step(batch, batch_idx)
 
 
-def _whole_step(settings: Settings, bank: CropBank, folder: Path) -> float:
-    """Median seconds from one step to the next: data, views, encoders, loss, queue, optimiser, Lightning."""
-    with reproducible(settings.runtime, 0):
-        task = _Timed(settings, bank, bank, run_identity(settings, "pretrain", "drawn"))
-        fit(task, settings, "benchmark", settings.pretrain.epochs, 1, folder)
-    return float(median(np.diff(task.began)[WARM:].tolist()))
+def _train(setup: Setup) -> tuple[float, float]:
+    """Median seconds from step to step (data, views, encoders, loss, queue, optimiser), and of the last epoch."""
+    seen: list[dict[str, float]] = []
+    settings = setup.settings
+    with tempfile.TemporaryDirectory() as folder, reproducible(settings.runtime, 0):
+        identity = run_identity(settings, "pretrain", "drawn")
+        task = _Timed(settings, setup.bank, setup.bank, identity, None, lambda _, figures: seen.append(figures))
+        fit(task, settings, "benchmark", settings.pretrain.epochs, 1, Path(folder))
+    return float(median(np.diff(task.began)[WARM:].tolist())), seen[-1]["seconds"]
 
 
-def _bare_row(settings: Settings, bank: CropBank, ours: float, steps: int) -> None:
-    task = PretrainTask(settings, bank, bank, run_identity(settings, "pretrain", "drawn"))
+def _step_rows(setup: Setup) -> None:
+    """Whole steps of ours, the bare encoders and lightly in turns, so that a drift of the machine meets all alike."""
+    lightly = _lightly_step(setup)
+    contenders: dict[str, Callable[[], float]] = {
+        "ours": lambda: _train(setup)[0],
+        "bare": partial(_seconds, _bare_step(setup), setup),
+    }
+    if callable(lightly):
+        contenders["lightly"] = partial(_seconds, lightly, setup)
+    rounds = [{side: measure() for side, measure in contenders.items()} for _ in range(ROUNDS)]
+    found = {side: median(round_[side] for round_ in rounds) for side in contenders}
+    figures = {f"{side}_seconds": seconds for side, seconds in found.items()} | _what(setup)
+    value = found["ours"] / found["bare"]
+    _row(f"step_over_bare{setup.suffix}", value, "ratio", limit=setup.limits["bare"], **figures)
+    name = f"lightly_step_ratio{setup.suffix}"
+    if callable(lightly):
+        _row(name, found["lightly"] / found["ours"], "ratio", limit=1.0, workers=CORES, **figures)
+    else:
+        _row(name, None, "ratio", reason=lightly)
+    _views_row(setup)
+
+
+def _bare_step(setup: Setup) -> Callable[[], None]:
+    """Query forward, backward and optimiser step, and key forward, on a ready batch."""
+    task = PretrainTask(setup.settings, setup.bank, setup.bank, run_identity(setup.settings, "pretrain", "drawn"))
+    task.to(setup.device)
     keys, network = task.momentum.eval(), task.network.train()
-    ready = to_input(bank.images[: settings.pretrain.batch_size]).contiguous(memory_format=torch.channels_last)
+    ready = to_input(setup.bank.images[: setup.settings.pretrain.batch_size])
+    ready = ready.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, foreach=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        key = keys(ready)
-        (network(ready) * key).sum(dim=1).mean().backward()
+        with setup.autocast():
+            key = keys(ready)
+            value = (network(ready) * key).sum(dim=1).mean()
+        value.backward()
         optimizer.step()
 
-    bare = _seconds(step, steps)
-    again = ours_again(settings, bank)
-    whole = median([ours, again])
-    _row("step_over_bare", whole / bare, "ratio", whole_seconds=whole, bare_seconds=bare, limit=1.15, **_what(settings))
+    return step
 
 
-def ours_again(settings: Settings, bank: CropBank) -> float:
-    """A second measurement of the whole step, after the bare one, against drift of the machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _whole_step(settings, bank, Path(folder))
-
-
-def _loader(bank: CropBank, settings: Settings) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+def _loader(setup: Setup) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
     """Two views a crop by torchvision's transforms in as many worker processes as there are cores."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -143,70 +204,77 @@ def _loader(bank: CropBank, settings: Settings) -> Iterator[tuple[tuple[Tensor, 
             transforms.ToTensor(),
         ]
     )
+    crops, labels = setup.bank.images[:, 0].cpu().numpy(), setup.bank.labels.tolist()
 
     class Crops(Dataset[Any]):
         def __init__(self) -> None:
-            self.images = [Image.fromarray(image) for image in bank.images[:, 0].numpy()]
+            self.images = [Image.fromarray(image) for image in crops]
 
         def __len__(self) -> int:
             return len(self.images)
 
         def __getitem__(self, index: int) -> Any:
-            return (change(self.images[index]), change(self.images[index])), int(bank.labels[index])
+            return (change(self.images[index]), change(self.images[index])), labels[index]
 
     loader = DataLoader(
-        Crops(), batch_size=settings.pretrain.batch_size, shuffle=True, num_workers=CORES, persistent_workers=True,
-        drop_last=True,
+        Crops(), batch_size=setup.settings.pretrain.batch_size, shuffle=True, num_workers=CORES,
+        persistent_workers=True, drop_last=True, pin_memory=setup.device.type == "cuda",
     )  # fmt: skip
     while True:
         yield from loader
 
 
-def _lightly_row(settings: Settings, bank: CropBank, ours: float, steps: int) -> None:
+def _lightly_step(setup: Setup) -> Callable[[], None] | str:
+    """A whole step with lightly's MoCo blocks, or why there is none."""
     try:
         from lightly.loss import NTXentLoss
         from lightly.models.modules import MoCoProjectionHead
         from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
     except ImportError as error:
-        _row("lightly_step_ratio", None, "ratio", reason=f"not measured: {error}; pip install '.[benchmark]'")
-        return
-    encoder = channels_last(build_encoder(settings.model))
+        return f"not measured: {error}; pip install '.[benchmark]'"
+    encoder = channels_last(build_encoder(setup.settings.model))
     network = nn.Sequential(encoder, MoCoProjectionHead(encoder.num_features, encoder.num_features, 128))
+    network.to(setup.device)
     keys = copy.deepcopy(network)
     deactivate_requires_grad(keys)
-    loss = NTXentLoss(temperature=0.1, memory_bank_size=(settings.pretrain.queue_size, 128))
+    loss = NTXentLoss(temperature=0.1, memory_bank_size=(setup.settings.pretrain.queue_size, 128)).to(setup.device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, foreach=True)
-    batches = _loader(bank, settings)
+    batches = _loader(setup)
 
     def step() -> None:
-        (first, second), _ = next(batches)
+        first, second = (
+            part.to(setup.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            for part in next(batches)[0]
+        )
         update_momentum(network, keys, 0.99)
         optimizer.zero_grad()
-        query = network(first.contiguous(memory_format=torch.channels_last))
-        with torch.no_grad():
-            shuffled, order = batch_shuffle(second.contiguous(memory_format=torch.channels_last))
-            key = batch_unshuffle(keys(shuffled), order)
-        loss(query, key).backward()
+        with setup.autocast():
+            query = network(first)
+            with torch.no_grad():
+                shuffled, order = batch_shuffle(second)
+                key = batch_unshuffle(keys(shuffled), order)
+            value = loss(query, key)
+        value.backward()
         optimizer.step()
 
-    theirs = _seconds(step, steps)
-    _row("lightly_step_ratio", theirs / ours, "ratio", ours_seconds=ours, lightly_seconds=theirs, limit=1.0,
-         workers=CORES, **_what(settings))  # fmt: skip
+    return step
 
 
-def _views_row(settings: Settings, bank: CropBank, steps: int) -> None:
-    views, count = TrainViews(settings.input.size), settings.pretrain.batch_size
-    batches, number = _loader(bank, settings), iter(range(10**9))
+def _views_row(setup: Setup) -> None:
+    """Input alone: two views a crop, without an encoder."""
+    views, count = TrainViews(setup.settings.input.size).to(setup.device), setup.settings.pretrain.batch_size
+    batches, number = _loader(setup), iter(range(10**9))
 
     def ours() -> None:
-        indices = torch.randint(len(bank), (count,))
-        crops, step = bank.take(indices), next(number)
+        indices = torch.randint(len(setup.bank), (count,), device=setup.device)
+        crops, step = setup.bank.take(indices), next(number)
         seeds = [view_seeds(indices, indices, seed=0, epoch=step, view=view) for view in (0, 1)]
         views(crops.repeat(2, 1, 1, 1), torch.cat(seeds))
 
-    mine, theirs = _seconds(ours, 3 * steps), _seconds(lambda: next(batches), 3 * steps, mean=True)
-    _row("views_ratio", theirs / mine, "ratio", ours_seconds=mine, torchvision_seconds=theirs, limit=3.0, workers=CORES,
-         **_what(settings))  # fmt: skip
+    # A prefetching loader hands out what it made before: only the mean over many batches is what one costs.
+    mine, theirs = _seconds(ours, setup, 60), _seconds(lambda: next(batches), setup, 60, mean=True)
+    _row(f"views_ratio{setup.suffix}", theirs / mine, "ratio", ours_seconds=mine, torchvision_seconds=theirs,
+         limit=setup.limits["views"], workers=CORES, **_what(setup))  # fmt: skip
 
 
 def _loss_row(queue: int) -> None:
@@ -227,67 +295,70 @@ def _loss_row(queue: int) -> None:
 
 def _loss_side(side: str, queue: int) -> dict[str, Any]:
     """Seconds of forward, backward and enqueueing, and the memory that they add, in a process of its own."""
+    build = {"ours": _our_loss, "metric-learning": _their_loss}[side]
+    try:
+        build(256)()  # what the libraries load and set up at first use is not the loss's own
+    except ImportError as error:
+        return {"reason": f"not measured: {error}; pip install '.[benchmark]'"}
+    step = build(queue)
+    before = _memory("VmRSS")
+    _forget_peak()
+    times = _times(step, 15)
+    return {"seconds": median(times), "peak_mb": _memory("VmHWM") - before}
+
+
+def _loss_batch(queue: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Queries and keys (64, 128) with labels, and what fills the queue."""
     generator = torch.Generator().manual_seed(0)
     query = nn.functional.normalize(torch.randn(64, 128, generator=generator), dim=1).requires_grad_()
-    key, labels = query.detach().roll(1, 1), torch.arange(64) % 4
-    if side == "ours":
-        store, loss = KeyQueue(queue, 128), SelfMarginLoss(0.1, 0.4)
-
-        def step() -> None:
-            loss(query, key, labels, store.keys, store.labels, store.valid).backward()
-            store.enqueue(key, labels)
-    else:
-        try:
-            from pytorch_metric_learning.losses import CrossBatchMemory, SupConLoss
-        except ImportError as error:
-            return {"reason": f"not measured: {error}; pip install '.[benchmark]'"}
-        memory = CrossBatchMemory(SupConLoss(temperature=0.1), 128, memory_size=queue)
-        both, twice = torch.cat([query, key]), torch.cat([labels, labels])
-
-        def step() -> None:
-            memory(both, twice, enqueue_mask=torch.arange(128) >= 64).backward(retain_graph=True)
-
     fill = nn.functional.normalize(torch.randn(queue, 128, generator=generator), dim=1)
-    if side == "ours":
-        store.enqueue(fill, torch.arange(queue) % 4)
-    else:
-        memory.embedding_memory.copy_(fill)
-        memory.label_memory.copy_(torch.arange(queue) % 4)
-        memory.has_been_filled = True
-    before = _peak_mb()
-    seconds = _seconds(step, 10)
-    return {"seconds": seconds, "peak_mb": _peak_mb() - before}
+    return query, query.detach().roll(1, 1), torch.arange(64) % 4, fill, torch.arange(queue) % 4
 
 
-def _chrcluster_rows(folder: Path, quick: bool) -> None:
-    """The profile's step on the CPU, at a batch that fits one, scaled to an epoch of 6,592 crops."""
-    batch, steps = (2, 3) if quick else (8, 20)
-    settings = _settings("resnet50", 64 if quick else 224, batch, 4096)
-    bank = _bank(settings, batch * (steps + WARM))
-    step = _whole_step(settings, bank, folder)
-    detail = {"step_seconds": step, "timed_steps": steps, "batch": batch, "peak_mb": _peak_mb()}
-    scaled = "from the timed steps; the profile's own batch is 256"
-    _row("chrcluster_epoch_seconds", step * CHRCLUSTER / batch, "s", **detail, scaled=scaled, **_what(settings))
+def _our_loss(queue: int) -> Callable[[], None]:
+    query, key, labels, fill, fill_labels = _loss_batch(queue)
+    store, loss = KeyQueue(queue, 128), SelfMarginLoss(0.1, 0.4)
+    store.enqueue(fill, fill_labels)
+
+    def step() -> None:
+        loss(query, key, labels, store.keys, store.labels, store.valid).backward()
+        store.enqueue(key, labels)
+
+    return step
 
 
-def _gpu_rows() -> None:
-    names = ("step_over_bare_gpu", "lightly_step_ratio_gpu", "views_ratio_gpu", "chrcluster_epoch_seconds_gpu",
-             "chrcluster_matrix_rate_share_gpu")  # fmt: skip
-    here = torch.cuda.is_available()
-    for name in names:
-        _row(name, None, "", reason="not measured: this benchmark times the CPU" if here else "not measured: no GPU")
+def _their_loss(queue: int) -> Callable[[], None]:
+    from pytorch_metric_learning.losses import CrossBatchMemory, SupConLoss
+
+    query, key, labels, fill, fill_labels = _loss_batch(queue)
+    memory = CrossBatchMemory(SupConLoss(temperature=0.1), 128, memory_size=queue)
+    memory.embedding_memory.copy_(fill)
+    memory.label_memory.copy_(fill_labels)
+    memory.has_been_filled = True
+    both, twice = torch.cat([query, key]), torch.cat([labels, labels])
+
+    def step() -> None:
+        memory(both, twice, enqueue_mask=torch.arange(128) >= 64).backward(retain_graph=True)
+
+    return step
 
 
-def _seconds(step: Callable[[], object], steps: int, *, mean: bool = False) -> float:
-    for _ in range(WARM):
-        step()
-    times = []
-    for _ in range(steps):
-        start = perf_counter()
-        step()
-        times.append(perf_counter() - start)
-    # A prefetching loader hands out what it made before: only its mean rate is what it costs.
-    return sum(times) / len(times) if mean else median(times)
+def _gpu_epoch_rows(setup: Setup) -> None:
+    """A full epoch of the profile, and which share of the GPU's rate for bf16 matrices its step reaches."""
+    step, seconds = _train(setup)
+    _row("chrcluster_epoch_seconds_gpu", seconds, "s", step_seconds=step, peak_mb=memory_mb(setup.device),
+         **_what(setup))  # fmt: skip
+    with FlopCounterMode(display=False) as counter:
+        _bare_step(setup)()
+    share = counter.get_total_flops() / step / (rate := _matrix_rate(setup))
+    _row("chrcluster_matrix_rate_share_gpu", share, "ratio", step_flops=counter.get_total_flops(),
+         matrix_flops_per_second=rate, **_what(setup))  # fmt: skip
+
+
+def _matrix_rate(setup: Setup, side: int = 8192) -> float:
+    """Operations a second of a large bf16 matrix product, measured."""
+    left = torch.randn(side, side, device=setup.device, dtype=torch.bfloat16)
+    return 2.0 * side**3 / _seconds(lambda: left @ left, setup, 20)
 
 
 def _in_process(*arguments: str) -> dict[str, Any]:
@@ -297,20 +368,52 @@ def _in_process(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _peak_mb() -> float:
-    # Not getrusage: its peak starts from the memory of the process that started this one.
+def _seconds(step: Callable[[], object], setup: Setup, steps: int | None = None, *, mean: bool = False) -> float:
+    """Median (or mean) seconds of a step, after some that warm up."""
+    times = _times(step, steps or setup.steps, setup.device)
+    return sum(times) / len(times) if mean else median(times)
+
+
+def _times(step: Callable[[], object], steps: int, device: torch.device | None = None) -> list[float]:
+    times = []
+    for _ in range(WARM + steps):
+        start = perf_counter()
+        step()
+        _wait(device)
+        times.append(perf_counter() - start)
+    return times[WARM:]
+
+
+def _wait(device: torch.device | None) -> None:
+    """Let a GPU finish what it was given."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _memory(name: str) -> float:
+    """Present (``VmRSS``) or greatest (``VmHWM``) memory of this process in MiB.
+
+    Not getrusage: its peak starts from the memory of the process that started this one.
+    """
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
-def _what(settings: Settings) -> dict[str, Any]:
+def _forget_peak() -> None:
+    """Let the greatest memory of this process start anew from the present one (Linux, proc(5))."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _what(setup: Setup) -> dict[str, Any]:
+    settings, on_gpu = setup.settings, setup.device.type == "cuda"
     return {
         "encoder": settings.model.encoder,
         "size": settings.input.size,
         "batch_size": settings.pretrain.batch_size,
+        "precision": settings.runtime.precision,
         "threads": CORES,
         "torch": torch.__version__,
-        "device": "cpu",
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }
 
 

@@ -44,6 +44,22 @@ def choose_device(runtime: RuntimeSettings) -> torch.device:
     return torch.device(name)
 
 
+def check_compiler(runtime: RuntimeSettings, device: torch.device) -> None:
+    """Compile and run a small function where ``runtime.compile`` asks for compiled encoders.
+
+    Raises:
+        SettingError: when that does not work; the cause is in the message.
+    """
+    if not runtime.compile:
+        return
+    try:
+        torch.compile(lambda values: values.sin() + 1.0, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:  # whatever a compiler may raise, training could not start
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "Set it to false, or install a C++ compiler (CPU) or triton (GPU)."
+        raise SettingError("runtime.compile", True, f"false on this machine: {cause}", remedy) from None
+
+
 @contextmanager
 def reproducible(runtime: RuntimeSettings, seed: int) -> Iterator[None]:
     """Fix threads, seeds and kernels for the time of a run, and put the former ones back."""
@@ -201,6 +217,7 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
 
     Raises:
         UsageError: for a checkpoint that is truncated or of another run.
+        SettingError: where ``runtime.compile`` is set and nothing can be compiled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
@@ -208,6 +225,7 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
     if last.exists():
         load_whole(last, task.identity)
     device = choose_device(settings.runtime)
+    check_compiler(settings.runtime, device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     devices: int | list[int] = [device.index] if device.index is not None else 1
     trainer = L.Trainer(

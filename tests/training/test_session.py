@@ -1,0 +1,66 @@
+"""Around a training run: kernels put back as they were, and a compiler that must work before training starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from supcam.settings import RuntimeSettings
+from supcam.training.session import check_compiler, reproducible
+from tests.training.small import small_settings, trained
+
+
+def test_fresh_memory_is_not_filled_and_the_setting_comes_back() -> None:
+    """Filling it, which deterministic kernels switch on by themselves, took a fifth of a step."""
+    kernels: Any = torch.utils.deterministic
+    before = kernels.fill_uninitialized_memory
+    with reproducible(RuntimeSettings(), 0):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not kernels.fill_uninitialized_memory
+    assert kernels.fill_uninitialized_memory == before
+
+
+def test_the_random_state_and_the_threads_come_back() -> None:
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    with reproducible(RuntimeSettings(threads=1), 5):
+        torch.rand(3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_no_compiler_is_asked_for_unless_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    check_compiler(RuntimeSettings(), torch.device("cpu"))
+
+
+def test_a_missing_compiler_is_refused_before_training(tmp_path: Path, project_root: Path) -> None:
+    code = (
+        "from pathlib import Path; from supcam.errors import SettingError\n"
+        "from tests.training.small import small_settings, trained\n"
+        f"try: trained('pretrain', Path({str(tmp_path / 'state')!r}), small_settings(runtime={{'compile': True}}))\n"
+        "except SettingError as error: print(error)\n"
+    )
+    environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project_root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "setting runtime.compile = True is not allowed; allowed: false on this machine" in done.stdout, done.stderr
+    assert "install a C++ compiler" in done.stdout
+    assert not list((tmp_path / "state").glob("*"))
+
+
+@pytest.mark.stress
+def test_compiled_encoders_train_to_nearly_the_same_weights(tmp_path: Path) -> None:
+    section: dict[str, Any] = {"pretrain": {"epochs": 1}}
+    plain = trained("pretrain", tmp_path / "plain", small_settings(**section))
+    compiled = trained("pretrain", tmp_path / "compiled", small_settings(**section, runtime={"compile": True}))
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3)
