@@ -21,7 +21,7 @@ from supcam.composition.masks import WHITE
 from supcam.composition.placement import LEAST_CROSSING
 
 _STEP = 32  # pixels by which frames grow: few sizes, so that batches are large
-_PIXELS = {"cuda": 2**26, "cpu": 2**22}  # of all composites that are worked on at once
+_PIXELS = {"cuda": 2**25, "cpu": 2**22}  # of all composites that are worked on at once
 _OTHER_REASONS = (
     "no-sources",
     "no-admissible-shift",
