@@ -209,6 +209,13 @@ def test_settings_lists_every_setting_with_its_range(project: Path, call: Call) 
     assert "< 1.5707" in ended.out
 
 
+def test_ui_names_the_page_of_the_server_that_keeps_the_runs(
+    project: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.lab:5000")
+    assert call("ui").out == "MLflow page: http://tracking.lab:5000\n"
+
+
 def test_resplit_gives_up_the_split_that_is_there(project: Path, call: Call) -> None:
     ended = call("data", "resplit")
     assert ended.code == 2

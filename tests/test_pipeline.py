@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import time
 from io import StringIO
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.project import call, change_settings, commit, small_project, succeed
+from tests.project import call, change_settings, commit, environment, small_project, succeed
 
 LOAD = """
 import mlflow, sys, pandas as pd
@@ -96,6 +102,39 @@ def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
     assert tracked_files(project) == before
     assert aliases(project)["production"] == production
     assert aliases(project)["candidate"] != production
+
+
+def running_trials(project: Path) -> list[int]:
+    """Processes that are at work on a trial of any study of a project."""
+    found = []
+    for file in (project / "state/tune").glob("*/study.db"):
+        study = optuna.load_study(study_name=file.parent.name, storage=f"sqlite:///{file}")
+        running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        found += [json.loads(trial.user_attrs["owner"])[1] for trial in running if "owner" in trial.user_attrs]
+    return found
+
+
+def test_supcam_tune_replaces_a_killed_worker_and_holds_the_number_of_trials(project: Path) -> None:
+    before = tracked_files(project)
+    command = ["supcam", "tune", "--workers", "2", "--trials", "5"]
+    process = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not (workers := running_trials(project)):
+        assert process.poll() is None and time.monotonic() < until, "no worker began a trial"
+        time.sleep(0.1)
+    os.kill(workers[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    name = re.search(r"5 trials .* of study (\S+)", said)
+    assert name, said
+    # The study of dvc repro, whose two trials are not repeated.
+    file = project / "state/tune" / name.group(1) / "study.db"
+    attempts = optuna.load_study(study_name=name.group(1), storage=f"sqlite:///{file}").trials
+    lost = [trial for trial in attempts if trial.state.name == "FAIL" and "error" not in trial.user_attrs]
+    assert len(lost) == 1 and len(attempts) == 6
+    decided = sorted(trial.user_attrs["slot"] for trial in attempts if trial not in lost)
+    assert decided == [0, 1, 2, 3, 4]
+    assert tracked_files(project) == before
 
 
 def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:

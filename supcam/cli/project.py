@@ -54,8 +54,11 @@ def ui(
 ) -> None:
     """Open the MLflow page on the project's store."""
     root = tracking.project_root()
-    typer.echo(f"MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     uri = tracking.tracking_uri(root)
+    if uri.startswith("http"):  # a server shows its page itself
+        typer.echo(f"MLflow page: {uri}")
+        return
+    typer.echo(f"MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
     location = tracking.artifact_location(root, uri)
     if location:
