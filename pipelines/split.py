@@ -6,17 +6,21 @@ from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_splits
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
-from supcam.data.splits import read_assignments, split_manifest, write_split
+from supcam.data.splits import read_assignments, read_history, split_manifest, write_split
 
 
 def split(stage: Stage) -> str:
     """Assign new cases, keep the part of every case that has one, and write the manifest with its split."""
     frame = read_manifest(stage.data / "manifest.csv")
+    stage.log_crops("crops", frame, "raw", dep="data", source=stage.data)
     validation = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
     # An experiment that asks for another split divides anew; dvc repro does so only after: supcam data resplit.
     asked = any(name.startswith("split.") for name in stage.place.overrides)
     previous = None if asked else read_assignments(stage.place.find("split/assignments.csv"))
-    divided, report = split_manifest(frame, stage.settings.split, previous, linked=validation["linked"])
+    history = read_history(stage.place.find("split/history.json"))
+    divided, report = split_manifest(
+        frame, stage.settings.split, previous, linked=validation["linked"], history=history
+    )
     checked = validate_splits(
         divided,
         stage.settings.validate_,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 import yaml
 from rich.console import Console
@@ -91,6 +92,20 @@ class Stage:
                 f"Run: dvc repro {Path(relative).parts[0]}"
             )
         return path
+
+    def log_crops(self, name: str, frame: pd.DataFrame, context: str, *, dep: str, source: Path) -> None:
+        """Name crops that this stage reads in its run: with a hash, where they lie, and how many of each type.
+
+        Args:
+            name: Name of the data set, for example ``crops, train``.
+            frame: Rows of a manifest.
+            context: Their role: raw, training, validation or test.
+            dep: The dependency in ``dvc.yaml`` whose hash decides which crops these are.
+            source: Their folder.
+        """
+        counts = {str(label): int(count) for label, count in frame["type"].value_counts(sort=False).items()}
+        digest = self.inputs["deps"].get(dep) or "missing"
+        self.run.log_dataset(name, digest, str(source), context, {"crops": len(frame), **counts})
 
     @property
     def key(self) -> str:

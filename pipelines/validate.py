@@ -10,6 +10,7 @@ from supcam.progress import progress_bar
 def validate(stage: Stage) -> str:
     """Check the raw crops and write validation.json."""
     frame = read_manifest(stage.data / "manifest.csv")
+    stage.log_crops("crops", frame, "raw", dep="data", source=stage.data)
     with progress_bar("crops") as progress:
         report = validate_crops(frame, stage.data, stage.settings.validate_, docs=stage.report, progress=progress)
     return require_passed(report, stage.out / "validation.json", stage.report)

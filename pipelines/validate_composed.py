@@ -11,9 +11,11 @@ from supcam.data.manifest import read_manifest
 def validate_composed(stage: Stage) -> str:
     """Check the composed crops against their parents and the label algebra."""
     manifest = stage.read("compose/manifest.csv")
+    composed = read_manifest(manifest)
+    stage.log_crops("crops, composed", composed, "training", dep="outputs/compose", source=manifest.parent)
     sources = read_manifest(stage.read("split/manifest.csv"))
     report = check(
-        read_manifest(manifest),
+        composed,
         sources[sources["split"] == "train"],
         manifest.parent,
         stage.settings.validate_composed,
