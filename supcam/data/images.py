@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from supcam.data.extent import end_of_image
 from supcam.errors import SupcamError
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 2**25
+MIN_SIDE, MAX_SIDE = 3, 2**14
 WHITE = 255
 
 # A background at or above this level is left as it is; halo masks begin below it.
 _CLEAN_BACKGROUND = 250
-_PNG_END = b"IEND\xaeB`\x82"
-_JPEG_END = b"\xff\xd9"
 
 
 class ImageError(SupcamError):
@@ -110,16 +110,10 @@ def _refuse_foreign_bytes(content: bytes) -> None:
         raise ImageError(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
     if not content:
         raise ImageError("is empty. Export it again or leave it out.")
-    end = len(content)
-    if content.startswith(b"\x89PNG"):
-        end = content.rfind(_PNG_END) + len(_PNG_END) if _PNG_END in content else -1
-    elif content.startswith(b"\xff\xd8"):
-        end = content.rfind(_JPEG_END) + len(_JPEG_END) if _JPEG_END in content else -1
-    elif content.startswith(b"BM"):
-        end = int.from_bytes(content[2:6], "little") or len(content)
-    if end < 0 or end > len(content):
+    end = end_of_image(content)
+    if end == -1:
         raise ImageError("is truncated: its end is missing. Export it again or leave it out.")
-    if content[end:].strip(b"\x00\r\n \xff") or _is_archive(content):
+    if content[len(content) if end is None else end :].strip(b"\x00\r\n \xff") or _is_archive(content):
         raise ImageError("carries other data behind the image (two formats in one file). Export the image alone.")
 
 
@@ -139,6 +133,10 @@ def _decode(content: bytes, notes: list[str]) -> NDArray[np.uint8]:
         if width * height > MAX_PIXELS:
             raise ImageError(
                 f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop."
+            )
+        if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
+            raise ImageError(
+                f"is {width} x {height} pixels; allowed are sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop."
             )
         opened.load()
         upright = ImageOps.exif_transpose(opened)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from supcam.data.extent import end_of_image
 from supcam.data.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
@@ -117,6 +118,72 @@ def test_archive_behind_the_image_is_refused(kind: str) -> None:
 def test_script_behind_the_image_is_refused() -> None:
     with pytest.raises(ImageError, match="two formats in one file"):
         decode_crop(encode(CROP) + b"<script>alert(1)</script>")
+
+
+def patched(content: bytes, at: int, value: bytes) -> bytes:
+    return content[:at] + value + content[at + len(value) :]
+
+
+PAYLOADS = {
+    "script": b"<script>alert(1)</script>",
+    "pdf": b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF",
+    "7z": b"7z\xbc\xaf'\x1c" + bytes(range(200)),
+    "elf": b"\x7fELF" + bytes(range(200)),
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "BMP"])
+def test_payload_dressed_as_part_of_the_image_is_refused(kind: str, payload: bytes) -> None:
+    """A second end mark, or a header that claims the whole file, used to let the payload through."""
+    whole = encode(CROP, kind)
+    tail = {"PNG": whole[-12:], "JPEG": b"\xff\xd9"}.get(kind, b"")
+    dressed = [whole + payload + tail]
+    if kind == "BMP":
+        dressed += [patched(dressed[0], 2, size) for size in (bytes(4), len(dressed[0]).to_bytes(4, "little"))]
+    for content in dressed:
+        with pytest.raises(ImageError, match="two formats in one file"):
+            decode_crop(content)
+        assert np.array_equal(decode_crop(whole + bytes(100)), decode_crop(whole))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "tiff_lzw"},
+        {"compression": "tiff_adobe_deflate", "tiffinfo": {270: "a long description of the slide", 305: "camera"}},
+        {"compression": "jpeg"},
+        {"big_tiff": True},
+        {"save_all": True, "append_images": [Image.fromarray(draw_crop(2))]},
+        {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0"},
+    ],
+    ids="-".join,
+)
+def test_end_of_a_tiff_is_found_in_every_form(options: dict[str, object]) -> None:
+    content = encode(CROP, "TIFF", **options)
+    assert len(content) - 16 < (end_of_image(content) or 0) <= len(content)  # pages begin at multiples of 16
+    with pytest.raises(ImageError, match="two formats in one file"):
+        decode_crop(content + PAYLOADS["elf"])
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {"comment": b"text \xff\xd9"}])
+def test_end_of_a_jpeg_is_not_the_first_mark_that_looks_like_one(options: dict[str, object]) -> None:
+    content = encode(CROP, "JPEG", **options)
+    assert end_of_image(content) == len(content)
+
+
+def test_directories_of_a_tiff_that_name_each_other_end() -> None:
+    content = bytearray(encode(CROP, "TIFF"))
+    first = int.from_bytes(content[4:8], "little")
+    last = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[last : last + 4] = content[4:8]
+    assert end_of_image(bytes(content)) == len(content)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (2, 2**14 + 1), (3, 2**14 + 1)])
+def test_absurd_sides_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=r"pixels; allowed are sides of 3 to 16384. Cut out the crop"):
+        decode_crop(encode(np.full(shape, 255, dtype=np.uint8)))
 
 
 def test_other_formats_are_refused() -> None:
