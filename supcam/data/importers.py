@@ -1,26 +1,26 @@
 """Import: sources become the data folder and its manifest, all of them or none."""
 
+import errno
 import hashlib
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from supcam.data.folder import changing, link_tree, swap_in, workshop
 from supcam.data.images import ImageError, read_crop
 from supcam.data.labels import Labelled, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.sources import Source, is_licence, open_source
-from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
+from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
 
 _SHOWN = 20
+# A name too long, or a file where another crop needs a folder: the fault of the name, unlike a full disk.
+_NAME_FAULTS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
 
 
 class ImportRefused(UsageError):
@@ -77,27 +77,28 @@ def import_sources(
     Raises:
         ImportRefused: naming every file that cannot be taken, and why.
         UsageError: for a wrong source, table, map or pattern, or data that are not checked out.
+        SupcamError: when another command is changing the folder, or DVC fails.
     """
     into = into.resolve()
-    _recover(into)
-    if not replace:
-        require_checked_out(into)
     opened = [open_source(path) for path in sources]
     _refuse_names(sources, opened, into)
-    report = ImportReport()
-    before = None if replace or not (into / MANIFEST).is_file() else read_manifest(into / MANIFEST)
-    start = _state(into)
-    with _workshop(into) as built:
-        if before is not None:
-            _link_tree(into / "crops", built / "crops")
-        frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
-        write_manifest(frame, built / MANIFEST)
-        report.total = len(frame)
-        report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
-        report.manifest_hash = manifest_hash(frame)
-        if _state(into) != start:
-            raise SupcamError(f"{into} was changed by another command during the import. Run the import again.")
-        report.versioned = _swap(built, into)
+    with changing(into):
+        if not replace:
+            require_checked_out(into)
+        before = None if replace or not (into / MANIFEST).is_file() else read_manifest(into / MANIFEST)
+        start = _state(into)
+        report = ImportReport()
+        with workshop(into) as built:
+            if before is not None:
+                link_tree(into / "crops", built / "crops")
+            frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
+            write_manifest(frame, built / MANIFEST)
+            report.total = len(frame)
+            report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
+            report.manifest_hash = manifest_hash(frame)
+            if _state(into) != start:
+                raise SupcamError(f"{into} was changed by another program during the import. Run the import again.")
+            report.versioned = swap_in(built, into)
     return report
 
 
@@ -119,7 +120,7 @@ def _take_all(
         refused.update({f"{source.name}/{path}": reason for path, reason in source.refused.items()})
         if used:
             report.type_maps[source.name] = used
-    known = {} if before is None else before.set_index("crop_id")[["sha256", "type", "case_id"]].to_dict("index")
+    known = {} if before is None else before.drop_duplicates("crop_id").set_index("crop_id").to_dict("index")
     total, done = sum(len(rows) for _, rows in plan), 0
     fresh = []
     for source, rows in plan:
@@ -160,19 +161,34 @@ def _take(
     decoded = read_crop(content)
     height, width = decoded.image.shape
     report.notes.update(decoded.notes)
-    target = built / "crops" / source.name / row.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    _copy(content, built / "crops" / source.name / row.path)
     values = (crop_id, f"crops/{crop_id}", row.type, row.case_id, source.name, digest, width, height, row.certain)
     return [{**dict(zip(COLUMNS, values, strict=True)), **row.extra}]
 
 
+def _copy(content: bytes, target: Path) -> None:
+    """Write a file anew: what lies there may be a hard link to a file of the present data.
+
+    Raises:
+        UsageError: when the file system cannot hold a file of that name.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.write_bytes(content)
+    except OSError as error:
+        if error.errno not in _NAME_FAULTS:
+            raise
+        raise UsageError(f"cannot be copied under its name: {error.strerror}. Rename it.") from None
+
+
 def _same(there: Mapping[Hashable, object], row: Labelled, digest: str) -> None:
-    new = {"sha256": digest, "type": row.type, "case_id": row.case_id}
+    new = {"sha256": digest, "type": row.type, "case_id": row.case_id, "label_certain": row.certain, **row.extra}
     for name, value in new.items():
-        if there[name] != value:
+        old = there.get(name, "")
+        if old != value:
             raise UsageError(
-                f"is there already with another {name} ({there[name]!r}, now {value!r}). "
+                f"is there already with another {name} ({old!r}, now {value!r}). "
                 "Give the source folder another name, correct it, or start afresh with --replace."
             )
 
@@ -180,10 +196,7 @@ def _same(there: Mapping[Hashable, object], row: Labelled, digest: str) -> None:
 def _carry_licences(source: Source, built: Path) -> None:
     for path in source.files:
         if is_licence(path):
-            target = built / "crops" / source.name / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.write_bytes(source.read(path))
+            _copy(source.read(path), built / "crops" / source.name / path)
 
 
 def _refuse_names(sources: Sequence[Path], opened: list[Source], into: Path) -> None:
@@ -200,72 +213,6 @@ def _refuse_names(sources: Sequence[Path], opened: list[Source], into: Path) -> 
             raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")
 
 
-@contextmanager
-def _workshop(into: Path) -> Iterator[Path]:
-    """A folder beside ``into`` to build in, gone at the end whatever happens."""
-    into.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}.import-"))
-    try:
-        built = folder / into.name
-        built.mkdir()
-        yield built
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap(built: Path, into: Path) -> bool:
-    """Put the new folder in place and record its version; on failure put everything back."""
-    previous = _previous(into)
-    kept = {
-        file: file.read_bytes() if file.exists() else None for file in (pointer_of(into), into.parent / ".gitignore")
-    }
-    if into.exists():
-        into.rename(previous)
-    try:
-        built.rename(into)
-        versioned = is_versioned(into)
-        if versioned:
-            record_version(into)
-    except BaseException:
-        shutil.rmtree(into, ignore_errors=True)
-        if previous.exists():
-            previous.rename(into)
-        for file, content in kept.items():
-            if content is None:
-                file.unlink(missing_ok=True)
-            else:
-                file.write_bytes(content)
-        raise
-    if previous.exists():
-        previous.rename(built)
-    return versioned
-
-
-def _recover(into: Path) -> None:
-    """Undo an import that was killed between the swap and its end."""
-    previous = _previous(into)
-    if previous.exists():
-        shutil.rmtree(into, ignore_errors=True)
-        previous.rename(into)
-
-
-def _previous(into: Path) -> Path:
-    return into.with_name(f".{into.name}.previous")
-
-
 def _state(into: Path) -> str | None:
     manifest = into / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
-
-
-def _link_tree(old: Path, new: Path) -> None:
-    """Show the files of ``old`` in ``new`` as hard links, or as copies where the file system has none."""
-
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
-
-    if old.is_dir():
-        shutil.copytree(old, new, copy_function=link)

@@ -1,6 +1,5 @@
 """Types and cases of a source: from its ``labels.csv``, or from the names of its folders."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.manifest import COLUMNS, parse_certain
-from supcam.data.sources import LABELS, Source, is_image
+from supcam.data.sources import LABELS, Source, is_image, is_labels
+from supcam.data.tables import read_table
 from supcam.errors import UsageError
 
 # Crops per type of ChrCluster (Lin et al., Medical Image Analysis 69:101943, 2021).
@@ -49,8 +49,9 @@ def label_source(
     """
     pattern = _compile(case_pattern)
     used = {folder: ClusterType.parse(name).label for folder, name in (type_map or {}).items()}
-    if LABELS in source.files:
-        rows = _from_table(source, used)
+    table = next((path for path in source.files if is_labels(path)), None)
+    if table:
+        rows = _from_table(source, used, table)
     else:
         if not used:
             used = _known_counts(source)
@@ -103,28 +104,29 @@ def _known_counts(source: Source) -> dict[str, str]:
     return {name: by_count[count] for name, count in numeric.items()}
 
 
-def _from_table(source: Source, used: Mapping[str, str]) -> list[Labelled]:
-    frame = _read_table(source)
+def _from_table(source: Source, used: Mapping[str, str], table: str) -> list[Labelled]:
+    frame = _read_labels(source, table)
     present = set(source.files)
-    twice = frame["path"].duplicated()
+    paths = [path if path in present else _plain(path) for path in frame["path"]]
+    counts = Counter(paths)
     extras = [name for name in frame.columns if name not in ("path", "type", "case", "label_certain")]
     rows = []
-    for line, row in enumerate(frame.to_dict("records"), 2):
-        path = row["path"] if row["path"] in present else row["path"].replace("\\", "/").removeprefix("./")
+    for line, path, row in zip(frame.index, paths, frame.to_dict("records"), strict=True):
         try:
             if path not in present or not is_image(path):
                 state = "is not in the source" if path not in present else "has no image suffix"
                 raise UsageError(f"{state} ({LABELS} line {line}). Correct the path.")
-            if twice.iloc[line - 2]:
+            if counts[path] > 1:
                 raise UsageError(f"is listed twice ({LABELS} line {line}). Keep one line.")
             label = _type_in_line(row["type"], used, line)
             _agree(path, label, used, line)
-            extra = {name: row[name] for name in extras}
             certain = parse_certain(row["label_certain"])
         except UsageError as error:
             source.refused.setdefault(row["path"], str(error))
             continue
-        rows.append(Labelled(path, label, row["case"].strip(), certain, extra))
+        # One line of the manifest for each crop, whatever line breaks a cell of the table holds.
+        extra = {name: " ".join(row[name].split()) for name in extras}
+        rows.append(Labelled(path, label, row["case"], certain, extra))
     listed = {row.path for row in rows} | set(source.refused)
     unlisted = sum(is_image(path) and path not in listed for path in source.files)
     if unlisted:
@@ -132,16 +134,16 @@ def _from_table(source: Source, used: Mapping[str, str]) -> list[Labelled]:
     return rows
 
 
-def _read_table(source: Source) -> pd.DataFrame:
-    where = f"{LABELS} of source {source.name!r}"
-    try:
-        text = source.read(LABELS).decode("utf-8-sig")
-        head = text.partition("\n")[0]
-        separator = ";" if ";" in head and "," not in head else ","
-        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False).fillna("")
-    except (ValueError, UnicodeError) as error:
-        raise UsageError(f"{where} is no readable CSV: {error}. Save it as CSV in UTF-8.") from None
-    frame = frame.rename(columns=lambda name: str(name).strip()).rename(columns={"case_id": "case"})
+def _plain(path: str) -> str:
+    """One spelling of a path: slashes forward, no step that leads nowhere."""
+    return PurePosixPath(path.replace("\\", "/")).as_posix()
+
+
+def _read_labels(source: Source, table: str) -> pd.DataFrame:
+    where = f"{table} of source {source.name!r}"
+    frame = read_table(source.read(table), where, "Save it as CSV in UTF-8.")
+    known = {name: name for name in ("path", "type", "case", "label_certain")} | {"case_id": "case"}
+    frame.columns = pd.Index([known.get(str(name).lower(), str(name)) for name in frame.columns])
     for name in ("path", "type"):
         if name not in frame.columns:
             raise UsageError(f"{where} lacks the column {name!r}; needed are path and type. Add it.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from supcam.data.tables import read_exact_table
 from supcam.errors import UsageError
 
 COLUMNS = ("crop_id", "path", "type", "case_id", "source", "sha256", "width", "height", "label_certain")
@@ -45,16 +46,12 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise UsageError(
             f"manifest {path} does not exist. Get the data (dvc pull data.dvc) or run: supcam import SOURCE"
         )
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, UnicodeError) as error:
-        raise UsageError(f"manifest {path} is no readable CSV: {error}. {_RESTORE}") from None
+    frame = read_exact_table(path.read_bytes(), f"manifest {path}", _RESTORE)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise UsageError(
             f"manifest {path} lacks the column {', '.join(missing)}; needed are {', '.join(COLUMNS)}. {_RESTORE}"
         )
-    frame = frame.fillna("")
     for name in ("width", "height"):
         frame[name] = _integers(frame[name], path)
     frame["label_certain"] = [_certain_in_row(path, row, text) for row, text in enumerate(frame["label_certain"], 2)]
@@ -85,9 +82,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def manifest_hash(frame: pd.DataFrame) -> str:
-    """sha256 over ids, types, cases and image hashes of all crops, whatever the order of the rows."""
+    """sha256 over ids, types, cases and image hashes of all crops, and which labels are uncertain.
+
+    The order of the rows does not matter.
+    """
     columns = (frame[name].astype(str) for name in ("crop_id", "type", "case_id", "sha256"))
-    lines = sorted(json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
+    doubts = ([] if certain else ["label uncertain"] for certain in frame["label_certain"])
+    rows = zip(zip(*columns, strict=True), doubts, strict=True)
+    lines = sorted(json.dumps([*row, *doubt], ensure_ascii=False) for row, doubt in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

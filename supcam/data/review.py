@@ -11,8 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.data.folder import changing
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest, write_text
 from supcam.data.pictures import picture
+from supcam.data.tables import read_table
 from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
 from supcam.errors import UsageError
 
@@ -96,37 +98,50 @@ def apply_review(sheet: Path, data: Path) -> ReviewReport:
             written, or data that are not checked out.
     """
     rows = _read_sheet(sheet)
-    require_checked_out(data)
-    frame = read_manifest(data / MANIFEST).set_index("crop_id", drop=False)
-    changed: Counter[str] = Counter()
-    for line, row in enumerate(rows.to_dict("records"), 2):
-        crop_id, old, new = str(row["crop_id"]), str(row["type"]), str(row["corrected"]).strip()
-        if crop_id not in frame.index or frame.at[crop_id, "type"] != old:
-            state = str(frame.at[crop_id, "type"]) if crop_id in frame.index else "not in the data"
-            raise UsageError(f"{sheet} line {line}: {crop_id} is {state}, the sheet says {old}. Write a new sheet.")
-        if not new:
-            continue
-        label = _type_of(new, sheet, line)
-        if label != old:
-            frame.at[crop_id, "type"] = label
-            frame.at[crop_id, "label_certain"] = True
-            changed[f"{old} -> {label}"] += 1
-    frame = frame.reset_index(drop=True)
-    versioned = _replace_manifest(frame, data) if changed else False
+    with changing(data):
+        require_checked_out(data)
+        frame = read_manifest(data / MANIFEST)
+        changed = _correct(frame, rows, sheet)
+        versioned = _replace_manifest(frame, data) if changed else False
     return ReviewReport(len(rows), dict(changed), manifest_hash(frame), versioned)
+
+
+def _correct(frame: pd.DataFrame, rows: pd.DataFrame, sheet: Path) -> Counter[str]:
+    """Write the corrected labels of a sheet into the rows of a manifest, and count the changes."""
+    twice = frame.loc[frame["crop_id"].duplicated(), "crop_id"]
+    if len(twice):
+        raise UsageError(f"crop_id {twice.iloc[0]!r} is in the manifest twice. See: supcam validate")
+    place = {crop_id: index for index, crop_id in enumerate(frame["crop_id"])}
+    changed: Counter[str] = Counter()
+    seen: set[str] = set()
+    for line, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        crop_id, old, new = str(row["crop_id"]), str(row["type"]), str(row["corrected"])
+        if crop_id in seen:
+            raise UsageError(f"{sheet} line {line}: {crop_id} is listed twice. Keep one line.")
+        seen.add(crop_id)
+        present = str(frame.at[place[crop_id], "type"]) if crop_id in place else "not in the data"
+        if present != old:
+            raise UsageError(f"{sheet} line {line}: {crop_id} is {present}, the sheet says {old}. Write a new sheet.")
+        label = _type_of(new, sheet, line) if new else old
+        if label != old:
+            frame.at[place[crop_id], "type"] = label
+            frame.at[place[crop_id], "label_certain"] = True
+            changed[f"{old} -> {label}"] += 1
+    return changed
 
 
 def _read_sheet(sheet: Path) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(sheet, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=None, engine="python")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"review sheet {sheet} cannot be read: {error}. Save it as CSV.") from None
+        content = sheet.read_bytes()
+    except OSError as error:
+        raise UsageError(f"review sheet {sheet} cannot be read: {error.strerror}. Check the path.") from None
+    rows = read_table(content, f"review sheet {sheet}", "Save it as CSV in UTF-8.")
     missing: Sequence[str] = [name for name in ("crop_id", "type", "corrected") if name not in rows.columns]
     if missing:
         raise UsageError(
             f"review sheet {sheet} lacks the column {', '.join(missing)}. Fill in the sheet as it was written."
         )
-    return rows.fillna("")
+    return rows
 
 
 def _type_of(text: str, sheet: Path, line: int) -> str:

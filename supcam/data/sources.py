@@ -12,6 +12,9 @@ from supcam.errors import UsageError
 
 MAX_FILES = 2_000_000
 MAX_RATIO = 1000
+# Of a whole zip, which entries that share their packed bytes can make of any size.
+MAX_UNPACKED = 2**28
+MAX_TOTAL_RATIO = 100
 LABELS = "labels.csv"
 
 _ENCRYPTED = 0x1
@@ -40,8 +43,8 @@ class Source(ABC):
         Raises:
             UsageError: when there are several label tables, or crops outside the labelled folder.
         """
-        tables = [path for path in self.files if PurePosixPath(path).name == LABELS]
-        if not tables or tables == [LABELS]:
+        tables = [path for path in self.files if is_labels(path)]
+        if not tables or (len(tables) == 1 and "/" not in tables[0]):
             return
         if len(tables) > 1:
             shown = ", ".join(sorted(tables)[:5])
@@ -65,7 +68,7 @@ class Source(ABC):
         parts = PurePosixPath(path).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.ignored["hidden files"] += 1
-        elif not (is_image(path) or _is_labels(parts) or is_licence(path)):
+        elif not (is_image(path) or is_labels(path) or is_licence(path)):
             self.ignored["files without an image suffix"] += 1
         elif not _printable(path):
             self.refused[ascii(path)] = "has unprintable characters in its name. Rename it."
@@ -145,6 +148,12 @@ class ZipSource(Source):
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
         for entry in entries:
             self._judge(entry)
+        total, allowed = sum(entry.file_size for entry in self._entries.values()), _most_unpacked(path)
+        if total > allowed:
+            raise UsageError(
+                f"{path} unpacks to {total} bytes; allowed are at most {allowed}, the larger of {MAX_UNPACKED} and "
+                f"{MAX_TOTAL_RATIO} times its size. Split it, or import its folder unpacked."
+            )
 
     def read(self, path: str) -> bytes:
         """Bytes of one entry, never more than an image may hold."""
@@ -158,8 +167,9 @@ class ZipSource(Source):
         return content
 
     def _judge(self, entry: zipfile.ZipInfo) -> None:
-        name = entry.filename
-        if name.endswith("/"):
+        # Archivers write ./a and a/./b for a and a/b; one spelling only, or one crop would overwrite the other.
+        name = "/".join(part for part in entry.filename.split("/") if part != ".")
+        if entry.filename.endswith(("/", "/.")):
             return
         reason = _unsafe_entry(entry, name in self._entries)
         if reason:
@@ -181,13 +191,15 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         source: Source = FolderSource(path)
-    elif path.is_file() and path.name == LABELS:
+    elif path.is_file() and is_labels(path.name):
         source = FolderSource(path.resolve().parent)
     elif path.is_file() and path.suffix.lower() == ".zip":
         source = ZipSource(path)
     else:
         state = "is no folder, zip or labels.csv" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a folder with labels.csv.")
+    if not source.name or source.name.startswith(".") or not _printable(source.name):
+        raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
     source.enter_labelled_folder()
     return source
 
@@ -197,14 +209,19 @@ def is_image(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_labels(path: str) -> bool:
+    """Whether a file is a label table, in any case of its letters."""
+    return PurePosixPath(path).name.lower() == LABELS
+
+
 def is_licence(path: str) -> bool:
     """Whether a file holds licence terms, which travel with every copy of the crops."""
     pure = PurePosixPath(path)
     return pure.stem.lower() in {"license", "licence", "copying"} and pure.suffix.lower() in {"", ".txt", ".md"}
 
 
-def _is_labels(parts: tuple[str, ...]) -> bool:
-    return parts[-1] == LABELS
+def _most_unpacked(path: Path) -> int:
+    return max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
 
 
 def _printable(name: str) -> bool:

@@ -49,17 +49,26 @@ def record_version(data: Path) -> None:
     Raises:
         SupcamError: with DVC's own words when it fails.
     """
-    _dvc(["add", "--quiet", data.name], data.parent)
+    _dvc(["add", data.name], data.parent)
 
 
 def fetch_manifest(data: Path, revision: str, target: Path) -> None:
     """Get the manifest of a data folder as a git revision named it (``dvc get``), from the cache or the remote.
 
     Raises:
-        SupcamError: for an unknown revision, or data that neither cache nor remote holds.
+        UsageError: for an unknown revision.
+        SupcamError: for data that neither cache nor remote holds.
     """
-    place = f"{data.name}/manifest.csv"
-    _dvc(["get", "--quiet", "--rev", revision, "--out", str(target.resolve()), ".", place], data.resolve().parent)
+    command = ["get", "--rev", revision, "--out", str(target.resolve()), ".", f"{data.name}/manifest.csv"]
+    try:
+        _dvc(command, data.resolve().parent)
+    except SupcamError as error:
+        if "unknown Git revision" not in str(error):
+            raise
+        raise UsageError(
+            f"version {revision!r} is no git revision of this project. Give a commit or tag (git log --oneline -- "
+            f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
+        ) from None
 
 
 def _is_changed(change: object) -> bool:
@@ -81,6 +90,6 @@ def _dvc(arguments: list[str], folder: Path) -> str:
         check=False,
     )
     if done.returncode:
-        words = (done.stderr or done.stdout).strip()
-        raise SupcamError(f"dvc {' '.join(arguments)} failed in {folder}: {words}")
+        words = (done.stderr or done.stdout).strip().removeprefix("ERROR: ")
+        raise SupcamError(f"dvc {' '.join(arguments)} failed in {folder}: {words or f'exit code {done.returncode}'}")
     return done.stdout

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supcam.data import importers
+from supcam.data import folder
 from supcam.data.importers import ImportRefused, import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import read_manifest
@@ -177,7 +178,7 @@ def test_zip_slip_is_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImportRefused, match="leads out of the zip") as caught:
         import_sources([archive], tmp_path / "data")
     assert [path for path in caught.value.refused if "evil" in path]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["slip.zip"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".data.lock", "slip.zip"]
 
 
 def test_entry_without_a_name_is_refused(tmp_path: Path) -> None:
@@ -187,6 +188,80 @@ def test_entry_without_a_name_is_refused(tmp_path: Path) -> None:
         file.writestr(zipfile.ZipInfo(""), CROP)
     with pytest.raises(ImportRefused, match="leads out of the zip"):
         import_sources([archive], tmp_path / "data")
+
+
+def pack(archive: Path, entries: list[tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in entries:
+            file.writestr(name, content)
+    return archive
+
+
+def test_names_that_lead_nowhere_are_one_name(tmp_path: Path) -> None:
+    """instance/./a.png overwrote instance/a.png."""
+    other = encode(draw_crop(2))
+    twice = pack(tmp_path / "twice.zip", [("instance/a.png", CROP), ("instance/./a.png", other)])
+    with pytest.raises(ImportRefused, match=r"instance/a\.png is in the zip twice"):
+        import_sources([twice], tmp_path / "data")
+    plain = pack(tmp_path / "plain.zip", [("./instance/a.png", CROP), ("./touching/./b.png", other)])
+    import_sources([plain], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert frame["crop_id"].to_list() == ["plain/instance/a.png", "plain/touching/b.png"]
+    assert [(tmp_path / "data" / path).read_bytes() for path in frame["path"]] == [CROP, other]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(f"instance/{'x' * 300}.png", "File name too long"), ("instance/a.png/b.png", "Not a directory|File exists")],
+)
+def test_names_the_file_system_cannot_hold_are_refused(tmp_path: Path, name: str, reason: str) -> None:
+    archive = pack(tmp_path / "lab.zip", [("instance/a.png", CROP), (name, CROP)])
+    with pytest.raises(ImportRefused, match=rf"lab/{name} cannot be copied under its name: ({reason}). Rename it"):
+        import_sources([archive], tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_zip_whose_name_cannot_name_crops(tmp_path: Path) -> None:
+    """A zip called '...zip' would have been the source '..'."""
+    with pytest.raises(UsageError, match=r"cannot name crops\. Rename it"):
+        import_sources([pack(tmp_path / "...zip", [("instance/a.png", CROP)])], tmp_path / "data")
+
+
+def test_zip_that_unpacks_to_too_much_in_all_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, 30_000, dtype=np.uint8).tobytes()
+    entries = [(f"instance/{index}.bmp", noise + bytes(28 * 2**20)) for index in range(10)]
+    with pytest.raises(UsageError, match=r"bomb\.zip unpacks to \d+ bytes; allowed are at most 268435456.*Split it"):
+        import_sources([pack(tmp_path / "bomb.zip", entries)], tmp_path / "data")
+
+
+def test_label_table_names_a_crop_once_in_every_spelling(tmp_path: Path) -> None:
+    """a.png and ./a.png came in as two rows with one id and two types."""
+    root = tmp_path / "table"
+    (root / "im").mkdir(parents=True)
+    for name in ("a.png", "im/a.png"):
+        (root / name).write_bytes(CROP)
+    rows = [("a.png", "touching"), ("./a.png", "overlapping"), ("im\\a.png", "touching"), ("im//a.png", "touching")]
+    table(root, [{"path": path, "type": kind} for path, kind in rows])
+    with pytest.raises(ImportRefused) as caught:
+        import_sources([root], tmp_path / "data")
+    assert set(caught.value.refused) == {f"table/{path}" for path, _ in rows}
+    assert all("is listed twice (labels.csv line" in reason for reason in caught.value.refused.values())
+
+
+def test_label_table_as_a_spreadsheet_writes_it(tmp_path: Path) -> None:
+    """Labels.CSV was ignored without a word, a trailing comma shifted the columns, empty rows were refused."""
+    root = tmp_path / "sheet"
+    (root / "instance").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (root / "instance" / name).write_bytes(CROP)
+    text = "Path;Type;Case;Note;\r\n instance/a.png ; instance ; p1 ;two\r\ninstance/b.png;;;\r\n;;;;\r\n"
+    (root / "Labels.CSV").write_text(text.replace("b.png;;", "b.png;Instance;"))
+    import_sources([root / "Labels.CSV"], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert frame[["crop_id", "type", "case_id", "Note"]].to_numpy().tolist() == [
+        ["sheet/instance/a.png", "instance", "p1", "two"],
+        ["sheet/instance/b.png", "instance", "", ""],
+    ]
 
 
 def test_links_and_bombs_in_a_zip_are_refused(tmp_path: Path) -> None:
@@ -231,7 +306,7 @@ def test_bad_images_are_all_named_and_nothing_is_imported(source: Path, tmp_path
     assert "3 refused" in str(caught.value)
     assert caught.value.exit_code == 2
     assert contents(tmp_path / "data") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "lab one", "other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".data.lock", "data", "lab one", "other"]
 
 
 def test_changed_crop_of_a_known_source_is_refused(source: Path, tmp_path: Path) -> None:
@@ -306,27 +381,101 @@ def test_failing_dvc_leaves_data_and_pointer_as_before(
     before, pointer = contents(data), (dvc_project / "data.dvc").read_text()
     other = write_source(dvc_project.parent / "lab two", per_type=1, seed=7)
 
-    def broken(folder: Path) -> None:
+    def broken(_: Path) -> None:
         (dvc_project / "data.dvc").write_text("half written")
         raise SupcamError("dvc add data failed: disk full")
 
-    monkeypatch.setattr(importers, "record_version", broken)
+    monkeypatch.setattr(folder, "record_version", broken)
     with pytest.raises(SupcamError, match="disk full"):
         import_sources([other], data)
     assert contents(data) == before
     assert (dvc_project / "data.dvc").read_text() == pointer
-    assert not list(dvc_project.glob(".data*"))
+    assert [path.name for path in dvc_project.glob(".data*")] == [".data.lock"]
 
 
-def test_import_killed_after_the_swap_is_undone_by_the_next(source: Path, tmp_path: Path) -> None:
+def test_an_import_during_another_is_refused_and_loses_nothing(source: Path, tmp_path: Path) -> None:
+    """Two at once both ended 0 and the crops of one were gone: each took the other's swap for a killed one."""
+    data, other = tmp_path / "data", write_source(tmp_path / "lab two", per_type=1, seed=7)
+    refusals = []
+
+    def second(done: int, total: int) -> None:
+        if done == 3:
+            with pytest.raises(SupcamError, match="is being changed by another command") as caught:
+                import_sources([other], data)
+            refusals.append(caught.value.exit_code)
+
+    assert import_sources([source], data, progress=second).total == 24
+    assert refusals == [1]
+    assert import_sources([other], data).total == 28
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from supcam.data import folder, importers
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+record, rename = folder.record_version, Path.rename
+if sys.argv[1] == "building":
+    progress = lambda done, total: done == 2 and die()
+else:
+    progress = None
+if sys.argv[1] == "between":
+    Path.rename = lambda self, target: die() if target.name == "data" else rename(self, target)
+if sys.argv[1] == "unrecorded":
+    folder.record_version = die
+if sys.argv[1] == "recorded":
+    folder.record_version = lambda data: (record(data), die())
+importers.import_sources([Path(sys.argv[2])], Path(sys.argv[3]), progress=progress)
+"""
+
+
+@pytest.mark.parametrize(("when", "kept"), [("building", 0), ("between", 0), ("unrecorded", 4), ("recorded", 4)])
+def test_a_killed_import_is_finished_or_undone_by_the_next(
+    source: Path, dvc_project: Path, when: str, kept: int
+) -> None:
+    """An import killed when its version was recorded used to be rolled back, and what it built stayed for ever."""
+    data, other = dvc_project / "data", write_source(dvc_project.parent / "lab two", per_type=1, seed=7)
+    import_sources([source], data)
+    killed = subprocess.run([sys.executable, "-c", KILLED, when, str(other), str(data)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    again = import_sources([other], data)
+    assert (again.unchanged, again.added, again.total) == (kept, 4 - kept, 28)
+    assert dvc(dvc_project, "status", "--json", "data.dvc").strip() == "{}"
+    assert [path.name for path in dvc_project.glob(".data*")] == [".data.lock"]
+
+
+def test_a_refused_import_changes_no_file_of_the_data(source: Path, tmp_path: Path) -> None:
+    """A crop of the data that has no row was overwritten through its hard link before the import was refused."""
     data = tmp_path / "data"
     import_sources([source], data)
+    manifest = data / "manifest.csv"
+    head, first, *rest = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text(head + "".join(rest))
+    victim = first.split(",")[0].removeprefix("lab one/")
+    (source / victim).write_bytes(encode(draw_crop(99)))
+    (source / "instance" / "bad.png").write_bytes(b"no image")
     before = contents(data)
-    data.rename(tmp_path / ".data.previous")
-    (data / "crops").mkdir(parents=True)
-    assert import_sources([source], data).added == 0
+    with pytest.raises(ImportRefused, match=r"bad\.png"):
+        import_sources([source], data)
     assert contents(data) == before
-    assert not (tmp_path / ".data.previous").exists()
+
+
+@pytest.mark.parametrize(("column", "value"), [("label_certain", "yes"), ("stain", "R-band"), ("case", "p2")])
+def test_changed_columns_of_a_known_crop_are_refused(tmp_path: Path, column: str, value: str) -> None:
+    """A corrected certainty or further column used to be dropped without a word."""
+    root = tmp_path / "table"
+    root.mkdir()
+    (root / "a.png").write_bytes(CROP)
+    row = {"path": "a.png", "type": "touching", "case": "p1", "label_certain": "no", "stain": "G-band"}
+    table(root, [row])
+    import_sources([root], tmp_path / "data")
+    assert import_sources([root], tmp_path / "data").unchanged == 1
+    table(root, [row | {column: value}])
+    with pytest.raises(ImportRefused, match=rf"another {column}.*{value if column == 'stain' else ''}.*--replace"):
+        import_sources([root], tmp_path / "data")
 
 
 def test_both_real_sources_come_in(shared_data: Path, tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ def test_bytes_and_hash_do_not_depend_on_the_order(manifest: Make, tmp_path: Pat
     assert manifest_hash(frame) == manifest_hash(shuffled)
 
 
-@pytest.mark.parametrize("column", ["crop_id", "type", "case_id", "sha256"])
+@pytest.mark.parametrize("column", ["crop_id", "type", "case_id", "sha256", "label_certain"])
 def test_hash_changes_with_the_content(manifest: Make, column: str) -> None:
     frame = manifest({"a": {"instance": 3}})
     changed = frame.copy()
-    changed.loc[1, column] = "other"
+    changed.loc[1, column] = False if column == "label_certain" else "other"
     assert manifest_hash(frame) != manifest_hash(changed)
 
 
@@ -59,3 +59,23 @@ def test_value_of_the_wrong_kind_names_its_line(manifest: Make, tmp_path: Path, 
     frame[list(COLUMNS)].to_csv(tmp_path / "manifest.csv", index=False)
     with pytest.raises(UsageError, match=rf"line 3.*{column}.*{value}"):
         read_manifest(tmp_path / "manifest.csv")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda lines: [*lines[:2], "", *lines[2:]], "line 3 has 0 values"),
+        (lambda lines: [lines[0], *(f"{line},x" for line in lines[1:])], "line 2 has 10 values for 9 columns"),
+        (lambda lines: [f"{line},instance" if at else f"{line},type" for at, line in enumerate(lines)], "named type"),
+    ],
+    ids=["blank line", "one value too many", "doubled column"],
+)
+def test_table_broken_by_hand_names_its_line(
+    manifest: Make, tmp_path: Path, edit: Callable[[list[str]], list[str]], message: str
+) -> None:
+    """Such edits shifted lines or columns without a word."""
+    path = tmp_path / "manifest.csv"
+    write_manifest(manifest({"a": {"instance": 3}}), path)
+    path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
+    with pytest.raises(UsageError, match=rf"{message}.*Restore it"):
+        read_manifest(path)

@@ -9,7 +9,7 @@ import pytest
 
 from supcam.data import review
 from supcam.data.importers import import_sources
-from supcam.data.manifest import read_manifest
+from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.review import apply_review, suspicious_labels, write_review
 from supcam.errors import SupcamError, UsageError
 from tests.data.samples import write_source
@@ -93,6 +93,7 @@ def test_corrections_become_a_new_version(sheet: Path, dvc_project: Path) -> Non
         ("corrected", ["", "cluster", ""], "line 3.*'cluster' is unknown"),
         ("crop_id", ["x", "y", "z"], "x is not in the data"),
         ("type", ["touching", "instance", "instance"], "the sheet says touching"),
+        ("crop_id", ["lab/instance/case0 [0] a.png"] * 3, "line 3.*is listed twice"),
     ],
 )
 def test_wrong_sheets_change_nothing(
@@ -103,6 +104,26 @@ def test_wrong_sheets_change_nothing(
     with pytest.raises(UsageError, match=message):
         apply_review(sheet, dvc_project / "data")
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
+
+
+def test_what_is_no_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
+    """An empty sheet ended in a traceback of the csv module."""
+    data = dvc_project / "data"
+    for content, message in ((b"", "is empty"), (bytes(range(256)), "no readable CSV"), (b"a\n", "lacks the column")):
+        sheet.write_bytes(content)
+        with pytest.raises(UsageError, match=message):
+            apply_review(sheet, data)
+    with pytest.raises(UsageError, match="cannot be read"):
+        apply_review(sheet.parent, data)
+
+
+def test_doubled_id_of_the_manifest_is_named(sheet: Path, tmp_path: Path, dvc_project: Path) -> None:
+    """It ended in a traceback of pandas."""
+    data = tmp_path / "unversioned"
+    frame = read_manifest(dvc_project / "data" / "manifest.csv")
+    write_manifest(pd.concat([frame, frame.head(1)]), data / "manifest.csv")
+    with pytest.raises(UsageError, match=r"is in the manifest twice. See: supcam validate"):
+        apply_review(sheet, data)
 
 
 def test_failing_dvc_leaves_the_labels_as_before(
