@@ -1,4 +1,4 @@
-"""Commands about crops: import, synthesize, validate, data diff and resplit, review."""
+"""Commands about crops: import, synthesize, validate, data diff, resplit and folds, review."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,7 @@ def add_commands(app: typer.Typer) -> None:
     data = typer.Typer(help="Versions of the data.", no_args_is_help=True)
     data.command("diff")(diff)
     data.command("resplit")(resplit)
+    data.command("folds")(folds_)
     app.add_typer(data, name="data")
     review = typer.Typer(help="Labels that look wrong: a sheet for people, and back.", no_args_is_help=True)
     review.command("sheet")(review_sheet)
@@ -60,7 +61,12 @@ def _read_map(text: str | None) -> dict[str, str] | None:
         return None
     if not re.fullmatch(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*", text):
         raise UsageError(f"--map {text!r} is not of the form 0=instance,1=touching,2=overlapping. Correct it.")
-    return dict(pair.split("=") for pair in text.split(","))
+    pairs = [(folder, kind) for folder, _, kind in (pair.partition("=") for pair in text.split(","))]
+    folders = [folder for folder, _ in pairs]
+    twice = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise UsageError(f"--map {text!r} names the folder {', '.join(twice)} twice. Keep one type for it.")
+    return dict(pairs)
 
 
 def synthesize(
@@ -117,13 +123,33 @@ def diff(
 
 
 def resplit() -> None:
-    """Forget which part each case is in; the next dvc repro divides all crops anew."""
+    """Forget which part each case is in; the next dvc repro divides all crops anew and records it in history.json."""
     root = tracking.project_root()
     assignments = root / "outputs" / "split" / "assignments.csv"
     if not assignments.exists():
         raise UsageError(f"{assignments} does not exist: there is no split to give up. Run: dvc repro split")
     assignments.unlink()
     typer.echo("Cases are divided anew by: dvc repro. Test figures of before and after are of other crops.")
+
+
+def folds_(
+    folds: Annotated[int, typer.Option("--folds", help="Number of folds.", min=2)],
+    into: Annotated[Path, typer.Option(help="New folder for the lists of ids and folds.json.")],
+) -> None:
+    """Divide the crops into folds by the protocol of the split, and write the ids each holds out, with hashes."""
+    from supcam.ablation.parts import links_of
+    from supcam.data.manifest import read_manifest
+    from supcam.data.splits import fold_manifest, write_folds
+
+    if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
+        raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
+    root = tracking.project_root()
+    settings = load_settings(root / "params.yaml").split
+    frame = read_manifest(root / "data" / "manifest.csv")
+    divided = fold_manifest(frame, settings, folds, linked=links_of(root, frame))
+    for fold in write_folds(divided, settings, into)["folds"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in fold["counts"].items())
+        typer.echo(f"{into / fold['ids']}: {kinds}; sha256 {fold['sha256'][:12]}")
 
 
 def review_sheet(

@@ -52,6 +52,8 @@ def validate_crops(
     same = same_values([str(value) for value in facts["pixels"]])
     similar = near_duplicates(measured.descriptors, settings.near_duplicate, SIZE_RATIO)
     alike = [group for group in similar if facts["pixels"].iloc[group].nunique() > 1]
+    begin_with = zip(facts["crop_id"], facts["source"], strict=True)
+    facts["id_source"] = [OK if crop_id.startswith(f"{source}/") else source for crop_id, source in begin_with]
     facts["same_picture"], facts["conflict"] = _others(facts, same)
     facts["alike"], facts["near_conflict"] = _others(facts, alike)
     for name in ("contrast", "focus"):
@@ -72,7 +74,7 @@ def validate_splits(
     root: Path | None = None,
     docs: Path | None = None,
 ) -> ValidationReport:
-    """Judge a split manifest: no case, duplicate or near duplicate (``linked``) lies in two parts.
+    """Judge a split manifest: no part is empty, no case, duplicate or near duplicate (``linked``) lies in two.
 
     Raises:
         UsageError: for an empty manifest or an unknown rule in the settings.
@@ -92,7 +94,9 @@ def validate_splits(
     cells = [(f"{part} {kind}", int(counts.loc[part, kind])) for part in PARTS for kind in TYPE_LABELS]  # type: ignore[arg-type]
     present = set(facts["type"])
     table = pd.DataFrame([cell for cell in cells if cell[0].split(" ")[1] in present], columns=["type", "count"])
-    report = judge("splits", facts, {"type": table}, split_rules(settings, by_case), manifest_hash(frame), [])
+    parts = pd.DataFrame({"type": list(PARTS), "count": counts.sum(axis=1).to_numpy()})
+    tables = {"type": table, "part": parts}
+    report = judge("splits", facts, tables, split_rules(settings, by_case), manifest_hash(frame), [])
     return _finished(report, root, docs)
 
 
@@ -109,16 +113,16 @@ def validate_composed(
 ) -> ValidationReport:
     """Judge composed crops against the real training rows ``sources`` they were made of.
 
-    ``requested`` are the composites asked for, by type or in all. Sides are compared with the longest among
-    ``sources``; with ``sources_root``, the folder their paths start from, intensities are compared as well.
+    ``requested`` are the composites asked for, by type or in all. Sides are compared with the shortest and the longest
+    among ``sources``; with ``sources_root``, the folder their paths start from, intensities are compared as well.
 
     Raises:
         UsageError: when there are no sources or a rule in the settings is unknown.
         MissingExtra: when Great Expectations is not installed.
     """
     _refuse_empty(sources, "training part")
-    longest = float(np.maximum(sources["width"], sources["height"]).max())
-    rules = composed_rules(settings, _darkest(sources, sources_root), longest)
+    both = sources[["width", "height"]].to_numpy(dtype=float)
+    rules = composed_rules(settings, _darkest(sources, sources_root), (float(both.min()), float(both.max())))
     facts = measure_crops(frame, root, progress=progress).facts
     kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
@@ -126,7 +130,7 @@ def validate_composed(
     facts["algebra"] = [algebra for _, algebra in checked]
     made = {**facts["type"].value_counts(), "all": len(facts)}
     asked = {"all": requested} if isinstance(requested, int) else requested or {}
-    missing = [(kind, 1 - int(made.get(kind, 0)) / count) for kind, count in asked.items() if count]
+    missing = [(kind, _missing(int(made.get(kind, 0)), count)) for kind, count in asked.items()]
     table = pd.DataFrame(missing, columns=["type", "missing"])
     return _finished(judge("composed", facts, {"type": table}, rules, manifest_hash(frame), []), root, docs)
 
@@ -195,6 +199,11 @@ def _darkest(sources: pd.DataFrame, root: Path | None) -> tuple[int, int]:
         return 0, 255
     darkest = [int(decode_crop(root / path).min()) for path in sources["path"]]
     return max(0, min(_BLENDING_FLOOR, *darkest) - _OVERSHOOT), max(darkest) + _OVERSHOOT
+
+
+def _missing(made: int, asked: int) -> float:
+    """Share of the composites asked for that is missing; negative when there are more."""
+    return (asked - made) / max(asked, 1)
 
 
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:

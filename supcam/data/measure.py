@@ -134,14 +134,16 @@ def _measure(root: Path, path: str, sha256: str, width: int, height: int) -> tup
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
         facts["problem"] = "leads out of the data folder"
         return list(facts.values()), nothing
-    file = root / path
-    if not file.is_file():
+    try:
+        content = (root / path).read_bytes()
+        decoded = read_crop(content)
+    except FileNotFoundError:
         facts["problem"] = "file is missing"
         return list(facts.values()), nothing
-    try:
-        content = file.read_bytes()
-        decoded = read_crop(content)
-    except (OSError, ImageError) as error:
+    except OSError as error:  # a folder, a name too long, no permission
+        facts["problem"] = f"cannot be opened: {error.strerror}"
+        return list(facts.values()), nothing
+    except ImageError as error:
         facts["problem"] = str(error).removeprefix("image ")
         return list(facts.values()), nothing
     digest = hashlib.sha256(content).hexdigest()

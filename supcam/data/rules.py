@@ -19,7 +19,8 @@ _CORRECT = "Correct or leave out the crop and import with --replace."
 class Rule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
-    ``per`` tells the table the column belongs to: one row per crop, per type, or per file without a row.
+    ``per`` tells the table the column belongs to: one row per crop, per type, per part of the split, or per file
+    without a row.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     unique: bool = False
-    per: Literal["crop", "type", "file"] = "crop"
+    per: Literal["crop", "type", "part", "file"] = "crop"
 
     @property
     def allowed(self) -> str:
@@ -40,7 +41,7 @@ class Rule:
         if self.among is not None:
             return ", ".join(value or "none" for value in self.among)
         if self.low is None and self.high is None:
-            return "any value"
+            return "any value, but not none"
         if self.high is None:
             return f"at least {self.low:g}"
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"
@@ -69,6 +70,7 @@ def _raw(settings: ValidateSettings) -> list[Rule]:
         *_file_rules(_RESTORE),
         Rule("accounted_for", "listed", "Remove the file from data/crops and import it.", among=[OK], per="file"),
         Rule("type_known", "type", "Correct the type in the manifest.", among=TYPE_LABELS),
+        Rule("source_of_id", "id_source", _RESTORE, among=[OK]),
         Rule("short_side", "short_side", _CORRECT, low=settings.min_side),
         Rule("long_side", "long_side", _CORRECT, high=settings.max_side),
         Rule("background", "background", "Export the crop on a white background.", low=settings.min_background),
@@ -93,6 +95,7 @@ def _splits() -> list[Rule]:
         Rule("case_crosses", "case_in", anew, among=[""]),
         Rule("duplicate_crosses", "duplicate_in", anew, among=[""]),
         Rule("near_duplicate_crosses", "near_in", anew, among=[""]),
+        Rule("part_filled", "count", "Import more cases, or divide otherwise.", low=1, per="part"),
         Rule(
             "type_in_every_part", "count", "Import more cases with it, or divide otherwise.", "warn", low=1, per="type"
         ),
@@ -106,8 +109,10 @@ def _validate_rules(settings: ValidateSettings) -> tuple[list[Rule], list[Rule]]
     return _with_severity(raw, settings), _with_severity(splits, settings)
 
 
-def composed_rules(settings: ValidateComposedSettings, darkest: tuple[int, int], longest: float) -> list[Rule]:
-    """Rules of the suite ``composed``; ``darkest`` and ``longest`` come from the real training crops.
+def composed_rules(
+    settings: ValidateComposedSettings, darkest: tuple[int, int], sides: tuple[float, float]
+) -> list[Rule]:
+    """Rules of the suite ``composed``; ``darkest`` and ``sides`` are the ranges of the real training crops.
 
     Raises:
         SettingError: when ``validate_composed.stop`` or ``.warn`` names an unknown rule.
@@ -120,12 +125,14 @@ def composed_rules(settings: ValidateComposedSettings, darkest: tuple[int, int],
         Rule("label_algebra", "algebra", again, among=[OK]),
         Rule("background", "background", again, low=250),
         Rule("intensity", "darkest", again, low=darkest[0], high=darkest[1]),
-        Rule("long_side", "long_side", again, high=longest * settings.max_side_ratio),
+        Rule("short_side", "short_side", again, low=sides[0] / settings.max_side_ratio),
+        Rule("long_side", "long_side", again, high=sides[1] * settings.max_side_ratio),
         Rule("one_component", "components", again, "warn", low=1, high=1),
         Rule(
             "count_as_asked",
             "missing",
-            "Raise compose.tries or lower compose.count.",
+            "Raise compose.tries or lower compose.count; were more made than asked, compose again.",
+            low=0.0,
             high=settings.max_missing,
             per="type",
         ),

@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.manifest import write_manifest, write_text
+from supcam.data.manifest import manifest_hash, write_manifest, write_text
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
 
@@ -20,7 +21,9 @@ PAPER_SHARES = (0.8, 0.1, 0.1)
 
 Counts = NDArray[np.float64]
 Links = Iterable[Sequence[str]]
+Division = dict[str, Any]
 
+_DIVISION = ("protocol", "seed", "wanted", "crops", "split_hash")
 _TRIES = 32
 # Deviation from the wanted share of a type above which the report warns.
 _TOLERANCE = 0.05
@@ -28,7 +31,11 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class SplitReport:
-    """How the crops were divided, with the hashes that travel into every run and model."""
+    """How the crops were divided, with the hashes that travel into every run and model.
+
+    ``seed`` and ``wanted`` are of the division that placed the kept groups, as ``history`` knows it: one entry for each
+    division from the start, the present one last.
+    """
 
     protocol: str
     seed: int
@@ -39,6 +46,7 @@ class SplitReport:
     groups: dict[str, int]
     kept: int
     assigned: int
+    history: list[Division]
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -60,13 +68,16 @@ def split_manifest(
     previous: pd.DataFrame | None = None,
     *,
     linked: Links = (),
+    history: Sequence[Division] = (),
 ) -> tuple[pd.DataFrame, SplitReport]:
     """Add the column ``split`` (and ``group``) to a manifest.
 
     ``by_case`` keeps each case of a source in one part; crops without a case stand alone. ``paper`` ignores cases and
     takes 80/10/10 of each type. Either way crops with the same bytes, and those of ``linked`` (lists of crop ids),
     stay together. ``previous`` is the frame of an earlier split or its assignments: groups it knows never move,
-    unless the protocol is another.
+    unless the protocol is another. ``history`` are the divisions that :func:`read_history` knows.
+
+    Every part gets a group where there are as many, whatever the sizes of the groups.
 
     Raises:
         UsageError: when there are fewer than three groups to divide.
@@ -80,11 +91,16 @@ def split_manifest(
             f"found {group.nunique()}. Import more, or set split.protocol to paper."
         )
     warnings: list[str] = []
+    lone = int((frame["case_id"] == "").sum())
+    if lone and settings.protocol == "by_case":
+        warnings.append(
+            f"{lone} crops have no case and are divided one by one; crops of one patient may be in two parts"
+        )
     known = {} if previous is None else _known_parts(frame, group, previous, settings, warnings)
     part = _assign(frame["type"], group, shares, settings.seed, known)
     out = frame.assign(split=part.map(dict(enumerate(PARTS))), group=group)
     out = _keep_apart(out, previous if known else None)
-    return out, _report(out, settings, shares, len(known), warnings)
+    return out, _report(out, settings, shares, len(known), list(history), warnings)
 
 
 def fold_manifest(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, linked: Links = ()) -> pd.DataFrame:
@@ -114,15 +130,58 @@ def divide(
         _assign(ordered.loc[source == name, "type"], group[source == name], shares, settings.seed, {})
         for name in sorted(source.unique())
     ]
-    return pd.concat(parts).reindex(frame.index)
+    part = pd.concat(parts).reindex(ordered.index)
+    return _filled(part, ordered["type"], group, shares, {}).reindex(frame.index)
 
 
 def write_split(frame: pd.DataFrame, report: SplitReport, out: Path) -> None:
-    """Write ``manifest.csv``, ``split.json`` and ``assignments.csv``, by which a later split knows this one."""
+    """Write ``manifest.csv``, ``split.json``, and what a later split knows this one by.
+
+    Those are ``assignments.csv`` and ``history.json``.
+    """
     write_manifest(frame, out / "manifest.csv")
     rows = frame.sort_values("crop_id")[["crop_id", "group", "split"]].assign(protocol=report.protocol)
     write_text(out / "assignments.csv", rows.to_csv(index=False, lineterminator="\n"))
     report.to_json(out / "split.json")
+    write_text(out / "history.json", json.dumps(report.history, indent=2, sort_keys=True) + "\n")
+
+
+def read_history(path: Path | None) -> list[Division]:
+    """Read the divisions so far; none when there is no file or the path is None.
+
+    Raises:
+        UsageError: for a file that is no list of divisions.
+    """
+    if path is None or not path.is_file():
+        return []
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))
+        entries = [{name: entry[name] for name in _DIVISION} for entry in history]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is no history of splits: {error!r}. Restore it: git checkout -- {path}") from None
+    return entries
+
+
+def write_folds(frame: pd.DataFrame, settings: SplitSettings, out: Path) -> dict[str, Any]:
+    """Write the folds of :func:`fold_manifest`: ``fold_N.txt`` with the ids each holds out, and ``folds.json``.
+
+    Returns the content of ``folds.json``: protocol, seed, and for each fold its crops by type and the hash of its list.
+    """
+    described = []
+    for number, rows in frame.groupby("fold"):
+        text = "".join(f"{crop_id}\n" for crop_id in sorted(rows["crop_id"]))
+        write_text(out / f"fold_{number}.txt", text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        kinds = {kind: int((rows["type"] == kind).sum()) for kind in TYPE_LABELS}
+        described.append({"fold": int(str(number)), "ids": f"fold_{number}.txt", "sha256": digest, "counts": kinds})
+    content = {
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+        "manifest_hash": manifest_hash(frame),
+        "folds": described,
+    }
+    write_text(out / "folds.json", json.dumps(content, indent=2) + "\n")
+    return content
 
 
 def read_assignments(path: Path | None) -> pd.DataFrame | None:
@@ -232,7 +291,38 @@ def _assign(
     for kind in range(counts.shape[1]):
         singles = np.flatnonzero((part < 0) & (counts[:, kind] > 0))
         part[singles] = _fill(rng.permutation(len(singles)), target[:, kind], filled[:, kind])
-    return group.map(dict(zip(names, part, strict=True)))
+    placed = group.map(dict(zip(names, part, strict=True)))
+    return _filled(placed, types, group, shares, known) if len(table) >= len(shares) else placed
+
+
+def _filled(
+    part: "pd.Series[int]",
+    types: "pd.Series[str]",
+    group: "pd.Series[str]",
+    shares: Sequence[float],
+    fixed: Mapping[str, int],
+) -> "pd.Series[int]":
+    """Give every part that got nothing the group whose move costs least; groups of ``fixed`` stay."""
+    empty = [index for index in range(len(shares)) if not (part == index).any()]
+    if not empty:
+        return part
+    table = pd.crosstab(group, types).reindex(columns=list(TYPE_LABELS), fill_value=0)
+    counts = table.to_numpy(dtype=np.float64)
+    place = np.array(part.groupby(group).first().reindex(table.index))
+    target = np.outer(shares, counts.sum(axis=0))
+    free = np.array([name not in fixed for name in table.index])
+    for index in empty:
+        now = np.stack([counts[place == other].sum(axis=0) for other in range(len(shares))])
+        spare = np.flatnonzero(free & (np.bincount(place, minlength=len(shares))[place] > 1))
+        costs = []
+        for candidate in spare:
+            moved = now.copy()
+            moved[place[candidate]] -= counts[candidate]
+            moved[index] += counts[candidate]
+            costs.append(_cost(moved, target))
+        if costs:
+            place[spare[int(np.argmin(costs))]] = index
+    return group.map(dict(zip(table.index, place, strict=True)))
 
 
 def _search(counts: Counts, target: Counts, filled: Counts, seed: int) -> NDArray[np.int64]:
@@ -286,33 +376,54 @@ def _report(
     settings: SplitSettings,
     shares: Sequence[float],
     kept: int,
+    history: list[Division],
     warnings: list[str],
 ) -> SplitReport:
+    texts = {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
+    split_hash = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    asked = {"protocol": settings.protocol, "seed": settings.seed, "wanted": dict(zip(PARTS, shares, strict=True))}
+    if not kept:
+        history.append({**asked, "crops": len(frame), "split_hash": split_hash})
+    made = history[-1] if history else asked
+    for name in ("seed", "wanted"):
+        if made[name] != asked[name]:
+            warnings.append(
+                f"the split was made with {name} {made[name]}, the settings say {asked[name]}, which placed new groups "
+                "only; to divide anew: supcam data resplit"
+            )
+    counts = _counts(frame)
+    _warn_of_types(counts, asked["wanted"], warnings)
+    groups = frame.groupby("split")["group"].nunique()
+    return SplitReport(
+        protocol=settings.protocol,
+        seed=made["seed"],
+        split_hash=split_hash,
+        part_hashes={part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()},
+        wanted=made["wanted"],
+        counts=counts,
+        groups={part: int(groups.get(part, 0)) for part in PARTS},
+        kept=kept,
+        assigned=frame["group"].nunique() - kept,
+        history=history,
+        warnings=warnings,
+    )
+
+
+def _counts(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     table = pd.crosstab(frame["split"], frame["type"]).reindex(
         index=list(PARTS), columns=list(TYPE_LABELS), fill_value=0
     )
-    matrix = table.to_numpy()
-    counts = {part: dict(zip(TYPE_LABELS, row.tolist(), strict=True)) for part, row in zip(PARTS, matrix, strict=True)}
-    totals = dict(zip(TYPE_LABELS, matrix.sum(axis=0).tolist(), strict=True))
-    for part, share in zip(PARTS, shares, strict=True):
-        for kind in TYPE_LABELS:
-            count, total = counts[part][kind], totals[kind]
+    rows = zip(PARTS, table.to_numpy(), strict=True)
+    return {part: dict(zip(TYPE_LABELS, row.tolist(), strict=True)) for part, row in rows}
+
+
+def _warn_of_types(counts: dict[str, dict[str, int]], wanted: dict[str, float], warnings: list[str]) -> None:
+    totals = {kind: sum(counts[part][kind] for part in PARTS) for kind in TYPE_LABELS}
+    for part, share in wanted.items():
+        for kind, total in totals.items():
+            count = counts[part][kind]
             off = count / total - share if total else 0.0
             if total and not count:
                 warnings.append(f"{part} lacks {kind} crops; its figures leave that type out")
             elif total and abs(off) > max(_TOLERANCE, 1 / total):
                 warnings.append(f"{part} holds {count} of {total} {kind} crops, {off:+.0%} off the wanted {share:.0%}")
-    ids = {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
-    groups = frame.groupby("split")["group"].nunique()
-    return SplitReport(
-        protocol=settings.protocol,
-        seed=settings.seed,
-        split_hash=hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest(),
-        part_hashes={part: hashlib.sha256(text.encode()).hexdigest() for part, text in ids.items()},
-        wanted=dict(zip(PARTS, shares, strict=True)),
-        counts=counts,
-        groups={part: int(groups.get(part, 0)) for part in PARTS},
-        kept=kept,
-        assigned=frame["group"].nunique() - kept,
-        warnings=warnings,
-    )

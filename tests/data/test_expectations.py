@@ -69,6 +69,9 @@ def test_clean_crops_pass(data: Path, tmp_path: Path) -> None:
         ("sha256", "0" * 64, "bytes_unchanged", "bytes = sha256"),
         ("width", 999, "size_as_recorded", "size = 36 x 40"),
         ("split", "holdout", "split_known", "split = holdout"),
+        ("path", f"crops/{'x' * 300}.png", "readable", "problem = cannot be opened: File name too long"),
+        ("path", "crops/lab", "readable", "problem = cannot be opened: Is a directory"),
+        ("source", "other", "source_of_id", "id_source = other"),
     ],
 )
 def test_manifest_edited_by_hand(data: Path, column: str, value: object, rule: str, found: str) -> None:
@@ -82,6 +85,7 @@ def test_manifest_edited_by_hand(data: Path, column: str, value: object, rule: s
     assert str(row["value"]).startswith(found)
     assert row["severity"] == "stop"
     assert row["remedy"]
+    assert rule != "complete" or row["allowed"] == "any value, but not none"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +238,20 @@ def test_part_without_a_type_only_warns(manifest: Make) -> None:
     assert failed(report) == {"type_in_every_part": 2}
 
 
+def test_an_empty_part_stops(manifest: Make) -> None:
+    """A split without validation crops passed with warnings only."""
+    frame = manifest({f"c{index}": {"instance": 4} for index in range(6)}).assign(split="train")
+    frame.loc[frame["case_id"] == "c0", "split"] = "test"
+    report = validate_splits(frame, STRICT, by_case=True)
+    assert not report.passed
+    assert failed(report) == {"part_filled": 1, "type_in_every_part": 1}
+    assert report.failing.iloc[0][["crop_id", "value", "allowed"]].to_list() == [
+        "validation",
+        "count = 0",
+        "at least 1",
+    ]
+
+
 @pytest.fixture
 def composed(data: Path, tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Two crops with the columns of composites, the training rows, and their folder."""
@@ -263,10 +281,14 @@ def test_composites_pass_and_each_fault_is_found(composed: tuple[pd.DataFrame, p
     assert judge(rows, requested={"touching": 1, "overlapping": 1}) == {}
     assert judge(rows, requested=2) == {}
     assert judge(rows, requested={"touching": 5}) == {"count_as_asked": 1}
+    assert judge(rows, requested={"touching": 1, "overlapping": 0}) == {"count_as_asked": 1}
+    assert judge(rows, requested=1) == {"count_as_asked": 1}
     assert judge(rows.assign(type="touching")) == {"label_algebra": 1}
     assert judge(rows.assign(parent_a="lab/unknown.png")) == {"parents": 2}
     chain = ";".join(sources.loc[sources["type"].isin(["instance", "overlapping"]), "crop_id"].iloc[[0, 7]])
     assert judge(rows.assign(parents=chain)) == {"label_algebra": 1}
+    (out / "crops" / "1.png").write_bytes(encode(draw_crop(70, 60, 9)))
+    assert "short_side" in judge(rows)
     (out / "crops" / "0.png").write_bytes(encode(np.zeros((600, 500), dtype=np.uint8)))
     assert {"background", "intensity", "long_side", "bytes_unchanged", "size_as_recorded"} <= set(judge(rows))
 

@@ -1,5 +1,6 @@
 """Splits: no group crosses, types are spread as well as groups allow, and adding data moves nothing."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supcam.data.splits import PARTS, fold_manifest, read_assignments, split_manifest, write_split
+from supcam.data.splits import (
+    PARTS,
+    fold_manifest,
+    read_assignments,
+    read_history,
+    split_manifest,
+    write_folds,
+    write_split,
+)
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
 
@@ -135,6 +144,85 @@ def test_lacking_and_uneven_types_are_warned_of(manifest: Make) -> None:
 def test_too_few_cases(manifest: Make) -> None:
     with pytest.raises(UsageError, match=r"at least 3 cases or crops to divide, found 2.*paper"):
         split_manifest(manifest({"a": {"instance": 9}, "b": {"instance": 9}}), BY_CASE, None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_three_cases_fill_three_parts(manifest: Make, seed: int) -> None:
+    """With three cases of six crops train took two of them, one part stayed empty, and the suite passed."""
+    rng = np.random.default_rng(seed)
+    kinds = {case: dict(zip(KINDS, rng.multinomial(6, [0.25] * 4).tolist(), strict=True)) for case in "abc"}
+    frame, report = split_manifest(manifest(kinds), BY_CASE)
+    assert sorted(report.groups.values()) == [1, 1, 1]
+    assert (frame.groupby("case_id")["split"].nunique() == 1).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=40), min_size=3, max_size=8))
+def test_no_part_is_empty_whatever_the_groups(groups: list[list[str]]) -> None:
+    rows = [
+        (f"s/{case}/{index}", f"c{case}", kind) for case, kinds in enumerate(groups) for index, kind in enumerate(kinds)
+    ]
+    frame = pd.DataFrame(rows, columns=["crop_id", "case_id", "type"]).assign(source="s")
+    frame = frame.assign(path=frame["crop_id"], sha256=frame["crop_id"])
+    assert set(split_manifest(frame, BY_CASE)[0]["split"]) == set(PARTS)
+    apart = frame.assign(source=frame["case_id"])  # each source has one case, and each is divided by itself
+    assert set(fold_manifest(apart, BY_CASE, 3)["fold"]) == {0, 1, 2}
+
+
+def test_new_groups_fill_a_part_that_kept_none(manifest: Make) -> None:
+    old, _ = split_manifest(manifest(cases(3)), BY_CASE)
+    kept = old[old["split"] != "test"]
+    new, _ = split_manifest(pd.concat([kept, manifest(cases(1, start=9))]), BY_CASE, kept)
+    assert set(new.loc[new["case_id"] == "c9", "split"]) == {"test"}
+
+
+def test_crops_without_a_case_are_told(manifest: Make) -> None:
+    frame = manifest(cases(6) | {"": {"instance": 7}})
+    assert "7 crops have no case" in split_manifest(frame, BY_CASE)[1].warnings[0]
+    assert not any("no case" in text for text in split_manifest(frame, PAPER)[1].warnings)
+
+
+def test_kept_parts_name_the_seed_that_made_them_and_a_new_division_is_recorded(manifest: Make, tmp_path: Path) -> None:
+    """split.json named the seed of the settings although the kept assignments came from another."""
+    frame = manifest(cases(12))
+    old, first = split_manifest(frame, BY_CASE)
+    assert [entry["seed"] for entry in first.history] == [42]
+    write_split(old, first, tmp_path)
+    history, other = read_history(tmp_path / "history.json"), BY_CASE.model_copy(update={"seed": 7, "test": 0.3})
+    _, kept = split_manifest(frame, other, read_assignments(tmp_path / "assignments.csv"), history=history)
+    assert (kept.seed, kept.wanted, kept.history) == (42, first.wanted, history)
+    assert [text for text in kept.warnings if "made with seed 42, the settings say 7" in text]
+    assert [text for text in kept.warnings if "made with wanted" in text]
+    anew, again = split_manifest(frame, other, None, history=history)
+    assert (again.seed, again.warnings) == (7, [text for text in again.warnings if "made with" not in text])
+    write_split(anew, again, tmp_path)
+    written = json.loads((tmp_path / "split.json").read_text())["history"]
+    assert [(entry["seed"], entry["split_hash"]) for entry in written] == [
+        (42, first.split_hash),
+        (7, again.split_hash),
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"seed": 1}]'])
+def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
+    assert read_history(tmp_path / "absent.json") == []
+    (tmp_path / "history.json").write_text(text)
+    with pytest.raises(UsageError, match=r"history\.json is no history of splits.*git checkout"):
+        read_history(tmp_path / "history.json")
+
+
+def test_lists_of_folds_carry_their_hashes(manifest: Make, tmp_path: Path) -> None:
+    frame = fold_manifest(manifest(cases(10)), BY_CASE, 3)
+    content = write_folds(frame, BY_CASE, tmp_path)
+    assert json.loads((tmp_path / "folds.json").read_text()) == content
+    listed: list[str] = []
+    for fold in content["folds"]:
+        text = (tmp_path / fold["ids"]).read_bytes()
+        assert hashlib.sha256(text).hexdigest() == fold["sha256"]
+        ids = text.decode().splitlines()
+        assert sum(fold["counts"].values()) == len(ids)
+        listed += ids
+    assert sorted(listed) == sorted(frame["crop_id"])
 
 
 @pytest.mark.parametrize("settings", [BY_CASE, PAPER], ids=["by_case", "paper"])

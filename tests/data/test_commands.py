@@ -1,0 +1,66 @@
+"""The commands about data: what they write, and how a wrong call ends."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from supcam.cli import main
+from supcam.data.importers import import_sources
+from supcam.data.manifest import manifest_hash, read_manifest, write_text
+from supcam.settings import profile_path
+from tests.data.samples import write_source
+
+Call = Callable[..., int]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with imported crops of three cases and the working directory in it, without version control."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    shutil.copy(profile_path("sample"), root / "params.yaml")
+    import_sources([write_source(tmp_path / "lab")], root / "data", case_pattern="(case[0-9])")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Call the command in this process; returns its exit code."""
+
+    def command(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0)
+
+    return command
+
+
+def test_folder_mapped_twice_is_refused(project: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last of two types for one folder used to win without a word."""
+    assert call("import", project.parent / "lab", "--map", "0=instance,1=touching,0=touching") == 2
+    assert "names the folder 0 twice" in capsys.readouterr().err
+
+
+def test_folds_are_written_for_a_user(project: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("data", "folds", "--folds", 3, "--into", "folds") == 2
+    assert "were not validated" in capsys.readouterr().err
+    frame = read_manifest(project / "data" / "manifest.csv")
+    linked = [[frame.loc[frame["case_id"] == case, "crop_id"].iloc[0] for case in ("case0", "case1")]]
+    report = {"manifest_hash": manifest_hash(frame), "linked": linked}
+    write_text(project / "reports" / "validate" / "validation.json", json.dumps(report))
+    assert call("data", "folds", "--folds", 3, "--into", "folds") == 2  # the link leaves two groups
+    assert "allowed are 2 to 2" in capsys.readouterr().err
+    assert call("data", "folds", "--folds", 2, "--into", "folds") == 0
+    lists = {path.name: path.read_text().splitlines() for path in (project / "folds").glob("*.txt")}
+    assert sorted(lists) == ["fold_0.txt", "fold_1.txt"]
+    assert sorted(crop_id for ids in lists.values() for crop_id in ids) == sorted(frame["crop_id"])
+    assert "sha256" in capsys.readouterr().out
+    assert call("data", "folds", "--folds", 2, "--into", "folds") == 2
+    assert "is not empty" in capsys.readouterr().err
