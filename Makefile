@@ -53,7 +53,7 @@ stress: .venv/.complete ## the full counts of the exhaustive checks, as JSON
 	python -m benchmarks.stress
 
 benchmarks: .venv/.complete ## every benchmark, as JSON lines
-	@for name in composition pretraining data tuning inference; do python -m benchmarks.$$name || exit 1; done
+	@for name in composition pretraining data tuning inference serving; do python -m benchmarks.$$name || exit 1; done
 
 clean: ## remove tool caches, pages and the folders of experiments (reports/, runs/)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache reports runs
