@@ -21,23 +21,24 @@ from supcam.ablation.parts import split_parts
 from supcam.ablation.rows import with_seed
 from supcam.ablation.runner import origin
 from supcam.ablation.table import gather, subset_figures, write_predictions
-from supcam.cluster_type import ClusterType
+from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.data.expectations import validate_crops
 from supcam.data.gate import require_passed
 from supcam.data.importers import import_sources
+from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import manifest_hash, read_manifest, write_text
 from supcam.data.splits import split_manifest
 from supcam.errors import SupcamError, UsageError, explained
 from supcam.settings import Settings, load_settings, profile_path
 from supcam.synthetic import synthesize
 
-COUNTS = (1712, 3029, 1038, 813)  # of ChrCluster, in the order of ClusterType
 _CASES = 40  # looks among the drawn crops
 
 
-def draw_stand_in(out: Path, counts: tuple[int, ...] = COUNTS, cases: int = _CASES, seed: int = 42) -> Path:
-    """A zip of drawn crops in folders 0 to 3, as ChrCluster comes."""
+def draw_stand_in(out: Path, cases: int = _CASES, seed: int = 42) -> Path:
+    """A zip of as many drawn crops of each type as ChrCluster has, in folders 0 to 3 as it comes."""
+    counts = [CHRCLUSTER_COUNTS[label] for label in TYPE_LABELS]
     with TemporaryDirectory() as scratch:
         table = synthesize(Path(scratch) / "drawn", cases=cases, seed=seed, counts=counts)
         with zipfile.ZipFile(out, "w") as archive:
@@ -59,8 +60,8 @@ def run_experiment(archive: Path, settings: Settings, root: Path, *, seeds: int,
         start = time.perf_counter()
         data = Path(scratch) / "data"
         imported = import_sources([archive], data)
-        if sum(imported.types.values()) != sum(COUNTS):
-            raise UsageError(f"{archive} holds {imported.total} crops; ChrCluster has {sum(COUNTS)}. Give its zip.")
+        if imported.types != CHRCLUSTER_COUNTS:
+            raise UsageError(f"{archive} holds {imported.types}; ChrCluster has {CHRCLUSTER_COUNTS}. Give its zip.")
         frame = read_manifest(data / "manifest.csv")
         seconds["import"] = time.perf_counter() - start
         checked = validate_crops(frame, data, settings.validate_, docs=into / "validation")

@@ -189,11 +189,17 @@ def _outcomes(cells: Sequence[Cell], bench: Bench, workers: int) -> Iterator[tup
         return
     # Not forked: torch's threads do not survive it.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, max(len(cells), 1)), context, initializer=_adopt, initargs=(bench,))
     try:
         waiting = {pool.submit(_attempt_adopted, cell): cell for cell in cells}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
+    except BaseException:
+        # Not waited for: each cell goes on from its last epoch when the table is run again.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -6,27 +6,52 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chrcluster as module
-from benchmarks.chrcluster import COUNTS, draw_stand_in, run_experiment
+from benchmarks.chrcluster import draw_stand_in, run_experiment
+from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.errors import UsageError
 from tests.ablation.conftest import quick
 from tests.imports import ROOT
 from tests.project import small_project, succeed
 
 
-def test_the_stand_in_is_a_zip_of_numeric_folders(tmp_path: Path) -> None:
-    archive = draw_stand_in(tmp_path / "drawn.zip", counts=(6, 9, 5, 4), cases=2)
-    names = zipfile.ZipFile(archive).namelist()
-    found = {folder: sum(name.startswith(f"{folder}/") for name in names) for folder in "0123"}
-    assert found == {"0": 6, "1": 9, "2": 5, "3": 4}
-    assert sum(COUNTS) == 6592
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """ChrCluster with a hundredth of its crops."""
+    counts = {"instance": 34, "touching": 60, "overlapping": 21, "touching-overlapping": 17}
+    for name, count in counts.items():
+        monkeypatch.setitem(CHRCLUSTER_COUNTS, name, count)
+    return counts
 
 
-def test_another_data_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COUNTS", (6, 9, 5, 5))
-    archive = draw_stand_in(tmp_path / "drawn.zip", counts=(6, 9, 5, 4), cases=2)
+def test_the_experiment_from_the_zip_to_the_figures(
+    few: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one in this process; runs go to a store of their own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    settings = quick(split={"protocol": "paper", "validation": 0.1, "test": 0.1}, compose={"count": 12, "workers": 1})
+    archive = draw_stand_in(tmp_path / "drawn.zip", cases=4)
+    into = tmp_path / "out"
+    into.mkdir()
+    content = run_experiment(archive, settings, tmp_path, seeds=1, workers=1, into=into)
+    assert json.loads((into / "chrcluster.json").read_text()) == content
+    counts = {part: sum(types.values()) for part, types in content["split"]["counts"].items()}
+    assert sum(counts.values()) == sum(few.values())
+    assert content["subsets"]["all crops"]["crops"] == counts["test"]
+    assert 12 <= counts["test"] <= 15
+    assert {"import", "validate", "compose", "finetune", "predict", "all"} <= set(content["seconds"])
+
+
+def test_the_stand_in_is_a_zip_of_numeric_folders(few: dict[str, int], tmp_path: Path) -> None:
+    names = zipfile.ZipFile(draw_stand_in(tmp_path / "drawn.zip", cases=2)).namelist()
+    found = [sum(name.startswith(f"{folder}/") for name in names) for folder in range(4)]
+    assert found == list(few.values())
+
+
+def test_another_data_set_is_refused(few: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = draw_stand_in(tmp_path / "drawn.zip", cases=2)
+    monkeypatch.setitem(CHRCLUSTER_COUNTS, "instance", 35)
     with pytest.raises(UsageError):
-        run_experiment(archive, quick(), ROOT, seeds=1, workers=1, into=tmp_path / "out")
+        run_experiment(archive, quick(), tmp_path, seeds=1, workers=1, into=tmp_path / "out")
 
 
 @pytest.mark.stress
