@@ -41,7 +41,7 @@ class Rule:
         if self.among is not None:
             return ", ".join(value or "none" for value in self.among)
         if self.low is None and self.high is None:
-            return "any value, but not none"
+            return "not empty"
         if self.high is None:
             return f"at least {self.low:g}"
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"

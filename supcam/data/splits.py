@@ -381,7 +381,11 @@ def _report(
 ) -> SplitReport:
     texts = {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
     split_hash = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    asked = {"protocol": settings.protocol, "seed": settings.seed, "wanted": dict(zip(PARTS, shares, strict=True))}
+    asked: Division = {
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+        "wanted": dict(zip(PARTS, shares, strict=True)),
+    }
     if not kept:
         history.append({**asked, "crops": len(frame), "split_hash": split_hash})
     made = history[-1] if history else asked
