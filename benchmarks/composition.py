@@ -124,7 +124,7 @@ def stream_rows(seconds: float, batch: int) -> Iterator[Row]:
             if device == "cuda" and not torch.cuda.is_available():
                 yield {**row, "reason": "not measured: no GPU"}
                 continue
-            size = batch if device == "cpu" else 16 * batch
+            size = batch if device == "cpu" else 128 * batch
             yield {**row, **_streamed(partial(DeviceStream, device=device), crops, chain, seconds, size)}
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     seconds = 1.0 if options.quick else 10.0
     for rows in (
         speed_rows(seconds),
-        stream_rows(seconds, 64 if options.quick else 512),
+        stream_rows(seconds, 16 if options.quick else 64),
         realism_rows(options.real, _REAL[:1] if options.quick else _REAL, 100 if options.quick else 1000),
     ):
         for row in rows:
