@@ -29,7 +29,7 @@ from supcam.registry.store import (
 )
 
 # What the served model imports; it is copied into each model, so that a model loads where supcam is not installed.
-_SHIPPED = ("errors.py", "cluster_type.py", "data/images.py", "registry/engine.py")
+_SHIPPED = ("errors.py", "cluster_type.py", "data/extent.py", "data/images.py", "registry/engine.py")
 _SERVED = "registry/served.py"
 
 _NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}

@@ -126,7 +126,7 @@ def test_corrupt_and_missing_files_stop(own: Path) -> None:
     report = validate_crops(frame, own, STRICT)
     assert failed(report) == {"readable": 2}
     with pytest.raises(
-        GateRefused, match=r"(?s)line 2 lab/instance.*truncated.*line 3.*missing.*git checkout -- data\.dvc"
+        GateRefused, match=r"(?s)line 2 lab/instance.*no image in it.*line 3.*missing.*git checkout -- data\.dvc"
     ):
         require_passed(report, own.parent / "validation.json")
     assert not json.loads((own.parent / "validation.json").read_text())["passed"]

@@ -35,6 +35,7 @@ def crop_set(part: str, seed: int, count: int = 24) -> CropSet:
             "case_id": [f"c{index % 3}" for index in range(count)],
             "source": "drawn",
             "split": part,
+            "label_certain": True,
         }
     )
     return CropSet(frame, list(drawn_crops(count, seed, 44)))
