@@ -36,13 +36,23 @@ class InputSettings(Section):
     memory_map: bool = False  # keep the canvases in a file below the state folder instead of in memory
 
 
+TORCHVISION_WIDTH = 64
+
+
 class ModelSettings(Section):
-    """The encoder, by name, and its normalisation."""
+    """The encoder, by name, its width (channels of the first of four stages, each twice the one before), its norm."""
 
     encoder: Literal[
         "resnet10", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnext101_32x8d", "convnext_tiny", "swin_t"
     ] = "resnet18"
+    width: int = Field(TORCHVISION_WIDTH, ge=8, le=512, multiple_of=8)
     norm: Literal["batch", "group"] = "batch"
+
+    @model_validator(mode="after")
+    def _width_is_of_basic_blocks(self) -> "ModelSettings":
+        if self.width != TORCHVISION_WIDTH and self.encoder not in ("resnet10", "resnet18", "resnet34"):
+            raise ValueError(f"width other than {TORCHVISION_WIDTH} needs the encoder resnet10, resnet18 or resnet34")
+        return self
 
 
 class ValidateSettings(Section):

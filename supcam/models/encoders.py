@@ -13,7 +13,7 @@ import torchvision.models as zoo  # isort: skip
 from torchvision.models.resnet import BasicBlock, ResNet  # isort: skip
 
 from supcam.errors import SettingError
-from supcam.settings import ModelSettings
+from supcam.settings import TORCHVISION_WIDTH, ModelSettings
 
 GROUPS = 16
 Module = TypeVar("Module", bound=nn.Module)
@@ -61,7 +61,7 @@ def build_encoder(settings: ModelSettings) -> Encoder:
     name = settings.encoder
     norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
     if name.startswith("res"):
-        return _residual(name, norm)
+        return _residual(name, settings.width, norm)
     if name == "convnext_tiny":
         return _convnext()
     if name == "swin_t":
@@ -74,13 +74,30 @@ def channels_last(module: Module) -> Module:
     return cast("Module", module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
-def _residual(name: str, norm: Callable[[int], nn.Module] | None) -> Encoder:
+def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None) -> Encoder:
     make = partial(ResNet, BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(zoo, name)
     network = make(norm_layer=norm)
     network.conv1 = _one_channel(network.conv1)
-    width = network.fc.in_features
+    features = network.fc.in_features
+    if width != TORCHVISION_WIDTH:
+        _set_width(network, width)
+        features = features * width // TORCHVISION_WIDTH
     network.fc = nn.Identity()
-    return Encoder(network, width)
+    return Encoder(network, features)
+
+
+def _set_width(network: ResNet, width: int) -> None:
+    """Give a network of basic blocks another width, with random weights as torchvision initialises them."""
+    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+    network.inplanes = width
+    network.conv1 = nn.Conv2d(1, width, kernel_size=7, stride=2, padding=3, bias=False)
+    network.bn1 = network._norm_layer(width)
+    for number, stage in enumerate(stages):
+        made = network._make_layer(BasicBlock, width * 2**number, len(stage), stride=1 if number == 0 else 2)
+        setattr(network, f"layer{number + 1}", made)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _convnext() -> Encoder:

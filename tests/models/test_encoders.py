@@ -55,3 +55,28 @@ def test_nothing_is_declared_where_the_library_loads(tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     assert torchvision_cpu.declare_operators() is None
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet34"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_narrow_encoder_has_the_same_layers_with_fewer_channels(name: str, norm: str) -> None:
+    narrow, full = (build_encoder(ModelSettings(encoder=name, width=width, norm=norm)) for width in (32, 64))  # type: ignore[arg-type]
+    assert narrow.num_features == 256
+    assert narrow.eval()(torch.rand(2, 1, 64, 64)).shape == (2, 256)
+    assert list(narrow.state_dict()) == list(full.state_dict())
+    ours, theirs = (sum(weights.numel() for weights in encoder.parameters()) for encoder in (narrow, full))
+    assert 3.8 < theirs / ours < 4.1
+
+
+def test_a_narrow_encoder_starts_like_torchvisions() -> None:
+    torch.manual_seed(0)
+    narrow = dict(build_encoder(ModelSettings(encoder="resnet18", width=32)).named_parameters())
+    full = dict(build_encoder(ModelSettings(encoder="resnet18")).named_parameters())
+    for name in ("backbone.layer2.0.conv1.weight", "backbone.layer4.1.conv2.weight"):
+        # He initialisation: variance 2 / (outputs * 9), so half the channels give twice the variance.
+        assert float((narrow[name].var() / full[name].var()).detach()) == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_width_that_an_encoder_cannot_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"width other than 64 needs the encoder resnet10, resnet18 or resnet34"):
+        parse_settings({"model": {"encoder": "resnet50", "width": 32}})
