@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ def unsent_folder(root: Path) -> Path:
     return store_root(root) / "state" / "unsent"
 
 
+def store_id(folder: Path) -> str:
+    """Id in the store of the run whose operations wait in ``folder``: a run made without the store got it when sent."""
+    identity = _identity(folder)
+    return identity.read_text(encoding="utf-8") if identity.exists() else folder.name
+
+
 class Outbox:
     """Sends the operations of one run; metrics are collected and sent in batches by a thread.
 
@@ -45,6 +51,7 @@ class Outbox:
     def __init__(self, client: Any, run_id: str, folder: Path) -> None:
         self._client, self._run_id, self._folder = client, run_id, folder
         self._buffer: list[list[Any]] = []
+        self._filling = threading.Lock()  # short: training waits for it, never for the store
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,7 +61,7 @@ class Outbox:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Buffer a row of metrics with the present time; returns at once."""
         now = int(time.time() * 1000)
-        with self._lock:
+        with self._filling:
             self._raise_late_error()
             self._buffer += [[name, float(value), now, int(step)] for name, value in values.items()]
             if self._thread is None:
@@ -71,8 +78,9 @@ class Outbox:
     def flush(self) -> None:
         """Send the buffered metrics now."""
         with self._lock:
-            if self._buffer:
+            with self._filling:
                 rows, self._buffer = self._buffer, []
+            if rows:
                 self._deliver({"op": "metrics", "items": rows})
 
     def close(self, operation: Operation) -> None:
@@ -102,7 +110,7 @@ class Outbox:
             return
         for delay in (*_RETRY_DELAYS, None):
             try:
-                apply(self._client, self._run_id, operation)
+                apply(self._client, store_id(self._folder), operation)
                 return
             except Exception as error:
                 if _callers_fault(error):
@@ -150,37 +158,33 @@ def apply(client: Any, run_id: str, operation: Operation) -> None:
 
 def keep(folder: Path, operation: Operation) -> None:
     """Append an operation to those that wait; files it names are copied, since they may be gone later."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if operation["op"] == "artifact":
-        source = Path(operation["path"])
-        copy = folder / "files" / uuid.uuid4().hex / source.name
-        copy.parent.mkdir(parents=True)
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
-        operation = {**operation, "path": str(copy)}
-    with _locked(folder), (folder / "operations.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(operation) + "\n")
+    with _locked(folder):
+        folder.mkdir(exist_ok=True)
+        if operation["op"] == "artifact":
+            source = Path(operation["path"])
+            copy = folder / "files" / uuid.uuid4().hex / source.name
+            copy.parent.mkdir(parents=True)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
+            operation = {**operation, "path": str(copy)}
+        with (folder / "operations.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(operation) + "\n")
 
 
 def replay(client: Any, folder: Path) -> str:
     """Send the operations that wait in a folder, in order, and remove it; returns the run id in the store."""
     with _locked(folder):
-        file = folder / "operations.jsonl"
-        waiting = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-        identity = folder / "run_id"
-        run_id = identity.read_text(encoding="utf-8") if identity.exists() else folder.name
+        waiting = _waiting(folder)
         for done, operation in enumerate(waiting):
             try:
-                if operation["op"] == "create":
-                    run_id = _create_late(client, operation, folder.parent)
-                    identity.write_text(run_id, encoding="utf-8")
-                    _remember(folder.parent, folder.name, run_id)
-                else:
-                    apply(client, run_id, operation)
+                if operation["op"] != "create":
+                    apply(client, store_id(folder), operation)
+                elif not _identity(folder).exists():
+                    _write_whole(_identity(folder), _create_late(client, operation, folder.parent))
             except Exception:
-                _write_lines(file, waiting[done:])
+                _write_whole(folder / "operations.jsonl", "".join(json.dumps(item) + "\n" for item in waiting[done:]))
                 raise
-        shutil.rmtree(folder)
-    return run_id
+        shutil.rmtree(folder, ignore_errors=True)  # gone already, when the command sent it meanwhile
+    return store_id(folder)
 
 
 def pending_uploads(root: Path) -> list[Path]:
@@ -194,7 +198,7 @@ def upload_pending(root: Path) -> list[str]:
     """Send what a lost store left behind; returns the ids of the runs that are now complete.
 
     Raises:
-        SupcamError: when the store is still lost; what was not sent stays for the next call.
+        SupcamError: when the store is still lost, or does not take a run; what was not sent stays for the next call.
     """
     from supcam.errors import SupcamError
     from supcam.tracking.runs import open_client
@@ -204,35 +208,49 @@ def upload_pending(root: Path) -> list[str]:
         return []
     client = open_client(root)
     # A parent is made before its children, which name it.
-    folders.sort(key=lambda path: '"mlflow.parentRunId": "local-' in _first_line(path / "operations.jsonl"))
-    done = []
+    folders.sort(key=_has_local_parent)
+    done: list[str] = []
+    refused = ""
     for folder in folders:
         try:
             done.append(replay(client, folder))
         except Exception as error:
-            raise SupcamError(
-                f"run {folder.name} could not be sent to {tracking_uri(root)}: {error}. "
-                f"{len(done)} of {len(folders)} runs are sent, the rest waits in {folder.parent}. Try again later."
-            ) from error
+            refused = refused or f"run {folder.name} could not be sent to {tracking_uri(root)}: {error}. "
+            if not _callers_fault(error):  # the store is lost, for the other runs as well
+                break
+    if refused:
+        raise SupcamError(
+            f"{refused}{len(done)} of {len(folders)} runs are sent, the rest waits in {folders[0].parent}. "
+            "Try again later, or remove the folder of a run that the store refuses."
+        )
     return done
 
 
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline()
+def _waiting(folder: Path) -> list[Operation]:
+    """The operations that wait in a folder; a line that a kill cut off is none."""
+    file, found = folder / "operations.jsonl", []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+def _has_local_parent(folder: Path) -> bool:
+    tags = next((operation.get("tags", {}) for operation in _waiting(folder)), {})
+    return str(tags.get("mlflow.parentRunId", "")).startswith("local-")
+
+
+def _identity(folder: Path) -> Path:
+    """Where the store's id of a run made without it is kept, also after everything was sent."""
+    return folder.with_name(f"{folder.name}.id")
 
 
 def _create_late(client: Any, operation: Operation, folder: Path) -> str:
-    known = json.loads((folder / "ids.json").read_text(encoding="utf-8")) if (folder / "ids.json").exists() else {}
-    tags = {name: known.get(value, value) for name, value in operation["tags"].items()}
+    tags = dict(operation["tags"])
+    if "mlflow.parentRunId" in tags:
+        tags["mlflow.parentRunId"] = store_id(folder / tags["mlflow.parentRunId"])
     run = client.create_run(operation["experiment_id"], operation["start_time"], tags, operation["name"])
     return str(run.info.run_id)
-
-
-def _remember(folder: Path, local: str, run_id: str) -> None:
-    file = folder / "ids.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    file.write_text(json.dumps({**known, local: run_id}), encoding="utf-8")
 
 
 def _log_input(client: Any, run_id: str, operation: Operation) -> None:
@@ -248,9 +266,9 @@ def _log_input(client: Any, run_id: str, operation: Operation) -> None:
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])])
 
 
-def _write_lines(file: Path, operations: list[Operation]) -> None:
-    scratch = file.with_suffix(".part")
-    scratch.write_text("".join(json.dumps(item) + "\n" for item in operations), encoding="utf-8")
+def _write_whole(file: Path, text: str) -> None:
+    scratch = file.with_name(f".{file.name}.part")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(file)
 
 
@@ -268,6 +286,7 @@ def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
 def _locked(folder: Path) -> Iterator[None]:
     import fcntl
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
