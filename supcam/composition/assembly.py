@@ -83,16 +83,24 @@ class Assembly:
         )
         return Assembly(body, (*members, Member(other, there)))
 
-    def masks(self) -> Mask:
-        """(N + 1, H, W): the halo mask of each of the N sources, then the core shared by two or more of them."""
+    def masks(self, halo_level: int) -> Mask:
+        """(N + 1, H, W): where each of the N sources lies, then the core shared by two or more of them.
+
+        A source lies where its halo is. Faint rims that add up can pass ``halo_level`` outside every halo: such pixels
+        belong to the sources whose rim they are, so that the masks together are all that is darker than that level.
+        """
         shape = self.body.halo.shape
         masks = np.zeros((len(self.members) + 1, *shape), dtype=bool)
         cores = np.zeros(shape, dtype=np.uint8)
-        for mask, member in zip(masks, self.members, strict=False):
-            view = tuple(
-                slice(start, start + size) for start, size in zip(member.offset, member.body.halo.shape, strict=True)
-            )
+        views = [
+            tuple(slice(start, start + size) for start, size in zip(member.offset, member.body.halo.shape, strict=True))
+            for member in self.members
+        ]
+        for mask, member, view in zip(masks, self.members, views, strict=False):
             mask[view] = member.body.halo
             cores[view] += member.body.core
+        loose = (self.body.image < halo_level) & ~masks.any(axis=0)
+        for mask, member, view in zip(masks, self.members, views, strict=False):
+            mask[view] |= loose[view] & (member.body.image < WHITE)
         masks[-1] = cores >= 2
         return masks

@@ -16,6 +16,7 @@ from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
 from supcam.composition.masks import (
     EIGHT,
+    MAX_PIECE,
     WHITE,
     Body,
     Grey,
@@ -76,7 +77,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Composite:
-    """A finished composite. ``masks`` (N + 1, H, W), when asked for: halo of each source, then the shared core."""
+    """A finished composite. ``masks`` (N + 1, H, W), when asked for: each source, then the shared core."""
 
     image: Grey
     type: ClusterType
@@ -245,14 +246,16 @@ class Composer:
         warp = Warp.draw(rng, self.settings.scale)
         image, tail = warp.apply(source.sheet)
         body = find_body(image, self.settings, tail)
+        single = self.types[row] is ClusterType.INSTANCE
         if body is None or body.halo_area < self.settings.min_pixels:
             rejected["speck"] += 1
         elif body.core_area < self.settings.min_core_share * body.halo_area:
             rejected["pale"] += 1
-        elif body.halo_area < LEAST_KEPT * source.body.halo_area * warp.scale**2:
+        elif body.halo_area < LEAST_KEPT * source.body.halo_area * warp.scale**2 or (
+            not single and body.halo_area < (1.0 - MAX_PIECE) * np.count_nonzero(image < self.settings.halo_level)
+        ):
             rejected["fell-apart"] += 1
         else:
-            single = self.types[row] is ClusterType.INSTANCE
             return warp, replace(body, width=source.width * warp.scale, single=single)
         return None
 
@@ -296,7 +299,7 @@ class Composer:
         kind: ClusterType,
         rejected: Counter[str],
     ) -> Composite | None:
-        image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin)
+        image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin, self.settings.canvas)
         image = _snapped(image, np.any([self.sources[row].greys for row in rows], axis=0), self.settings.halo_level)
         if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
             rejected["several-components"] += 1
@@ -307,7 +310,8 @@ class Composer:
         )
         masks = None
         if self.keep_masks:
-            masks = _crop(assembly.masks(), (top, left), image.shape)
+            masks = _crop(assembly.masks(self.settings.halo_level), (top, left), image.shape)
+            masks &= image < self.settings.halo_level  # of the rim, the frame cuts off what is beyond the halo's box
         parents = tuple(self.ids[row] for row in rows)
         return Composite(image, kind, relation, parents, self._groups[rows[0]], plan, placed, rejected, masks)
 
@@ -348,10 +352,14 @@ def _prepare(image: Grey, settings: ComposeSettings) -> Source:
     return Source(body, (top, left, bottom, right))
 
 
-def _framed(body: Body, margin: tuple[int, int, int, int]) -> tuple[Grey, tuple[int, int]]:
-    """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame."""
+def _framed(body: Body, margin: tuple[int, int, int, int], canvas: int) -> tuple[Grey, tuple[int, int]]:
+    """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame.
+
+    Margins shrink where the frame would outgrow the canvas.
+    """
     rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
-    top, left, bottom, right = (min(side, MAX_MARGIN) for side in margin)
+    spare = [(canvas - int(np.ptp(line)) - 1) // 2 for line in (rows, columns)]
+    top, left, bottom, right = (min(side, MAX_MARGIN, most) for side, most in zip(margin, spare * 2, strict=True))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
     return image, (int(rows[0]) - top, int(columns[0]) - left)

@@ -14,7 +14,7 @@ WHITE = 255
 EIGHT = np.ones((3, 3), dtype=bool)
 RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a grown neighbour
 _MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
-_MAX_PIECE = 0.05  # of the dark pixels in any component but the largest
+MAX_PIECE = 0.05  # of the dark pixels in any component but the largest
 _MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
 
 Grey: TypeAlias = NDArray[np.uint8]
@@ -137,7 +137,7 @@ def falls_apart(image: Grey, settings: ComposeSettings) -> bool:
     """
     labels, count = ndimage.label(image < settings.halo_level, EIGHT)
     sizes = np.sort(np.bincount(labels.ravel())[1:])
-    return count > 1 and bool(sizes[-2] > _MAX_PIECE * sizes.sum())
+    return count > 1 and bool(sizes[-2] > MAX_PIECE * sizes.sum())
 
 
 def source_defect(image: Grey, settings: ComposeSettings) -> str | None:

@@ -14,7 +14,7 @@ from supcam.composition.assembly import Assembly, blend
 from supcam.composition.batched import assembly as batched_assembly
 from supcam.composition.batched.assembly import Assemblies
 from supcam.composition.batched.canvas import fitted
-from supcam.composition.batched.composer import REASONS, BatchComposer, Made, Missed, _nearest, reason_of
+from supcam.composition.batched.composer import REASONS, BatchComposer, Made, Missed, _Job, _nearest, reason_of
 from supcam.composition.batched.contact import FAULTS, code, meetings
 from supcam.composition.batched.draws import MOST, Draws
 from supcam.composition.batched.masks import Bodies, components, count, find_bodies, flooded, largest_component
@@ -30,6 +30,7 @@ from supcam.composition.sampling import Policy
 from supcam.composition.warp import Sheet, Warp
 from supcam.data.images import letterbox, native_canvas
 from supcam.settings import ComposeSettings
+from tests.composition.test_composer import cluster_sources, crossing_and_crumb
 
 I, T, O, TO = ClusterType  # noqa: E741
 CPU = torch.device("cpu")
@@ -394,6 +395,22 @@ def test_what_cannot_be_placed_is_missed_with_its_reason(crops: SourceCrops) -> 
         if isinstance(one, Missed)
     )
     assert [reason_of(number) for number in missed.reasons.tolist()] == ["no-admissible-shift"] * 3
+
+
+def test_a_cluster_that_a_warp_robs_of_a_small_chromosome_is_refused(crops: SourceCrops) -> None:
+    composer = BatchComposer(Composer(cluster_sources(crops, crossing_and_crumb()), SETTINGS), "cpu")
+    rows = torch.full((100, 1), len(composer._rows) - 1)
+    seeds = keys(key_of(3, CPU), torch.arange(100))
+    poses = Poses.draw(uniforms(seeds, Poses.SLOTS), SETTINGS.scale)
+    shapes = composer._sheets.shapes[rows[:, 0]]
+    frames = poses.frames(shapes)
+    job = _Job(rows, rows[:, :0], rows[:, 0], poses, frames[:, None], seeds, SIDE)
+    (bodies,), faults, _ = composer._warped(job)
+    image, _ = composer._sheets.warped(rows[:, 0], poses.inverse(shapes), frames, SIDE)
+    kept = faults[:, 0] == 0
+    assert kept.any()
+    assert {reason_of(number) for number in faults[~kept].flatten().tolist()} == {"fell-apart"}
+    assert (bodies.halo_area[kept] >= 0.95 * count(image < 250)[kept]).all()
 
 
 def test_no_sources_for_any_cell_ends_at_once(crops: SourceCrops) -> None:

@@ -6,17 +6,22 @@ from math import cos, radians, sin
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from benchmarks.label_proof import Outline, outlines_in, run_label_proof, true_types
+from benchmarks.label_proof import Outline, _batched, _composites, outlines_in, run_label_proof, true_types
 from supcam.cluster_type import ClusterType, Relation
-from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops
+from supcam.composition.assembly import blend
+from supcam.composition.batched.composer import BatchComposer
+from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops, _snapped
 from supcam.composition.contact import axis_of
 from supcam.composition.masks import EIGHT
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
 from supcam.errors import SettingError
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing, draw_crops
+from tests.composition.test_blend import greys
 from tests.composition.test_masks import BAD
 
 I, T, O, TO = ClusterType  # noqa: E741
@@ -61,6 +66,8 @@ def test_images_are_one_component_on_pure_white(composites: list[Composite]) -> 
 def test_masks_tell_the_relation(composites: list[Composite]) -> None:
     for made in composites:
         assert made.masks is not None
+        np.testing.assert_array_equal(made.masks[:-1].any(axis=0), made.image < 250)
+        assert not (made.masks[-1] & (made.masks[:-1].sum(axis=0) < 2)).any()
         assert len(made.masks) == len(made.parents) + 1
         assert bool(made.masks[-1].any()) == bool(made.relation & Relation.OVERLAP)
         assert made.type == made.relation  # of single chromosomes
@@ -160,6 +167,15 @@ def bars(gap: int | None, bridge: int = 0) -> np.ndarray:
     return image
 
 
+def crossing_and_crumb() -> np.ndarray:
+    """Two crossing bars, and a third chromosome of 6 % of their area that hangs on them by two faint pixels."""
+    image = np.full((60, 80), 255, dtype=np.uint8)
+    image[7:49, 19:31] = image[21:33, 7:43] = image[8:14, 32:40] = 235
+    image[8:48, 20:30] = image[22:32, 8:42] = image[9:13, 33:39] = 120
+    image[11, 31:33] = 249
+    return image
+
+
 def cluster_sources(crops: SourceCrops, image: np.ndarray) -> SourceCrops:
     """The drawn instances of one case, and one crop labelled touching among them."""
     rows = [row for row, group in enumerate(crops.groups) if group == crops.groups[0]]
@@ -189,6 +205,18 @@ def test_a_cluster_that_a_warp_breaks_is_refused_and_counted(crops: SourceCrops)
     assert rejected["fell-apart"] > 0
 
 
+def test_a_cluster_that_a_warp_robs_of_a_small_chromosome_is_refused(crops: SourceCrops) -> None:
+    # A tenth of the area could go unnoticed, and with it the touch that the type of the whole counts.
+    composer = Composer(cluster_sources(crops, crossing_and_crumb()), ComposeSettings())
+    assert composer.defects == {}
+    row, rng, rejected = len(composer) - 1, np.random.default_rng(0), Counter[str]()
+    kept = [warped for _ in range(200) if (warped := composer._warped(row, rng, rejected))]
+    assert rejected["fell-apart"] > 0
+    for warp, body in kept:
+        dark = warp.apply(composer.sources[row].sheet)[0] < 250
+        assert body.halo_area >= 0.95 * np.count_nonzero(dark)
+
+
 def test_composites_hold_only_grey_values_of_their_sources(crops: SourceCrops) -> None:
     # Every fourth grey value, as a stretched contrast leaves them.
     comb = [np.where(image < 250, image // 4 * 4, image).astype(np.uint8) for image in crops.images]
@@ -200,6 +228,29 @@ def test_composites_hold_only_grey_values_of_their_sources(crops: SourceCrops) -
         dark = set(np.unique(made.image[made.image < 250]).tolist())
         assert dark <= set(np.concatenate([comb[placed.row].ravel() for placed in made.placed]).tolist())
         assert (made.image == 255).mean() > 0.2
+
+
+@given(greys, greys, arrays(np.bool_, 256))
+def test_moved_to_the_sources_grey_values_no_pixel_is_lighter_than_either_source(a, b, held) -> None:
+    held[30] = True  # some value below the halo level
+    moved = [_snapped(image, held, 250) for image in (blend(a, b), a, b)]
+    assert (moved[0] <= np.minimum(moved[1], moved[2])).all()
+
+
+@pytest.mark.parametrize("device", [None, "cpu"], ids=["one-by-one", "batched"])
+def test_no_composite_outgrows_the_canvas_with_its_margins(crops: SourceCrops, device: str | None) -> None:
+    wide = [np.pad(image, 16, constant_values=255) for image in crops.images]
+    canvas = max(max(image.shape) for image in wide)
+    composer = Composer(SourceCrops(crops.frame, wide, crops.labels, crops.groups), ComposeSettings(canvas=canvas))
+    plans = [Plan(Cell(I, I, Relation.TOUCH), 4)]
+    made = (
+        _batched(BatchComposer(composer, device), composer, plans, 12, 0)
+        if device
+        else _composites(composer, plans, 12, 0)
+    )
+    longest = [max(one.image.shape) for _, one in made]
+    assert len(longest) == 12
+    assert max(longest) == canvas
 
 
 def test_the_policy_draws_targets_variants_and_lengths_as_set() -> None:

@@ -11,13 +11,13 @@ from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.batched.assembly import Assemblies
 from supcam.composition.batched.contact import FAULTS, code
 from supcam.composition.batched.draws import MOST, Draws, Plans
-from supcam.composition.batched.masks import Bodies, bounds, components, find_bodies, sizes, window, within
+from supcam.composition.batched.masks import Bodies, bounds, components, count, find_bodies, sizes, window, within
 from supcam.composition.batched.placement import draw_shifts, shift_weights, signed
 from supcam.composition.batched.uniform import key_of, keys, uniforms
 from supcam.composition.batched.warp import Poses, Sheets
 from supcam.composition.composer import LEAST_KEPT, MAX_MARGIN, Composer
 from supcam.composition.contact import Fault
-from supcam.composition.masks import WHITE
+from supcam.composition.masks import MAX_PIECE, WHITE
 from supcam.composition.placement import LEAST_CROSSING
 
 _STEP = 32  # pixels by which frames grow: few sizes, so that batches are large
@@ -214,6 +214,7 @@ class BatchComposer:
         found = find_bodies(image, tail, frames, self._widths[rows] * scale, single, self.settings)
         faults = torch.zeros_like(rows)
         faults[found.halo_area < LEAST_KEPT * self._halo_areas[rows] * scale**2] = _FELL_APART
+        faults[~single & (found.halo_area < (1.0 - MAX_PIECE) * count(image < self.settings.halo_level))] = _FELL_APART
         faults[found.core_area < self.settings.min_core_share * found.halo_area] = _PALE
         faults[found.halo_area < self.settings.min_pixels] = _SPECK
         bodies = [found.take(slice(place, None, shape[1])) for place in range(shape[1])]
@@ -256,6 +257,8 @@ class BatchComposer:
         their first pixels lie in the assemblies' frames (N, 2).
         """
         box, margin = bounds(body.halo), self._margins[rows[:, 0]]
+        spare = (self.settings.canvas - (box[:, 2:] - box[:, :2])) // 2
+        margin = torch.minimum(margin, spare.repeat(1, 2))
         corner, end = box[:, :2] - margin[:, :2], box[:, 2:] + margin[:, 2:]
         side = (body.halo.shape[1] + 2 * MAX_MARGIN + _STEP - 1) // _STEP * _STEP
         image = body.image.where(within(box, body.halo.shape[1]), WHITE)
