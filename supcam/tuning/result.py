@@ -126,15 +126,15 @@ def _draw(study: Any, name: str, path: Path) -> None:
     evaluator: Any = FanovaImportanceEvaluator(seed=0)
     draw: dict[str, Any] = {
         "history": lambda: pictures.plot_optimization_history(study),
-        "importances": lambda: pictures.plot_param_importances(study, evaluator),
+        "importances": lambda: pictures.plot_param_importances(study, evaluator, params=names),
         "slice": lambda: pictures.plot_slice(study, names),
         "contour": lambda: pictures.plot_contour(study, ["margin", "temperature"]),
     }
     plt.switch_backend("agg")
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    points = {tuple(trial.params.values()) for trial in complete if len(trial.params) == len(names)}
+    inside = [trial for trial in complete if len(trial.params) == len(names)]
     # Importances of equal figures do not exist: Optuna raises for them.
-    varied = len(points) >= 2 and len({trial.value for trial in complete}) >= 2
+    varied = len({tuple(t.params.values()) for t in inside}) >= 2 and len({t.value for t in inside}) >= 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "history" or varied:
@@ -146,6 +146,6 @@ def _draw(study: Any, name: str, path: Path) -> None:
             axes.set_axis_off()
         scratch = path.with_name(f".{path.stem}.part.png")
         figure.set_size_inches(10 if name == "slice" else 7, 4.5)
-        figure.savefig(scratch, dpi=110, metadata={"Software": None})
+        figure.savefig(scratch, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     scratch.replace(path)

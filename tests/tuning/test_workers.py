@@ -95,8 +95,9 @@ def wait_for(path: Path, count: int) -> None:
         pytest.param(signal.SIGINT, marks=pytest.mark.stress),
     ],
 )
-def test_a_killed_study_resumes_without_repeating_finished_trials(tmp_path: Path, how: signal.Signals) -> None:
-    storage = f"sqlite:///{tmp_path}/study.db"
+def test_a_killed_study_resumes_without_repeating_finished_trials(
+    storage: str, tmp_path: Path, how: signal.Signals
+) -> None:
     process = start(storage, tmp_path, 6, 2)
     wait_for(tmp_path / "ended", 2)
     process.send_signal(how)
