@@ -26,8 +26,12 @@ _MAX_TAG = 5000
 _TERMINATED = 128 + signal.SIGTERM
 
 
-def open_client(root: Path) -> Any:
+def open_client(root: Path, *, ask: bool = True) -> Any:
     """An ``MlflowClient`` on the store of the project; its tables are made when they are missing.
+
+    Args:
+        root: The project root.
+        ask: Whether a server has to answer already; without, it may be away.
 
     Raises:
         SupcamError: when the store cannot be reached.
@@ -45,7 +49,8 @@ def open_client(root: Path) -> Any:
         try:
             with _one_at_a_time(root, uri):
                 client = MlflowClient(uri, registry_uri=uri)
-                client.search_experiments(max_results=1)
+                if ask:
+                    client.search_experiments(max_results=1)
             return client
         except Exception as error:
             if uri.startswith("http") or attempt == 4:
@@ -78,10 +83,13 @@ class Run:
         self.status: str | None = None
 
     @classmethod
-    def attach(cls, root: Path, run_id: str) -> "Run":
-        """Write to a run that exists and that someone else ends, such as the one ``mlflow run`` made."""
-        client = open_client(root)
-        return cls(client, run_id, client.get_run(run_id).info.experiment_id, root)
+    def attach(cls, root: Path, run_id: str, experiment_id: str | None = None) -> "Run":
+        """Write to a run that exists and that someone else ends, such as the one ``mlflow run`` made.
+
+        Where its experiment is told, the server is not asked and may be away.
+        """
+        client = open_client(root, ask=experiment_id is None)
+        return cls(client, run_id, experiment_id or client.get_run(run_id).info.experiment_id, root)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Metrics of one step; they are collected and sent in the background."""

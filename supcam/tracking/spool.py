@@ -236,8 +236,8 @@ def _waiting(folder: Path) -> list[Operation]:
 
 
 def _has_local_parent(folder: Path) -> bool:
-    tags = next((operation.get("tags", {}) for operation in _waiting(folder)), {})
-    return str(tags.get("mlflow.parentRunId", "")).startswith("local-")
+    first = next(iter(_waiting(folder)), {})
+    return str(first.get("tags", {}).get("mlflow.parentRunId", "")).startswith("local-")
 
 
 def _identity(folder: Path) -> Path:

@@ -44,11 +44,12 @@ def answering(storage: str) -> Iterator[None]:
         ) from error
 
 
-def open_study(storage: str, name: str, settings: Settings) -> Any:
+def open_study(storage: str, name: str, settings: Settings, key: str) -> Any:
     """Open a study, making it and its tables when they are missing.
 
     Raises:
-        SettingError: when a study of that name has another search space.
+        SettingError: when a study of that name has another search space, or another key: trials of other crops, code or
+            settings never decide.
         StorageLost: when the storage cannot be reached or is locked.
     """
     import optuna
@@ -76,6 +77,7 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
             space = json.dumps(search_space(settings), sort_keys=True)
             known = study.user_attrs.get("space")
             if known is None and not study.get_trials(deepcopy=False):
+                study.set_user_attr("key", key)
                 study.set_user_attr("space", known := space)
     except SupcamError:
         raise
@@ -87,6 +89,10 @@ def open_study(storage: str, name: str, settings: Settings) -> Any:
         raise SettingError(
             "tune.study", name, f"a study with the space {space}; this one {has}", "Choose another name."
         )
+    made_of = study.user_attrs.get("key")
+    if made_of != key:
+        allowed = f"a study of these crops, code and settings ({key}); this one is of others ({made_of})"
+        raise SettingError("tune.study", name, allowed, "Choose another name.")
     return study
 
 

@@ -59,13 +59,13 @@ def tune(
         validation: Crops that judge each point.
         settings: All settings.
         storage: SQLAlchemy address; any number of processes and machines may work on it at once.
-        study_name: See ``study_key``; ``tune.study`` overrides it.
+        study_name: See ``study_key``; with ``tune.study`` the study has that name, and must have this key.
         state_dir: Folder for the checkpoints of trials, which a repeated trial goes on from.
         run: Tracked run above the runs of the trials.
         objective: What a trial measures, in place of the short training.
 
     Raises:
-        SettingError: when the study exists with another search space.
+        SettingError: when the study exists with another search space, or of other crops, code or settings.
         UsageError: for a mistake that would fail every trial.
         SupcamError: when the storage cannot be used, workers keep dying, or no trial finished.
     """
@@ -75,10 +75,11 @@ def tune(
         settings,
         objective or TrainingObjective(train, validation, settings),
         state_dir,
+        study_name,
         run.root if run else None,
-        run.run_id if run else None,
+        (run.run_id, run.experiment_id) if run else None,
     )
-    study = open_study(job.storage, job.study_name, settings)
+    study = open_study(job.storage, job.study_name, settings, study_name)
     with answering(job.storage):
         workers = min(settings.tune.workers, len(unfinished(study, settings.tune.trials)))
         if workers > 1:

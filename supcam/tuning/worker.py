@@ -13,7 +13,7 @@ from typing import Any
 
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
-from supcam.tracking import Run, open_client
+from supcam.tracking import Run
 from supcam.tuning.objective import Objective
 from supcam.tuning.slots import HEARTBEAT, StorageLost, answering, claim, open_study, point_of, unfinished
 
@@ -30,8 +30,9 @@ class Job:
         settings: All settings.
         objective: What a trial measures.
         state_dir: Folder for the checkpoints of trials.
+        key: Hash of all that determines a trial.
         root: Project root of the tracked runs; None tracks nothing.
-        parent_run_id: Run above the trials.
+        parent: Ids of the run above the trials and of its experiment.
         parent_process: Process without which a worker stops; None for a worker of its own.
     """
 
@@ -40,8 +41,9 @@ class Job:
     settings: Settings
     objective: Objective
     state_dir: Path
+    key: str
     root: Path | None = None
-    parent_run_id: str | None = None
+    parent: tuple[str, str] | None = None
     parent_process: int | None = None
 
 
@@ -56,8 +58,8 @@ def work(job: Job) -> None:
         UsageError: for a mistake of the user that would fail every trial; the trial is given back.
         StorageLost: when the storage fails on the way; the next run repeats what it was not told.
     """
-    study = open_study(job.storage, job.study_name, job.settings)
-    parent = Run.attach(job.root, job.parent_run_id) if job.root is not None and job.parent_run_id else None
+    study = open_study(job.storage, job.study_name, job.settings, job.key)
+    parent = Run.attach(job.root, *job.parent) if job.root is not None and job.parent is not None else None
     idle = threading.Event()
     with answering(job.storage):
         while unfinished(study, job.settings.tune.trials):
@@ -113,18 +115,18 @@ def run_trial(study: Any, trial: Any, job: Job, parent: Run | None) -> None:
         except optuna.TrialPruned as pruned:
             study.tell(trial, state=TrialState.PRUNED)
             _end(run, "KILLED", "pruned", str(pruned))
-        except (UsageError, Orphaned, StorageLost):
+        except (UsageError, Orphaned, StorageLost, KeyboardInterrupt, SystemExit):
+            # Given back: it is no fault of the trial, which the next worker repeats.
             with contextlib.suppress(StorageInternalError):
                 study.tell(trial, state=TrialState.FAIL)
+            if run is not None:
+                run.set_tags({"supcam.trial.state": "lost"})
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             trial.set_user_attr("error", text[:2000])
             study.tell(trial, state=TrialState.FAIL)
             _end(run, "FAILED", "failed", text)
-        except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
-            raise
         else:
             study.tell(trial, value)
             if run is not None:
@@ -154,11 +156,12 @@ def _end(run: Run | None, status: str, state: str, error: str | None) -> None:
 def _end_lost_run(job: Job) -> Any:
     def end(frozen: Any) -> None:
         run_id = frozen.user_attrs.get("run_id")
-        if job.root is not None and run_id is not None and "error" not in frozen.user_attrs:
-            with contextlib.suppress(Exception):
-                client = open_client(job.root)
-                client.set_tag(run_id, "supcam.trial.state", "lost")
-                client.set_terminated(run_id, "KILLED")
+        if job.root is None or job.parent is None or run_id is None or "error" in frozen.user_attrs:
+            return
+        with contextlib.suppress(Exception):
+            run = Run.attach(job.root, run_id, job.parent[1])
+            run.set_tags({"supcam.trial.state": "lost"})
+            run.finish("KILLED")
 
     return end
 

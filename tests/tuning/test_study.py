@@ -9,6 +9,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from optuna.visualization import matplotlib as pictures
 
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
@@ -110,11 +111,32 @@ def test_a_study_with_another_space_is_refused(tmp_path: Path) -> None:
     assert len(study(tmp_path, trials=3, study="mine").trials) == 3
 
 
-def test_a_baseline_outside_of_the_space_is_run_but_not_sampled_from(tmp_path: Path) -> None:
+def test_trials_of_other_crops_or_settings_do_not_decide_under_a_name_of_the_users_own(tmp_path: Path) -> None:
+    study(tmp_path, trials=2, study="mine", name="key of old crops")
+    with pytest.raises(SettingError, match=r"'mine' .* \(key of new crops\).* of others \(key of old crops\)"):
+        study(tmp_path, trials=2, study="mine", name="key of new crops")
+    assert len(study(tmp_path, trials=3, study="mine", name="key of old crops").trials) == 3
+
+
+def test_a_baseline_outside_of_the_space_is_run_but_not_sampled_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its missing coordinates took all others out of the picture of importances."""
     result = study(tmp_path, trials=12, margin=(0.2, 0.5), temperature=(0.2, 0.3))
     assert (result.trials.loc[0, "margin"], result.trials.loc[0, "temperature"]) == (0.0, 0.1)
-    assert result.trials["margin"][1:].between(0.2, 0.5).all()
+    assert result.trials["margin"].iloc[1:].between(0.2, 0.5).all()
     assert result.study.trials[0].params == {}
+    axes = pictures.plot_param_importances
+    drawn: list[set[str]] = []
+
+    def draw(*args: Any, **options: Any) -> Any:
+        found = axes(*args, **options)
+        drawn.append({label.get_text() for label in found.get_yticklabels()})
+        return found
+
+    monkeypatch.setattr(pictures, "plot_param_importances", draw)
+    result.write(tmp_path / "out")
+    assert drawn == [{"margin", "temperature"}]
 
 
 def test_further_settings_of_pretraining_are_searched_and_reach_the_settings(tmp_path: Path) -> None:
@@ -124,7 +146,7 @@ def test_further_settings_of_pretraining_are_searched_and_reach_the_settings(tmp
     assert (rows.loc[0, "queue_size"], rows.loc[0, "momentum_end"]) == (512, 0.99)
     assert rows["queue_size"].between(128, 1024).all() and rows["queue_size"].nunique() > 5
     assert rows["momentum_end"].between(0.99, 0.995).all()
-    best = rows.loc[rows["value"].idxmax()]
+    best = rows.iloc[int(rows["value"].to_numpy().argmax())]
     result.write(tmp_path)
     found = with_best_params(Settings(), tmp_path / "best_params.yaml").pretrain
     assert found.queue_size == best["queue_size"] and isinstance(found.queue_size, int)

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from supcam.errors import UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings
-from supcam.tracking import open_client, stage_run
+from supcam.tracking import Run, open_client, pending_uploads, spool, stage_run
 from supcam.tuning import Objective, tune
-from tests.tuning.objectives import Bowl, Faulty, KillsItself
+from tests.tuning.objectives import Bowl, Faulty, KillsItself, wrong_use
 from tests.tuning.test_study import NONE
 
 
@@ -56,3 +57,31 @@ def test_the_run_of_a_killed_worker_does_not_stay_open(project: Path) -> None:
     _, trials = tracked_study(project, KillsItself(0.0, project, times=1), trials=3, workers=2)
     states = [(trial.data.tags["supcam.trial.state"], trial.info.status) for trial in trials]
     assert sorted(states) == [("finished", "FINISHED")] * 3 + [("lost", "KILLED")]
+
+
+def test_a_trial_that_was_given_back_does_not_look_failed_by_itself(project: Path) -> None:
+    with pytest.raises(UsageError, match=r"pretrain.batch_size"):
+        tracked_study(project, wrong_use, trials=2)
+    client = open_client(project)
+    study, trial = sorted(client.search_runs(["1"]), key=lambda run: len(run.data.params), reverse=True)
+    assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    assert trial.data.tags["supcam.trial.state"] == "lost"
+    assert "UsageError: pretrain.batch_size" in trial.data.tags["supcam.error"]
+    assert trial.info.status == study.info.status == "FAILED"
+
+
+def test_a_server_that_is_lost_when_workers_start_stops_no_study(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker, also one in place of a killed one, asked the server about the run above."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(spool, "_RETRY_DELAYS", (0.01,))
+    run = Run.attach(project, "f" * 32, "1")
+    settings, storage = Settings(tune=TuneSettings(trials=2)), f"sqlite:///{tmp_path}/study.db"
+    result = tune(
+        NONE, NONE, settings, storage=storage, study_name="study", state_dir=tmp_path, run=run, objective=Bowl()
+    )
+    assert (result.trials["state"] == "finished").all()
+    waiting = [path.name for path in pending_uploads(project)]
+    assert len(waiting) == 3 and run.run_id in waiting
