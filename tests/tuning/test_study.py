@@ -146,7 +146,7 @@ def test_further_settings_of_pretraining_are_searched_and_reach_the_settings(tmp
     assert (rows.loc[0, "queue_size"], rows.loc[0, "momentum_end"]) == (512, 0.99)
     assert rows["queue_size"].between(128, 1024).all() and rows["queue_size"].nunique() > 5
     assert rows["momentum_end"].between(0.99, 0.995).all()
-    best = rows.iloc[int(rows["value"].to_numpy().argmax())]
+    best = rows.iloc[int(np.nanargmax(rows["value"]))]
     result.write(tmp_path)
     found = with_best_params(Settings(), tmp_path / "best_params.yaml").pretrain
     assert found.queue_size == best["queue_size"] and isinstance(found.queue_size, int)
