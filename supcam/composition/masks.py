@@ -16,6 +16,7 @@ RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with
 _MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
 MAX_PIECE = 0.05  # of the dark pixels in any component but the largest
 _MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
+_MAX_BORDER = 0.85  # of the crop's outermost pixels in the halo: a frame; real crops measure 0.24, cut tight 0.78
 
 Grey: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -144,7 +145,7 @@ def source_defect(image: Grey, settings: ComposeSettings) -> str | None:
     """Why a crop cannot be a source, or ``None`` when it can.
 
     ``empty`` nothing darker than the halo level, ``speck`` too few pixels, ``larger-than-canvas``,
-    ``background`` not white around the chromosome, ``pale`` too little core for its halo.
+    ``background`` not white around the chromosome or framed, ``pale`` too little core for its halo.
     """
     if image.size == 0 or not (image < settings.halo_level).any():
         return "empty"
@@ -156,6 +157,8 @@ def source_defect(image: Grey, settings: ComposeSettings) -> str | None:
         return "speck"
     outside = image[~halo]
     if area > _MAX_FILL * image.size or np.count_nonzero(outside == WHITE) < _MIN_WHITE * outside.size:
+        return "background"
+    if np.concatenate((halo[0], halo[-1], halo[:, 0], halo[:, -1])).mean() > _MAX_BORDER:
         return "background"
     core = core_mask(image, halo, settings)
     return "pale" if np.count_nonzero(core) < settings.min_core_share * area else None

@@ -112,6 +112,8 @@ def test_bad_sources_are_skipped_counted_and_printed(crops: SourceCrops, tmp_pat
     assert report.composed == 20
     assert {reason: len(ids) for reason, ids in report.skipped_sources.items()} == {k: len(v) for k, v in BAD.items()}
     assert any(line.startswith("sources skipped: 3 empty, 1 speck") for line in report.lines())
+    skipped = {f"skipped_sources/{reason}": len(images) for reason, images in BAD.items()}
+    assert skipped.items() <= report.losses().items()
     parents = ";".join(read_manifest(tmp_path / "out" / "manifest.csv")["parents"])
     assert "bad" not in parents
 
@@ -121,6 +123,8 @@ def test_no_source_at_all_gives_an_empty_set_that_says_why(tmp_path: Path) -> No
     report = compose_set(CropSet(empty, []), ComposeSettings(count=5), tmp_path / "out")
     assert report.composed == 0
     assert report.skipped_composites == {"no-sources": 5}
+    assert "composites skipped: 5 no-sources" in report.lines()
+    assert report.losses()["skipped_composites/no-sources"] == 5
     assert len(read_manifest(tmp_path / "out" / "manifest.csv")) == 0
 
 

@@ -19,6 +19,13 @@ def bar(height: int = 30, width: int = 60, grey: int = 100) -> np.ndarray:
     return image
 
 
+def framed(width: int) -> np.ndarray:
+    """A bar in a dark frame of uneven grey, which holds more pixels than the bar."""
+    frame = np.random.default_rng(0).integers(30, 200, (30, 60), dtype=np.uint8)
+    frame[width:-width, width:-width] = bar()[width:-width, width:-width]
+    return frame
+
+
 def speck() -> np.ndarray:
     image = np.full((20, 20), 255, dtype=np.uint8)
     image[9, 9] = 30
@@ -29,7 +36,12 @@ BAD = {
     "empty": [np.full((20, 20), 255, np.uint8), np.zeros((0, 0), np.uint8), np.full((1, 1), 255, np.uint8)],
     "speck": [speck()],
     "larger-than-canvas": [np.pad(bar(), ((0, 500), (0, 0)), constant_values=255)],
-    "background": [np.full((30, 30), 240, np.uint8), np.where(bar() == 255, 244, bar()), np.zeros((9, 9), np.uint8)],
+    "background": [
+        np.full((30, 30), 240, np.uint8),
+        np.where(bar() == 255, 244, bar()),
+        np.zeros((9, 9), np.uint8),
+        framed(4),  # regression: the frame was composed as if it were the chromosome
+    ],
     "pale": [bar(grey=232)],
 }
 
@@ -41,6 +53,12 @@ def test_bad_sources_are_refused_by_reason(reason: str, image: np.ndarray) -> No
 
 def test_drawn_chromosomes_pass_every_gate(crops: SourceCrops) -> None:
     assert [source_defect(image, LIMITS) for image in crops.images] == [None] * len(crops.images)
+
+
+def test_chromosomes_cut_tight_are_no_frames(crops: SourceCrops) -> None:
+    for image in crops.images:
+        halo = image < 250
+        assert source_defect(image[np.ix_(halo.any(axis=1), halo.any(axis=0))], LIMITS) is None
 
 
 def test_body_keeps_the_largest_component_and_whitens_the_rest() -> None:
