@@ -57,5 +57,8 @@ def reproduce(
     if not run:
         typer.echo(plan.text)
         return
-    for difference in plan.execute(root):
+    found = plan.execute(root)
+    for difference in found:
         typer.echo(f"{difference.name}: {'equal' if difference.equal else difference.detail}")
+    if not found:
+        typer.echo(f"nothing to compare: run {plan.run_id} keeps no outputs of stage {plan.stage}. See {plan.folder}")

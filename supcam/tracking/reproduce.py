@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from supcam.errors import GateRefused, SupcamError, UsageError
-from supcam.settings import Settings, parse_settings, save_settings
+from supcam.settings import parse_settings
 from supcam.tracking.provenance import device_name, package_versions
 from supcam.tracking.runs import open_client
 from supcam.tracking.spool import unsent_folder
@@ -95,30 +95,24 @@ def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
     if folder.exists():
         raise UsageError(f"folder {folder} exists; a run is rebuilt into a new one. Name another with --into.")
     client = open_client(root)
-    run = _run(client, run_id)
-    tags, stage = run.data.tags, run.data.tags.get("supcam.stage", "")
-    target = _LAST if stage in ("promote", "main") else stage
-    commit = _commit(root, run_id, tags)
+    run, target = _stage_run(client, _run(client, run_id))
+    run_id, tags = run.info.run_id, run.data.tags
+    commit = _commit(root, run_id, tags, target)
     kept = unsent_folder(root).parent / "reproduce" / run_id
     kept.mkdir(parents=True, exist_ok=True)
     settings = _settings(client, run_id, kept)
     commands = [["git", "worktree", "add", "--detach", str(folder), commit]]
     if tags.get("supcam.git.dirty") == "true":
         commands.append(["git", "-C", str(folder), "apply", str(_patch(client, run_id, kept))])
-    save_settings(settings, kept / "params.yaml")
+    (kept / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     if _differs(root, commit, settings):
         commands.append(["cp", str(kept / "params.yaml"), str(folder / "params.yaml")])
     commands += _data_commands(root, folder, commit, tags, run_id, kept)
-    commands.append([sys.executable, "-c", _REPRO, str(folder), target])
+    # Forced: taken from the shared cache, outputs would always be equal. Never into this project's store.
+    repro = [sys.executable, "-m", "dvc", "--cd", str(folder), "repro", "--force", target]
+    commands.append(["env", "-u", "MLFLOW_TRACKING_URI", "-u", "MLFLOW_RUN_ID", *repro])
     artifacts = _artifacts(client, run_id, target, kept)
     return Reproduction(run_id, target, folder, commands, _warnings(tags, settings), artifacts)
-
-
-# In the folder itself, so that its code runs and not the one that is installed; never into this project's store.
-_REPRO = (
-    "import os, subprocess, sys; os.environ.pop('MLFLOW_TRACKING_URI', None); "
-    "sys.exit(subprocess.call([sys.executable, '-m', 'dvc', 'repro', sys.argv[2]], cwd=sys.argv[1]))"
-)
 
 
 def _run(client: Any, run_id: str) -> Any:
@@ -132,7 +126,18 @@ def _run(client: Any, run_id: str) -> Any:
         ) from None
 
 
-def _commit(root: Path, run_id: str, tags: dict[str, str]) -> str:
+def _stage_run(client: Any, run: Any) -> tuple[Any, str]:
+    """The run with the record of a stage, and the stage: of the run that ``mlflow run`` made, the one below it."""
+    stage = run.data.tags.get("supcam.stage", "")
+    target = _LAST if stage in ("promote", "main") else stage
+    if "mlflow.project.entryPoint" not in run.data.tags or not target:
+        return run, target
+    below = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and tags.`supcam.stage` = '{target}'"
+    found = client.search_runs([run.info.experiment_id], below)
+    return (found[0] if found else run), target
+
+
+def _commit(root: Path, run_id: str, tags: dict[str, str], target: str) -> str:
     if not tags.get("supcam.stage"):
         raise GateRefused(f"run {run_id} cannot be rebuilt: it is no run of a stage. Name the run of a stage.")
     if tags.get("supcam.from_run"):
@@ -150,7 +155,18 @@ def _commit(root: Path, run_id: str, tags: dict[str, str]) -> str:
         raise GateRefused(
             f"run {run_id} cannot be rebuilt: its commit {commit} is not in this repository. Fetch it: git fetch --all"
         )
+    stages = yaml.safe_load(_shown(root, commit, "dvc.yaml") or "{}").get("stages", {})
+    if target not in stages:
+        raise GateRefused(
+            f"run {run_id} cannot be rebuilt: {target} is no stage of dvc.yaml at {commit[:12]}. Check that commit out "
+            f"and run it again with the settings of the run: mlflow run . --env-manager local -e {target}"
+        )
     return commit
+
+
+def _shown(root: Path, commit: str, name: str) -> bytes:
+    """A file as a commit has it; nothing when it has none."""
+    return subprocess.run(["git", "show", f"{commit}:{name}"], cwd=root, capture_output=True, check=False).stdout
 
 
 def _patch(client: Any, run_id: str, kept: Path) -> Path:
@@ -163,20 +179,22 @@ def _patch(client: Any, run_id: str, kept: Path) -> Path:
     return path
 
 
-def _settings(client: Any, run_id: str, kept: Path) -> Settings:
+def _settings(client: Any, run_id: str, kept: Path) -> dict[str, Any]:
+    """As they were recorded: the run's code may have had other settings than today's. Its study is searched anew."""
     path = _download(client, run_id, "settings.json", kept)
     if path is None:
         raise GateRefused(f"run {run_id} cannot be rebuilt: its artifact settings.json is gone.")
-    return parse_settings(json.loads(path.read_text(encoding="utf-8")))
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "tune" in settings:
+        settings["tune"] |= {"storage": None}
+    return settings
 
 
-def _differs(root: Path, commit: str, settings: Settings) -> bool:
+def _differs(root: Path, commit: str, settings: dict[str, Any]) -> bool:
     """Whether the run had other settings than ``params.yaml`` of its commit (an override, a profile, a change)."""
-    shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], cwd=root, capture_output=True, check=False)
-    if shown.returncode != 0:
-        return True
+    shown = _shown(root, commit, "params.yaml")
     try:
-        return parse_settings(yaml.safe_load(shown.stdout) or {}) != settings
+        return not shown or parse_settings(yaml.safe_load(shown)) != parse_settings(settings)
     except UsageError:
         return True
 
@@ -185,7 +203,7 @@ def _data_commands(
     root: Path, folder: Path, commit: str, tags: dict[str, str], run_id: str, kept: Path
 ) -> list[list[str]]:
     wanted = tags.get("supcam.dep/data")
-    text = subprocess.run(["git", "show", f"{commit}:data.dvc"], cwd=root, capture_output=True, check=False).stdout
+    text = _shown(root, commit, "data.dvc")
     if wanted is None or not text:
         return []
     dvc = [sys.executable, "-m", "dvc"]
@@ -215,7 +233,7 @@ def _download(client: Any, run_id: str, name: str, kept: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _warnings(tags: dict[str, str], settings: Settings) -> list[str]:
+def _warnings(tags: dict[str, str], settings: dict[str, Any]) -> list[str]:
     recorded = json.loads(tags.get("supcam.versions", "{}"))
     here = package_versions()
     found = [
@@ -223,9 +241,12 @@ def _warnings(tags: dict[str, str], settings: Settings) -> list[str]:
         for name, version in recorded.items()
         if here.get(name) != version
     ]
-    device = device_name(settings.runtime.device)
+    device = device_name(settings["runtime"]["device"])
     if tags.get("supcam.device") != device:
         found.append(f"the run was on {tags.get('supcam.device')}, this machine has {device}")
+    workers = settings.get("tune", {}).get("workers", 1)
+    if workers > 1:
+        found.append(f"the study had {workers} workers, and a point depends on which trials had ended")
     return [f"figures may differ: {text}" for text in found]
 
 

@@ -1,11 +1,13 @@
 """A run is rebuilt from what it recorded, or refused with the reason."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from supcam.errors import GateRefused, UsageError
 from supcam.settings import Settings, save_settings
@@ -53,13 +55,16 @@ def tracked(root: Path, settings: Settings | None = None) -> str:
 
 
 def test_a_run_with_changed_code_is_rebuilt_to_the_same_bytes(pipeline: Path, tmp_path: Path) -> None:
-    (pipeline / "code" / "part.py").write_text(f"FACTOR = 7\n{CODE}")
+    """It was taken from the shared cache of DVC, and so always equal."""
+    mark = tmp_path / "mark"
+    (pipeline / "code" / "part.py").write_text(f"FACTOR = 7\n{CODE}open({str(mark)!r}, 'a').write('ran ')\n")
     run_id = tracked(pipeline)
     (pipeline / "code" / "part.py").write_text(f"FACTOR = 8\n{CODE}")
     plan = reproduction(pipeline, run_id, tmp_path / "rebuilt")
     assert plan.text.splitlines()[0].startswith("git worktree add --detach") and "apply" in plan.text
     found = plan.execute(pipeline)
     assert [(item.name, item.equal) for item in found] == [("figures.json", True)]
+    assert mark.read_text() == "ran ran "
     assert '"factor": 7' in (tmp_path / "rebuilt" / "outputs" / "tune" / "figures.json").read_text()
     assert plan.warnings == []
 
@@ -69,6 +74,32 @@ def test_a_run_with_other_settings_gets_them_and_a_difference_is_reported(pipeli
     run_id = tracked(pipeline, other)  # its artifact was made with seed 42, its record says 5
     found = reproduction(pipeline, run_id, tmp_path / "rebuilt").execute(pipeline)
     assert [(item.equal, item.detail) for item in found] == [(False, "seed differs most: 42, rebuilt 5")]
+
+
+def test_a_run_of_mlflow_run_leads_to_the_stage_below_it(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings and outputs lie in the run of the stage, and it was refused for their lack."""
+    client = open_client(pipeline)
+    made = {"mlflow.project.entryPoint": "tune", "supcam.stage": "tune"}
+    outer = client.create_run("0", tags=made).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", outer)
+    run_id = tracked(pipeline)
+    plan = reproduction(pipeline, outer, tmp_path / "rebuilt")
+    assert plan.run_id == run_id and plan.artifacts is not None
+
+
+def test_settings_that_this_version_no_longer_knows_are_rebuilt_as_they_were(pipeline: Path, tmp_path: Path) -> None:
+    run_id, client = tracked(pipeline), open_client(pipeline)
+    settings = json.loads(Path(client.download_artifacts(run_id, "settings.json")).read_text())
+    settings["pretrain"]["old"] = 1
+    settings["tune"] |= {"storage": "postgresql+psycopg://lab/optuna", "workers": 4}
+    client.log_text(run_id, json.dumps(settings), "settings.json")
+    plan = reproduction(pipeline, run_id, tmp_path / "rebuilt")
+    kept = yaml.safe_load((pipeline / "state/reproduce" / run_id / "params.yaml").read_text())
+    assert kept["pretrain"]["old"] == 1 and kept["tune"]["storage"] is None
+    assert any(command[0] == "cp" and command[-1].endswith("params.yaml") for command in plan.commands)
+    assert any("the study had 4 workers" in warning for warning in plan.warnings)
 
 
 def test_data_of_an_earlier_version_comes_from_the_cache(pipeline: Path, tmp_path: Path) -> None:
@@ -94,6 +125,7 @@ def test_what_cannot_be_rebuilt_is_refused_with_the_reason(pipeline: Path, tmp_p
         ("supcam.dep/data", "1" * 32 + ".dir", r"its data \(hash 1+.dir\) is neither that of data.dvc"),
         ("supcam.from_run", "abc", r"it took its inputs from run abc"),
         ("supcam.stage", "", r"it is no run of a stage"),
+        ("supcam.stage", "ablation", r"ablation is no stage of dvc.yaml at .* mlflow run . .*-e ablation"),
     ):
         before = client.get_run(run_id).data.tags.get(tag, "")
         client.set_tag(run_id, tag, value)
