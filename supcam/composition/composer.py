@@ -358,7 +358,7 @@ def _framed(body: Body, margin: tuple[int, int, int, int], canvas: int) -> tuple
     Margins shrink where the frame would outgrow the canvas.
     """
     rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
-    spare = [(canvas - int(np.ptp(line)) - 1) // 2 for line in (rows, columns)]
+    spare = [(canvas - int(line[-1] - line[0]) - 1) // 2 for line in (rows, columns)]
     top, left, bottom, right = (min(side, MAX_MARGIN, most) for side, most in zip(margin, spare * 2, strict=True))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
