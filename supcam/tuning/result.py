@@ -135,7 +135,8 @@ def _draw(study: Any, name: str, path: Path) -> None:
     inside = [trial for trial in complete if len(trial.params) == len(names)]
     # Importances of equal figures do not exist: Optuna raises for them.
     varied = len({tuple(t.params.values()) for t in inside}) >= 2 and len({t.value for t in inside}) >= 2
-    with warnings.catch_warnings():
+    # Optuna sets a style for good, which would be that of every later figure of the process.
+    with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore")
         if name == "history" or varied:
             axes = draw[name]()

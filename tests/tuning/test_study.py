@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pandas as pd
@@ -60,6 +61,14 @@ def test_same_seed_same_bytes_and_interrupted_equals_whole(tmp_path: Path) -> No
     assert set(written[0]) == expected
     assert written[0] == written[1] == written[2]
     assert set(yaml.safe_load(written[0]["best_params.yaml"])) == {"margin", "temperature"}
+
+
+def test_figures_of_a_study_leave_the_style_of_later_ones(tmp_path: Path) -> None:
+    """The main job draws its evaluation in the same process, and drew other bytes than dvc repro."""
+    result = study(tmp_path, trials=3)
+    before = dict(plt.rcParams)
+    result.write(tmp_path / "out")
+    assert {name: value for name, value in plt.rcParams.items() if before[name] != value and name != "backend"} == {}
 
 
 def test_raising_the_number_adds_trials_and_keeps_the_old_ones(tmp_path: Path) -> None:
