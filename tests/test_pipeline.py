@@ -14,8 +14,10 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
+from tests.imports import ROOT
 from tests.project import call, change_settings, commit, environment, small_project, succeed
 
 LOAD = """
@@ -93,7 +95,7 @@ def test_predict_writes_one_row_per_image(project: Path, tmp_path: Path) -> None
     assert rows.loc[rows["path"].str.endswith("broken.png"), "error"].notna().all()
     assert rows["error"].notna().sum() == 1
     read = rows[rows["error"].isna()]
-    assert read[[name for name in rows if name.startswith("p_")]].sum(axis=1).between(0.999, 1.001).all()
+    assert read[[name for name in map(str, rows) if name.startswith("p_")]].sum(axis=1).between(0.999, 1.001).all()
 
 
 def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
@@ -112,6 +114,42 @@ def running_trials(project: Path) -> list[int]:
         running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
         found += [json.loads(trial.user_attrs["owner"])[1] for trial in running if "owner" in trial.user_attrs]
     return found
+
+
+def test_every_stage_and_the_ablation_are_entry_points_with_typed_parameters() -> None:
+    declared = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert set(declared) == {"main", "ablation", *stages}
+    for name, entry in declared.items():
+        expected = {"profile", "device", "from_run"} | ({"promote"} if name == "main" else set())
+        assert set(entry["parameters"]) == expected, name
+        assert all(given["type"] == "string" and "default" in given for given in entry["parameters"].values()), name
+        used = re.findall(r"--([a-z-]+) \{(\w+)\}", entry["command"])
+        assert {parameter for _, parameter in used} == expected, name
+        assert all(option.replace("-", "_") == parameter for option, parameter in used), name
+        assert entry["command"].startswith(f"python -m pipelines.{name} --own-folder"), name
+
+
+def test_pictures_are_plots_of_dvc_and_artifacts_of_mlflow(project: Path) -> None:
+    done = call(project, "dvc", "plots", "show", "--json")
+    shown = json.loads(done.stdout)
+    assert "errors" not in shown, done.stdout
+    pictures = {
+        "tune": {"history.png", "importances.png", "slice.png", "contour.png"},
+        "pretrain": {"pictures/embedding_start.png", "pictures/embedding_end.png"},
+        "evaluate": {"confusion.png", "sensitivity.png", "reliability.png", "errors.png"},
+    }
+    curves = {
+        "outputs/pretrain/history.csv",
+        "pretraining_watched",
+        "outputs/finetune/history.csv",
+        "finetuning_watched",
+    }
+    named = {f"outputs/{stage}/{name}" for stage, names in pictures.items() for name in names}
+    assert named | curves <= set(shown["data"])
+    for stage, names in pictures.items():
+        kept = {path.name for path in (project / "mlartifacts").rglob(f"outputs/{stage}/**/*.png")}
+        assert {Path(name).name for name in names} <= kept
 
 
 def test_supcam_tune_replaces_a_killed_worker_and_holds_the_number_of_trials(project: Path) -> None:
@@ -236,7 +274,7 @@ def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
 
 
 def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
-    from tests.project import ROOT, copy_checkout
+    from tests.project import copy_checkout
 
     copy_checkout(tmp_path)
     shutil.copy(ROOT / "data.dvc", tmp_path)

@@ -132,7 +132,7 @@ def _shown(storage: str) -> str:
 @contextmanager
 def exclusive(storage: str, name: str) -> Iterator[None]:
     """Hold the right to hand out trials of a study; a worker that dies gives it back."""
-    if storage.startswith("sqlite:///"):
+    if storage.startswith("sqlite:///") and ":memory:" not in storage:
         import fcntl
 
         with Path(storage.removeprefix("sqlite:///") + ".lock").open("w") as lock:

@@ -208,6 +208,7 @@ def test_a_storage_that_locks_during_a_trial_fails_no_trial(tmp_path: Path, monk
         ("postgresql+nodriver://user:secret@127.0.0.1:1/x", r"tune.storage postgresql\+nodriver://user:\*\*\*@"),
         ("oracle://x", r"tune.storage"),
         ("no address", r"tune.storage"),
+        ("sqlite:///:memory:", r"tune.storage = 'sqlite:.*memory.*' is not allowed.* an address of sqlite \(a file\)"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage: str, text: str, tmp_path: Path) -> None:
