@@ -32,8 +32,7 @@ def section(root: Path, title: str) -> str:
     lines += ["", "Warnings of the split:", "", *(f"* {warning}" for warning in split["warnings"] or ["none"])]
     lines += ["", "Notes of the evaluation:", "", *(f"* {note}" for note in metrics["notes"] or ["none"])]
     for name, figures in {**metrics.get("by_source", {}), **_certain(metrics)}.items():
-        shown = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in figures.items())
-        lines += ["", f"{name}: {shown}"]
+        lines += ["", f"{name}: {_subset_line(figures)}"]
     return "\n".join([*lines, "", *_settings(root), "", *_times(root), ""])
 
 
@@ -62,7 +61,7 @@ def folds_section(content: dict[str, Any]) -> str:
         "",
         f"{content['origin']}; data {content['manifest_hash'][:12]}. Every crop is judged by a model that saw no "
         "crop of its case; composites come from the training part of the fold, the epoch is chosen on other cases of "
-        "the training folds. Values are means over the seeds, intervals (95 %) resample cases.",
+        f"the training folds. Values are means over the seeds, intervals ({_confidence(content)}) resample cases.",
         "",
         "| crops of | crops | cases | accuracy | macro sensitivity | macro F1 | AUC | calibration error |",
         "|---|---|---|---|---|---|---|---|",
@@ -89,10 +88,10 @@ def ablation_section(content: dict[str, Any]) -> str:
     lines = [
         f"## Ablation: {content['parts']}, {content['seeds']} seed{'s' * (content['seeds'] > 1)}",
         "",
-        f"{content['origin']}; data {content['manifest_hash'][:12]}. Values are means over the seeds, intervals (95 %) "
-        f"resample cases. Differences in {figure} and McNemar's p are against the row `{reference}` on the same crops; "
-        "adjusted p by Holm over all rows and points. McNemar takes crops as independent of each other, the "
-        "interval of the difference does not.",
+        f"{content['origin']}; data {content['manifest_hash'][:12]}. Values are means over the seeds, intervals "
+        f"({_confidence(content)}) resample cases. Differences in {figure} and McNemar's p are against the row "
+        f"`{reference}` on the same crops; adjusted p by Holm over all rows and points. McNemar takes crops as "
+        "independent of each other, the interval of the difference does not.",
         "",
         f"| row | accuracy | macro sensitivity | difference in {figure} | p | adjusted p | seconds a cell |",
         "|---|---|---|---|---|---|---|",
@@ -139,7 +138,7 @@ def _with_span(figure: dict[str, Any]) -> str:
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:
-    lines = ["| figure | test crops | value | 95 % interval |", "|---|---|---|---|"]
+    lines = [f"| figure | test crops | value | {100 * metrics['confidence']:.0f} % interval |", "|---|---|---|---|"]
     for name in ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity"):
         span = (metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
         lines.append(f"| {name.replace('_', ' ')} | {metrics['crops']} | {_number(metrics[name])} | {_span(*span)} |")
@@ -160,6 +159,20 @@ def _training_counts(split: dict[str, Any]) -> list[str]:
 
 def _certain(metrics: dict[str, Any]) -> dict[str, Any]:
     return {"label_certain not no": metrics["certain"]} if "certain" in metrics else {}
+
+
+def _subset_line(figures: dict[str, Any]) -> str:
+    """Crops, cases and every figure, with its interval where there is one, and notes."""
+    parts = []
+    for name, value in figures.items():
+        if name != "notes" and not name.endswith(("_low", "_high")):
+            span = _span(figures.get(f"{name}_low"), figures.get(f"{name}_high"))
+            parts.append(f"{name.replace('_', ' ')} {_number(value)}" + (f" ({span})" if span else ""))
+    return "; ".join([", ".join(parts), *figures.get("notes", [])])
+
+
+def _confidence(content: dict[str, Any]) -> str:
+    return f"{100 * content['settings']['evaluate']['confidence']:.0f} %"
 
 
 def _settings(root: Path) -> list[str]:

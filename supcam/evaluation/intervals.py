@@ -66,21 +66,37 @@ def bootstrap(
     if repeats == 0:
         return {}, ["bootstrap intervals were switched off (evaluate.bootstrap = 0)"]
     rng = np.random.default_rng(seed)
+    whole = confusion(labels, predicted)
     drawn: dict[str, list[NDArray[np.float64]]] = {}
     for start in range(0, repeats, _CHUNK):
         count = min(_CHUNK, repeats - start)
         if len(names) == 1:
-            whole = confusion(labels, predicted)
             cells = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
         else:
             times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
             cells = np.tensordot(times, confusion_by_group(labels, predicted, member, len(names)), axes=1)
-        found = rates(cells)
+        found = resampled_rates(cells, whole)
         overall = {name: values for name, values in found.items() if values.ndim == 1}
         per_type = {f"sensitivity/{label}": found["sensitivity"][:, at] for at, label in enumerate(TYPE_LABELS)}
         for name, values in (overall | per_type).items():
             drawn.setdefault(name, []).append(values)
-    return _percentiles(drawn, confidence), _case_notes(len(names))
+    notes = _case_notes(len(names))
+    lost = float(np.mean([np.isnan(part).mean() for part in drawn["macro_sensitivity"]]))
+    if lost:
+        notes.append(f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval")
+    return _percentiles(drawn, confidence), notes
+
+
+def resampled_rates(cells: Ints, whole: Ints) -> dict[str, NDArray[np.float64]]:
+    """Rates of resampled tables (R, 4, 4) of the table ``whole`` (4, 4).
+
+    A macro figure is NaN where a type of ``whole`` was not drawn: the mean of the other types is another figure.
+    """
+    lost = (cells.sum(axis=-1)[:, whole.sum(axis=-1) > 0] == 0).any(axis=-1)
+    return {
+        name: np.where(lost, np.nan, values) if name.startswith("macro") else values
+        for name, values in rates(cells).items()
+    }
 
 
 def confusion_by_group(labels: Ints, predicted: Ints, member: NDArray[np.intp], groups: int) -> Ints:

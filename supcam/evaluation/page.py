@@ -35,9 +35,11 @@ _COMPARED = ("accuracy", "macro_sensitivity")
 _STYLE = (
     "body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #ddd;"
-    "text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}figure{display:inline-block;margin:.5rem;"
-    "vertical-align:top;max-width:100%}figcaption{font-size:13px;max-width:34rem}figure.crop{width:8.5rem}"
-    "img{max-width:100%}.note{background:#fff6e0;padding:.4rem .8rem;margin:.3rem 0}"
+    "text-align:right;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}"
+    "figure{margin:0}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:100%}"
+    ".figures,.crops{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}"
+    ".crops{grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr))}.crops img{border:1px solid #ddd}"
+    ".note{background:#fff6e0;padding:.4rem .8rem;margin:.3rem 0}"
 )
 
 
@@ -125,7 +127,9 @@ def _page(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> str
         _per_type(metrics),
         _subset_table(metrics),
         _comparison_table(metrics),
+        "<h2>Plots</h2><div class=figures>",
         *(_figure(into / name, caption) for name, caption in _FIGURES.items()),
+        "</div>",
         _worst(evaluation, crops),
     ]
     return (
@@ -163,9 +167,15 @@ def _subset_table(metrics: dict[str, Any]) -> str:
         found["label_certain not no"] = metrics["certain"]
     if not found:
         return ""
-    names = ("accuracy", "macro_sensitivity", "macro_f1")
-    rows = [(name, str(row["crops"]), *(_number(row[key]) for key in names)) for name, row in found.items()]
-    return "<h2>Parts</h2>" + _table(["crops of", "crops", "accuracy", "macro sensitivity", "macro F1"], rows)
+    rows = []
+    for name, row in found.items():
+        spanned = [text for key in reports.SUBSET_SPANS for text in (_number(row[key]), _span(row, key))]
+        rows.append((name, str(row["crops"]), str(row["cases"]), *spanned, _number(row["macro_f1"])))
+    headings = ["crops of", "crops", "cases", "accuracy", "interval", "macro sensitivity", "interval", "macro F1"]
+    notes = "".join(
+        f"<p class=note>{_text(name)}: {_text(note)}</p>" for name, row in found.items() for note in row["notes"]
+    )
+    return f"<h2>Parts</h2>{_table(headings, rows)}{notes}"
 
 
 def _comparison_table(metrics: dict[str, Any]) -> str:
@@ -200,11 +210,13 @@ def _worst(evaluation: Evaluation, crops: CropSet) -> str:
         return "<h2>Errors</h2><p>None.</p>"
     shown = wrong.head(_WORST)
     pictures = "".join(
-        f"<figure class=crop>{_image(_png(crops.images[int(str(row))]))}<figcaption>{_text(crop['crop_id'])}<br>"
+        f"<figure>{_image(_png(crops.images[int(str(row))]), crop['crop_id'])}<figcaption>{_text(crop['crop_id'])}<br>"
         f"is {crop['type']}<br>said {crop['predicted']}, {100 * crop['confidence']:.0f} %</figcaption></figure>"
         for row, crop in shown.iterrows()
     )
-    return f"<h2>Errors</h2><p>{len(wrong)} of {len(table)} wrong, the {len(shown)} most confident:</p>{pictures}"
+    told = f"{len(wrong)} of {len(table)} crops are typed wrongly, most confident first"
+    told += f"; the first {len(shown)} are shown" if len(shown) < len(wrong) else ""
+    return f"<h2>Errors</h2><p>{told}:</p><div class=crops>{pictures}</div>"
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
@@ -216,18 +228,16 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _figure(path: Path, caption: str) -> str:
-    return f"<figure>{_image(path.read_bytes())}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{_image(path.read_bytes(), caption)}<figcaption>{caption}</figcaption></figure>"
 
 
-def _image(content: bytes) -> str:
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
+def _image(content: bytes, told: str) -> str:
+    return f"<img alt='{_text(told)}' src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(name)}" for name in headings)
-    body = "".join(
-        f"<tr><td>{_text(row[0])}" + "".join(f"<td class=n>{_text(cell)}" for cell in row[1:]) for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}" for cell in row) for row in rows)
     return f"<table><tr>{head}{body}</table>"
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.errors import UsageError
-from supcam.evaluation.intervals import Interval, bootstrap, confusion_by_group, mcnemar
+from supcam.evaluation.intervals import Interval, bootstrap, confusion_by_group, mcnemar, resampled_rates
 from supcam.evaluation.metrics import Ints, confusion, rates
 from supcam.evaluation.report import case_groups
 from supcam.settings import EvaluateSettings
@@ -106,10 +106,11 @@ def compare_repeats(
     if settings.bootstrap:
         rng = np.random.default_rng(settings.seed)
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=settings.bootstrap)
-        drawn = np.stack([rates(np.tensordot(times, table, axes=1))[figure] for table in tables])
-        differences = drawn[0] - drawn[1]
-        tail = (1 - settings.confidence) / 2
-        low, high = (float(bound) for bound in np.nanquantile(differences, [tail, 1 - tail]))
+        drawn = [resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0))[figure] for table in tables]
+        differences = (drawn[0] - drawn[1])[~np.isnan(drawn[0])]
+        if len(differences):
+            tail = (1 - settings.confidence) / 2
+            low, high = (float(bound) for bound in np.quantile(differences, [tail, 1 - tail]))
     tests = [mcnemar(labels, ours, theirs) for ours, theirs in zip(predicted, reference, strict=True)]
     p_values = sorted(test.p_value for test in tests)
     p_value = p_values[0] if len(tests) == 1 else min(1.0, 2 * float(np.median(p_values)))

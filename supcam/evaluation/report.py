@@ -20,6 +20,7 @@ from supcam.evaluation.metrics import Floats, Ints, confusion, figures
 from supcam.settings import EvaluateSettings
 
 _SUBSET_FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "macro_f1", "macro_auc")
+SUBSET_SPANS = ("accuracy", "macro_sensitivity")  # their figures with an interval
 
 
 @dataclass
@@ -117,7 +118,7 @@ def evaluate(
     matrix = confusion(labels, predicted)
     metrics |= _calibration(logits, labels, probabilities, settings, validation_logits, validation_labels)
     metrics["per_type"] = _per_type(found.per_type, matrix, settings.confidence)
-    metrics |= _subsets(labels, probabilities, frame)
+    metrics |= _subsets(labels, probabilities, frame, settings)
     metrics["notes"] = [*found.notes, *notes, *metrics.pop("calibration_notes")]
     predictions = prediction_table(frame, probabilities)
     return Evaluation(metrics, predictions, matrix, _tables(labels, probabilities, predictions, metrics, settings))
@@ -192,21 +193,42 @@ def _subset(labels: Ints, probabilities: Floats) -> dict[str, Any]:
     return {"crops": len(labels), **{name: values[name] for name in _SUBSET_FIGURES}}
 
 
-def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame) -> dict[str, Any]:
+def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """The main figures for certain labels only and for each source, where that differs from all crops."""
+    groups = np.asarray(case_groups(frame))
+
+    def part(rows: NDArray[np.bool_]) -> dict[str, Any]:
+        return _subset_with_spans(labels[rows], probabilities[rows], groups[rows], settings)
+
     found: dict[str, Any] = {}
     if "label_certain" in frame:
         certain = (
             frame["label_certain"].map(lambda value: str(value).lower() not in ("no", "false", "0")).to_numpy(bool)
         )
         if certain.any() and not certain.all():
-            found["certain"] = _subset(labels[certain], probabilities[certain])
+            found["certain"] = part(certain)
     sources = np.asarray(_cases(frame)[0])
     if len(np.unique(sources)) > 1:
-        found["by_source"] = {
-            str(name): _subset(labels[sources == name], probabilities[sources == name]) for name in np.unique(sources)
-        }
+        found["by_source"] = {str(name): part(sources == name) for name in np.unique(sources)}
     return found
+
+
+def _subset_with_spans(
+    labels: Ints, probabilities: Floats, groups: NDArray[np.str_], settings: EvaluateSettings
+) -> dict[str, Any]:
+    spans, notes = bootstrap(
+        labels,
+        probabilities.argmax(axis=1),
+        groups.tolist(),
+        repeats=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    found = {**_subset(labels, probabilities), "cases": len(set(groups))}
+    for name in SUBSET_SPANS:
+        span = spans.get(name)
+        found |= {f"{name}_low": span.low if span else None, f"{name}_high": span.high if span else None}
+    return {**found, "notes": [*figures(labels, probabilities).notes, *notes]}
 
 
 def prediction_table(frame: pd.DataFrame, probabilities: Floats) -> pd.DataFrame:

@@ -91,6 +91,13 @@ def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path
     assert "## Other" in page.read_text()
 
 
+def test_the_interval_is_told_as_it_was_set(finished: tuple[Path, Ablation]) -> None:
+    content = json.loads(json.dumps(finished[1].content))
+    assert "intervals (95 %)" in ablation_section(content)
+    content["settings"]["evaluate"]["confidence"] = 0.9
+    assert "intervals (90 %)" in ablation_section(content)
+
+
 def test_rows_that_fail_are_told_and_the_others_stand(
     crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

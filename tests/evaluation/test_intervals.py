@@ -60,6 +60,18 @@ def test_one_case_is_stated_and_resamples_crops() -> None:
     assert notes == ["one case only: intervals resample crops and say nothing about other cases"]
 
 
+def test_resamples_without_a_type_count_for_no_macro_interval() -> None:
+    """Of three cases one holds the only touching crops, all wrong: without it macro sensitivity would be 1."""
+    labels = np.repeat([0, 0, 1], 50)
+    predicted = np.zeros(150, dtype=np.int64)
+    groups = np.repeat(["a", "b", "c"], 50).tolist()
+    spans, notes = bootstrap(labels, predicted, groups, repeats=2000, confidence=0.95, seed=1)
+    assert (spans["macro_sensitivity"].low, spans["macro_sensitivity"].high) == (0.5, 0.5)
+    assert spans["accuracy"].high == 1.0
+    (lack,) = [note for note in notes if "lack a type" in note]
+    assert float(lack.split()[0]) == pytest.approx(100 / 3, abs=3)  # (2/3)^3 + (1/3)^3
+
+
 def test_bootstrap_is_seeded_and_can_be_off() -> None:
     labels, predicted = np.arange(80) % 4, np.arange(80) % 3
     groups = [str(at % 11) for at in range(80)]

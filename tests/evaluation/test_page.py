@@ -57,6 +57,8 @@ def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:
         "lab &amp; co",
         "McNemar p",
         "label_certain not no",
+        "one: intervals rest on 3 cases only",
+        "alt='Confusion matrix'",
         "Reliability",
     ):
         assert text in page

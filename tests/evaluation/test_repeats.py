@@ -97,6 +97,17 @@ def test_paired_difference_and_mcnemar() -> None:
     assert (back.difference, back.low) == pytest.approx((-found.difference, -(found.high or 0)))
 
 
+def test_a_resample_without_a_type_is_no_difference_and_never_nan() -> None:
+    """Each case holds one type: half of the resamples lack one, and a single one may leave no interval."""
+    frame = crops(count=40).assign(type=["instance"] * 20 + ["touching"] * 20, case_id=["a"] * 20 + ["b"] * 20)
+    better = np.repeat([[0, 1]], 20, axis=1)
+    worse = np.zeros_like(better)
+    found = compare_repeats(frame, better, worse, SETTINGS)
+    assert (found.difference, found.low, found.high) == (0.5, 0.5, 0.5)
+    lows = {compare_repeats(frame, better, worse, EvaluateSettings(bootstrap=1, seed=at)).low for at in range(12)}
+    assert lows == {0.5, None}
+
+
 def test_equal_answers_differ_by_nothing() -> None:
     frame = crops()
     same = answers(frame, 3, 0.8)

@@ -88,6 +88,11 @@ def test_certain_labels_sources_and_validation_have_their_own_figures() -> None:
     metrics = judged().metrics
     assert metrics["certain"]["crops"] == 192
     assert {name: part["crops"] for name, part in metrics["by_source"].items()} == {"one": 120, "two": 120}
+    for part in (metrics["certain"], *metrics["by_source"].values()):
+        assert part["accuracy_low"] < part["accuracy"] < part["accuracy_high"]
+        assert part["macro_sensitivity_low"] < part["macro_sensitivity"] < part["macro_sensitivity_high"]
+    assert metrics["by_source"]["one"]["cases"] == 6
+    assert metrics["by_source"]["one"]["notes"][0] == "intervals rest on 6 cases only and are likely too narrow"
     assert metrics["validation"]["crops"] == 120 and 0 < metrics["validation"]["macro_sensitivity"] <= 1
     assert metrics["macro_sensitivity_low"] <= metrics["macro_sensitivity"] <= metrics["macro_sensitivity_high"]
     assert 0.1 < metrics["calibration_temperature"] < 10
