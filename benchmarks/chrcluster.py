@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.folds import pair
+from benchmarks.folds import from_one, pair
 from supcam import tracking
 from supcam.ablation.cells import Bench, Cell, run_cells
 from supcam.ablation.parts import split_parts
@@ -102,8 +102,8 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("zip", nargs="?", type=Path, help="ChrCluster's zip")
     source.add_argument("--stand-in", action="store_true", help="draw the crops instead")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="seeds trained at a time")
+    parser.add_argument("--seeds", type=from_one, default=1)
+    parser.add_argument("--workers", type=from_one, default=1, help="seeds trained at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="settings for this run")
     parser.add_argument("--into", type=Path, default=Path("reports/chrcluster"))
     options = parser.parse_args()

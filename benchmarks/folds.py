@@ -76,9 +76,9 @@ def _told(done: int, total: int) -> None:
 def main() -> None:
     """Run, write the figures, and with ``--docs`` the section of docs/results.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=1, help="more seeds later reuse those that are finished")
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with runtime.threads threads")
+    parser.add_argument("--folds", type=from_one, default=5)
+    parser.add_argument("--seeds", type=from_one, default=1, help="more seeds later reuse those that are finished")
+    parser.add_argument("--workers", type=from_one, default=1, help="processes, each with runtime.threads threads")
     parser.add_argument("--profile", default="", help="sample, real or chrcluster; default: params.yaml")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="settings for this run")
     parser.add_argument("--into", type=Path, default=Path("reports/folds"))
@@ -104,6 +104,13 @@ def main() -> None:
             row = {"name": figure, **told_figures, "unit": "share", "subset": name, "crops": figures["crops"]}
             sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.write(json.dumps({"name": "cells_kept", "value": report.kept, "unit": "cells"}) + "\n")
+
+
+def from_one(text: str) -> int:
+    """Read a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed are whole numbers from 1")
+    return int(text)
 
 
 def pair(text: str) -> tuple[str, str]:

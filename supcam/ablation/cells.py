@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from supcam import tracking
 from supcam.ablation.parts import Parts
 from supcam.ablation.recipe import Log, Outcome, run_recipe
+from supcam.ablation.rows import SECTIONS
 from supcam.ablation.shapes import run_forest
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
@@ -44,7 +46,6 @@ _CODE = (
     "training",
     "views.py",
 )
-_SECTIONS = ("input", "model", "compose", "pretrain", "finetune")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Bench:
         """Hash of all that determines a cell: crops, settings, model, code."""
         values = cell.settings.model_dump(mode="json", by_alias=True)
         del values["runtime"]["progress"], values["compose"]["workers"]
-        sections = ("runtime", *_SECTIONS) if cell.model == "network" else ("runtime",)
+        sections = SECTIONS if cell.model == "network" else ("runtime",)
         relevant = {name: values[name] for name in sections}
         content = {"crops": cell.parts.digest(self.crops.frame), "settings": relevant, "model": cell.model}
         text = json.dumps({**content, "code": code_digest()}, sort_keys=True)
@@ -161,6 +162,7 @@ def run_cells(cells: Sequence[Cell], bench: Bench, workers: int = 1, progress: P
 
     Raises:
         UsageError: for settings or crops that the first such cell cannot be trained on.
+        SupcamError: when a worker process was killed.
     """
     report = RunReport()
     open_cells: dict[str, Cell] = {}
@@ -195,6 +197,11 @@ def _outcomes(cells: Sequence[Cell], bench: Bench, workers: int) -> Iterator[tup
         waiting = {pool.submit(_attempt_adopted, cell): cell for cell in cells}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
+    except BrokenProcessPool:
+        raise SupcamError(
+            f"one of {workers} workers was ended from outside, most likely for want of memory. Take fewer workers "
+            "and run it again: finished cells are kept."
+        ) from None
     except BaseException:
         # Not waited for: each cell goes on from its last epoch when the table is run again.
         for process in set(multiprocessing.active_children()) - others:
@@ -277,7 +284,7 @@ def _tracked(cell: Cell, bench: Bench) -> Iterator[tracking.Run | None]:
     parent = tracking.Run.attach(bench.root, bench.parent_run_id)
     with parent.child(cell.name, tags | {"supcam.cell": bench.key(cell)}) as run:
         values = cell.settings.model_dump(mode="json", by_alias=True)
-        run.log_params({name: values[name] for name in ("runtime", *_SECTIONS)})
+        run.log_params({name: values[name] for name in SECTIONS})
         yield run
 
 

@@ -19,7 +19,7 @@ def draw_rows(content: Mapping[str, Any], path: Path) -> None:
     labels = [f"{row['told']}{' (reference)' * (name == content['reference'])}" for name, row in rows.items()]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{content['parts']}, {content['seeds']} seeds, interval over cases")
+    axes.set_xlabel(f"{content['parts']}, {content['seeds']} seed{'s' * (content['seeds'] > 1)}, interval over cases")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower left", fontsize="small")
     save(figure, path)

@@ -27,6 +27,8 @@ class Row:
     all_epochs: bool = False
 
 
+# Sections of the settings that determine a cell, besides its seed.
+SECTIONS = ("runtime", "input", "model", "compose", "pretrain", "finetune")
 _PLAIN = {"compose.count": 0}
 _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
@@ -88,19 +90,26 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
     A point of a sweep is the row ``ablation.sweep_row`` with one setting changed, named ``section.key=value``.
 
     Raises:
-        SettingError: for an unknown row or setting, or a value out of range.
+        SettingError: for an unknown row or setting, a value out of range, or a sweep that no training would notice.
         UsageError: when two rows come to the same settings, so that their comparison says nothing.
     """
     chosen = settings.ablation
-    for name in (*chosen.rows, chosen.sweep_row):
-        if name not in ROWS:
-            raise SettingError("ablation.rows", name, ", ".join(ROWS))
+    for setting, names in (("ablation.rows", chosen.rows), ("ablation.sweep_row", [chosen.sweep_row])):
+        for name in names:
+            if name not in ROWS:
+                raise SettingError(setting, name, ", ".join(ROWS))
     if chosen.reference not in chosen.rows:
         raise SettingError("ablation.reference", chosen.reference, f"a row of ablation.rows: {', '.join(chosen.rows)}")
     found = {name: (ROWS[name], row_settings(ROWS[name], settings)) for name in chosen.rows}
     _refuse_twins(found)
     base = ROWS[chosen.sweep_row]
+    if chosen.sweeps and base.model == "forest":
+        networks = ", ".join(name for name, row in ROWS.items() if row.model == "network")
+        raise SettingError("ablation.sweep_row", base.name, f"a row that settings change: {networks}")
     for setting, values in chosen.sweeps.items():
+        if setting.partition(".")[0] not in SECTIONS or setting.endswith(".seed"):
+            allowed = f"settings of {', '.join(SECTIONS)}, without seeds (those are ablation.seeds)"
+            raise SettingError("ablation.sweeps", setting, allowed)
         for value in values:
             name = f"{setting}={value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})

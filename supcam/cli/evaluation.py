@@ -55,7 +55,7 @@ def check(
     if output is not None:
         content = {"model": predictor.origin, **report.as_dict()}
         write_text(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    failed = ", ".join(rule.name for rule in report.rules if rule.passed is False)
+    failed = "; ".join(rule.name for rule in report.rules if rule.passed is False)
     if failed:
         raise GateRefused(f"{predictor.origin} failed: {failed}. The bars are settings, see: supcam settings (check.*)")
 

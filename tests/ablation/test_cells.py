@@ -1,6 +1,8 @@
 """Finished cells are kept and not run again, a cut-off one resumes, a failed one leaves the others alone."""
 
 import json
+import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,20 @@ def test_a_mistake_of_the_user_stops_at_once(crops: CropSet, folds: list[Parts],
     cells = [Cell("row", settings, fold) for fold in folds]
     with pytest.raises(UsageError, match=r"finetune.batch_size = 90 is not allowed"):
         run_cells(cells, Bench(crops, tmp_path), workers)
+
+
+class Killing(Bench):
+    """A bench whose worker processes end as the system ends them for want of memory."""
+
+    def key(self, cell: Cell) -> str:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().key(cell)
+
+
+def test_a_killed_worker_is_told(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
+    with pytest.raises(SupcamError, match=r"one of 2 workers was ended from outside.*run it again"):
+        run_cells(table(folds, 1), Killing(crops, tmp_path), workers=2)
 
 
 def test_a_cut_off_cell_resumes_to_the_same_answers(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The stand-in has ChrCluster's form, and what is not ChrCluster is refused; the whole experiment is a stress test."""
 
+import argparse
 import json
 import zipfile
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chrcluster import draw_stand_in, run_experiment
+from benchmarks.folds import from_one
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.errors import UsageError
 from tests.ablation.conftest import quick
@@ -52,6 +54,13 @@ def test_another_data_set_is_refused(few: dict[str, int], tmp_path: Path, monkey
     monkeypatch.setitem(CHRCLUSTER_COUNTS, "instance", 35)
     with pytest.raises(UsageError):
         run_experiment(archive, quick(), tmp_path, seeds=1, workers=1, into=tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_numbers_of_seeds_and_workers_begin_with_one(text: str) -> None:
+    assert from_one("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match="is not allowed; allowed are whole numbers from 1"):
+        from_one(text)
 
 
 @pytest.mark.stress

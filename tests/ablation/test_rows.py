@@ -73,6 +73,13 @@ def test_points_of_a_sweep_vary_one_setting() -> None:
         ),
         ({"sweeps": {"pretrain.margins": [0.1]}}, r"pretrain.margins = 0.1 is not allowed.*section.key"),
         ({"sweeps": {"pretrain.margin": [0.1, 9.0]}}, r"pretrain.margin = 9.0 is not allowed"),
+        ({"sweeps": {"split.validation": [0.1]}}, r"ablation.sweeps = 'split.validation' is not allowed.*of runtime, "),
+        ({"sweeps": {"runtime.seed": [1, 2]}}, r"ablation.sweeps = 'runtime.seed' is not allowed.*ablation.seeds"),
+        ({"sweep_row": "supcan"}, r"ablation.sweep_row = 'supcan' is not allowed; allowed: forest, ce"),
+        (
+            {"sweep_row": "forest", "sweeps": {"pretrain.margin": [0.1]}},
+            r"ablation.sweep_row = 'forest' is not allowed; allowed: a row that settings change: ce, ",
+        ),
         ({"folds": 1}, "folds must be 0"),
         ({"rows": ["ce", "ce"]}, "must not name a row twice"),
     ],
