@@ -129,14 +129,22 @@ def load_card(folder: Path) -> ModelCard:
     return ModelCard.model_validate(read_card(folder))
 
 
-def content_hash(card: ModelCard, files: dict[str, str]) -> str:
-    """What makes two models the same: graph, weights, data, input and review threshold; SHA-256, hexadecimal."""
+def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:
+    """SHA-256 of what makes two models the same: graph, weights, data, input, review threshold and shipped code.
+
+    Args:
+        card: The card.
+        files: SHA-256 of every file of the package, by name.
+        shipped: Hash of the code that ships with the model; "" for versions registered before it was kept.
+    """
     # The card tells about the model, and stored answers follow from it (their last digit may differ by machine).
     derived = (CARD_FILE, PREDICTIONS_FILE)
-    parts = {
+    parts: dict[str, Any] = {
         "files": {name: digest for name, digest in files.items() if name not in derived},
         "data": [card.data.manifest_hash, card.data.split_hash],
         "input": card.input.model_dump(),
         "review": card.review.threshold,
     }
+    if shipped:
+        parts["shipped"] = shipped
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,7 @@ from supcam.registry.card import content_hash, load_card
 from supcam.registry.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
 from supcam.registry.files import replaced_folder
 from supcam.registry.package import SPLIT_FILE
-from supcam.registry.store import CONTENT_TAG, PRODUCTION, Registry
+from supcam.registry.store import CONTENT_TAG, PRODUCTION, SHIPPED_TAG, Registry, Version
 
 PRODUCTION_URI = "models:/supcam@production"
 FILE_COLUMNS = ("path", *ANSWER_COLUMNS, "error")
@@ -127,7 +127,7 @@ def load_production(uri: str | None = None, *, threads: int | None = None) -> Pr
         version = registry.resolve(which)
         package = registry.package(version)
         engine = Engine(package, threads=threads)
-        _check_content(package, version.tags.get(CONTENT_TAG), f"version {version.number} of {registry.name}")
+        _check_content(package, version, registry.name)
         return Predictor(engine, f"{registry.name} version {version.number}")
     folder = Path(wanted)
     if not folder.is_dir():
@@ -151,7 +151,7 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
     with replaced_folder(into) as folder:
         shutil.copytree(package, folder, dirs_exist_ok=True)
         verify_package(folder)
-        _check_content(folder, version.tags.get(CONTENT_TAG), f"version {version.number} of {name}")
+        _check_content(folder, version, name)
     return into
 
 
@@ -247,10 +247,14 @@ def _parse_uri(uri: str) -> tuple[Registry, str]:
     return Registry(default_uri(), name), which
 
 
-def _check_content(package: Path, expected: str | None, what: str) -> None:
+def _check_content(package: Path, version: Version, name: str) -> None:
     """Compare a package with what was registered, so that files and their list cannot be changed together."""
-    if expected is not None and content_hash(load_card(package), verify_package(package)) != expected:
-        raise PackageError(f"the files of {what} in {package} are not those that were registered. Register it again.")
+    found = content_hash(load_card(package), verify_package(package), version.tags.get(SHIPPED_TAG, ""))
+    if found != version.tags.get(CONTENT_TAG, found):
+        raise PackageError(
+            f"the files of version {version.number} of {name} in {package} are not those that were registered. "
+            "Register it again."
+        )
 
 
 def _package_below(folder: Path) -> Path:

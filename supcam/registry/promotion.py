@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from supcam.errors import GateRefused, UsageError
-from supcam.registry.card import load_card
+from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms
 from supcam.registry.engine import PackageError
 from supcam.registry.rules import Contender, Decision, Validation, decide
@@ -20,6 +20,7 @@ from supcam.registry.store import (
     FIGURE_TAG,
     PRODUCTION,
     RUN_TAG,
+    SHIPPED_TAG,
     VALIDATION_TAG,
     Registry,
     RegistryError,
@@ -129,11 +130,10 @@ def _decide(
         return Decision("candidate only", reason, version.number, number)
     current = registry.version(number) if number is not None else None
     if current is not None and current.tags.get(CONTENT_TAG) == version.tags.get(CONTENT_TAG):
-        content = Contender(version.number, version.tags.get(CONTENT_TAG, ""), None)
-        held = Contender(current.number, content.content, None)
-        return decide(content, held, settings, validation=None, comparison=None, latency_ms=0.0)
+        same = _contender(version), _contender(current)
+        return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
     package = registry.package(version)
-    candidate = Contender(version.number, version.tags.get(CONTENT_TAG, ""), load_card(package))
+    candidate = _contender(version, load_card(package))
     production, production_package = _in_production(registry, current)
     return decide(
         candidate,
@@ -159,13 +159,16 @@ def recorded_validation(version: Version) -> Validation | None:
 def _in_production(registry: Registry, current: Version | None) -> tuple[Contender | None, Path | None]:
     if current is None:
         return None, None
-    content = current.tags.get(CONTENT_TAG, "")
     try:
         package = registry.package(current)
-        return Contender(current.number, content, load_card(package)), package
+        return _contender(current, load_card(package)), package
     except (PackageError, RegistryError):
         # What cannot be read any more cannot be compared with; the floors decide, and the decision says so.
-        return Contender(current.number, content, None), None
+        return _contender(current), None
+
+
+def _contender(version: Version, card: ModelCard | None = None) -> Contender:
+    return Contender(version.number, version.tags.get(CONTENT_TAG, ""), card, version.tags.get(SHIPPED_TAG, ""))
 
 
 def _withdrawn(registry: Registry, version: Version) -> bool:

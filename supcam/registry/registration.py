@@ -22,15 +22,15 @@ from supcam.registry.store import (
     CONTENT_TAG,
     DATA_TAG,
     FIGURE_TAG,
+    SHIPPED_TAG,
     VALIDATION_TAG,
     Registry,
     RegistryError,
     Version,
 )
 
-# What the served model imports; it is copied into each model, so that a model loads where supcam is not installed.
-_SHIPPED = ("errors.py", "cluster_type.py", "data/extent.py", "data/images.py", "registry/engine.py")
 _SERVED = "registry/served.py"
+_OWN_IMPORT = re.compile(r"^(\s*from )supcam\.([\w.]+)", flags=re.MULTILINE)
 
 _NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}
 _REGISTRATION_WAIT = 120.0  # seconds
@@ -47,6 +47,8 @@ def register_candidate(
 ) -> Version:
     """Register a package and point ``candidate`` at it; the same model on the same data is never registered twice.
 
+    The code that ships with it counts as a part of the model: a model with mended code takes a version of its own.
+
     Args:
         package: Folder written by :func:`supcam.registry.package.package_model`.
         run_id: Run that made the model; its artifacts hold the files.
@@ -60,13 +62,14 @@ def register_candidate(
         Busy: when a promotion holds the registry for longer than two minutes.
     """
     card = load_card(package)
-    content = content_hash(card, verify_package(package))
+    shipped = shipped_hash()
+    content = content_hash(card, verify_package(package), shipped)
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
         version = registry.by_content(content)
         if version is None:
-            described = {**(tags or {}), **_card_tags(card), CONTENT_TAG: content}
+            described = {**(tags or {}), **_card_tags(card), CONTENT_TAG: content, SHIPPED_TAG: shipped}
             version = _log_and_register(registry, package, run_id, described)
         if validation is not None:
             outcome = json.dumps(asdict(validation), sort_keys=True)
@@ -80,9 +83,7 @@ def save_served(package: Path, out: Path) -> Path:
     import mlflow
 
     with tempfile.TemporaryDirectory() as scratch:
-        library = _shipped_library(Path(scratch))
-        served = Path(scratch) / "served.py"
-        served.write_text(_renamed(_source(_SERVED), library.name), encoding="utf-8")
+        library, served = _write_shipped(Path(scratch))
         data = Path(scratch) / "package"
         shutil.copytree(package, data)
         before = dict(sys.modules)
@@ -105,6 +106,24 @@ def save_served(package: Path, out: Path) -> Path:
 def requirements() -> list[str]:
     """What a model needs to predict, no training package among it."""
     return [f"{name}>={lowest}" for name, lowest in _NEEDED.items()]
+
+
+def shipped_code() -> dict[str, str]:
+    """Sources copied into each model, by path: what serves it and all that this imports, so that it needs no supcam."""
+    sources: dict[str, str] = {}
+    waiting = [_SERVED]
+    while waiting:
+        path = waiting.pop()
+        if path not in sources:
+            sources[path] = _source(path)
+            waiting += [name.replace(".", "/") + ".py" for _, name in _OWN_IMPORT.findall(sources[path])]
+    return sources
+
+
+def shipped_hash() -> str:
+    """SHA-256 of the code and the requirements that travel with a model, hexadecimal."""
+    shipped = {"code": shipped_code(), "requirements": requirements()}
+    return hashlib.sha256(json.dumps(shipped, sort_keys=True).encode()).hexdigest()
 
 
 def _ensure_model(registry: Registry) -> None:
@@ -136,21 +155,16 @@ def _log_and_register(registry: Registry, package: Path, run_id: str, tags: Mapp
     return registry.version(int(created.version))
 
 
-def _shipped_library(folder: Path) -> Path:
-    """The few modules of ours under a name of their own, so that no installed supcam can stand in their way."""
-    sources = {path: _source(path) for path in _SHIPPED}
-    digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest()[:12]
-    library = folder / f"supcam_model_{digest}"
-    for path, source in sources.items():
-        target = library / path
+def _write_shipped(folder: Path) -> tuple[Path, Path]:
+    """The modules of ours, under a name that no installed supcam can stand in the way of, and the file that serves."""
+    library, served = folder / f"supcam_model_{shipped_hash()[:12]}", folder / "served.py"
+    for path, source in shipped_code().items():
+        target = served if path == _SERVED else library / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        (target.parent / "__init__.py").touch()
-        target.write_text(_renamed(source, library.name), encoding="utf-8")
-    return library
-
-
-def _renamed(source: str, library: str) -> str:
-    return re.sub(r"^(\s*from )supcam\.", rf"\1{library}.", source, flags=re.MULTILINE)
+        target.write_text(_OWN_IMPORT.sub(rf"\1{library.name}.\2", source), encoding="utf-8")
+    for package in {library, *(path.parent for path in library.rglob("*.py"))}:
+        (package / "__init__.py").touch()
+    return library, served
 
 
 def _source(path: str) -> str:

@@ -28,11 +28,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Contender:
-    """A registered version as the rule sees it; the card is None when this version cannot be read any more."""
+    """A registered version as the rule sees it; the card is None when this version cannot be read any more.
+
+    ``shipped`` is the hash of the code that travels with it, "" where it was not kept.
+    """
 
     version: int
     content: str
     card: ModelCard | None
+    shipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def decide(
     rules += [_latency(latency_ms, settings), _not_withdrawn(withdrawn)]
     if production is not None and card is not None:
         summary = compare(comparison, settings) if comparison is not None else {}
-        rules += _comparison_rules(card, production, summary, settings)
+        rules += _comparison_rules(candidate, production, summary, settings)
     failed = [rule for rule in rules if rule.passed is False]
     overridden = bool(force) and all(rule.name not in _NEVER_FORCED for rule in failed)
     reason = _reason(failed, production, force if overridden else "")
@@ -248,13 +252,13 @@ def _not_withdrawn(withdrawn: bool) -> Rule:
 
 
 def _comparison_rules(
-    card: ModelCard, production: Contender, summary: dict[str, Any], settings: PromoteSettings
+    candidate: Contender, production: Contender, summary: dict[str, Any], settings: PromoteSettings
 ) -> list[Rule]:
     name = f"{settings.figure} against production"
     if "figure" not in summary:
         needed = f"{settings.min_test_crops_per_type} shared test crops of a type"
         note = f"fewer than {needed} that neither model has seen, so the floors decide"
-        return [Rule(name, None, summary.get("crops", 0), "at least equal", note), _tie(card, production, None)]
+        return [Rule(name, None, summary.get("crops", 0), "at least equal", note), _tie(candidate, production, None)]
     figure = summary["figure"]
     note = f"difference {figure['difference']:+.4f} [{figure['low']:+.4f}, {figure['high']:+.4f}]"
     if summary["too_few"]:
@@ -273,15 +277,16 @@ def _comparison_rules(
                 f"{settings.confidence:.0%} interval {interval} on {part['crops']} crops",
             )
         )
-    return [*rules, _tie(card, production, figure["difference"])]
+    return [*rules, _tie(candidate, production, figure["difference"])]
 
 
-def _tie(card: ModelCard, production: Contender, difference: float | None) -> Rule:
+def _tie(candidate: Contender, production: Contender, difference: float | None) -> Rule:
     allowed = "a tie needs other data or code"
-    other = production.card
+    card, other = candidate.card, production.card
     if difference:
         return Rule("tie", True, "no tie", allowed)
-    changed = other is None or card.data != other.data or card.code_hash != other.code_hash
+    same = card is not None and other is not None and card.data == other.data and card.code_hash == other.code_hash
+    changed = not same or candidate.shipped != production.shipped
     return Rule("tie", changed, "other data or code" if changed else "same data and code", allowed)
 
 

@@ -33,6 +33,7 @@ ALIASES = (PRODUCTION, PREVIOUS, CANDIDATE)
 CONTENT_TAG = "supcam.content"
 DATA_TAG = "supcam.data"
 CODE_TAG = "supcam.code"
+SHIPPED_TAG = "supcam.shipped"  # hash of the code that travels with the model
 RUN_TAG = "supcam.run"  # the run of `mlflow run .` above the one that registered the version
 VALIDATION_TAG = "supcam.data.validation"
 FIGURE_TAG = "supcam.validation."

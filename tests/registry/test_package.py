@@ -10,11 +10,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from supcam.errors import GateRefused, UsageError
+from supcam.registry import registration
 from supcam.registry.card import content_hash, load_card
+from supcam.registry.client import load_production
 from supcam.registry.engine import Engine, PackageError, verify_package
 from supcam.registry.package import WEIGHTS_FILE, package_model
-from supcam.registry.registration import register_candidate
+from supcam.registry.promotion import promote
+from supcam.registry.registration import register_candidate, shipped_code
+from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
+from supcam.settings import PromoteSettings
+from tests.imports import all_imports, module_path
 from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_crops, make_card, new_run
 
 
@@ -111,6 +117,36 @@ def test_content_changes_with_data_and_weights(package: Path, make_package: Make
     folders = [package, make_package(2), make_package(card=make_card(data="other"))]
     assert len({content(folder) for folder in folders}) == 3
     assert content(make_package()) == content(package)
+
+
+def test_a_model_with_broken_shipped_code_was_never_replaced(
+    package: Path, registry_uri: str, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that ships with a model was no part of its identity: mended, it met "nothing to do"."""
+    broken = {"registry/engine.py": "raise ImportError('a module is missing')\n"}
+    with monkeypatch.context() as patch:
+        whole = registration._source
+        patch.setattr(registration, "_source", lambda path: broken.get(path) or whole(path))
+        register_candidate(package, run_id=run_id, tracking_uri=registry_uri, validation=Validation(True, "data-1"))
+    promote(tracking_uri=registry_uri, settings=PromoteSettings())
+    for _ in range(2):
+        mended = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+        assert mended.number == 2
+    promote(tracking_uri=registry_uri, settings=PromoteSettings(), validation=Validation(True, "data-1"))
+    assert Registry(registry_uri).aliases() == {"production": 2, "previous": 1, "candidate": 2}
+    registry = Registry(registry_uri)
+    codes = [registry.package(registry.version(number)).parents[1] / "code" for number in (1, 2)]
+    engines = [next(code.rglob("registry/engine.py")).read_text(encoding="utf-8") for code in codes]
+    assert engines[0] == broken["registry/engine.py"] and "class Engine" in engines[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry_uri)
+    assert load_production().origin == "supcam version 2"
+
+
+def test_every_module_that_a_served_model_imports_ships_with_it(project_root: Path) -> None:
+    """A module that the list did not name broke each model that was packaged, and only where supcam is missing."""
+    served = project_root / "supcam/registry/served.py"
+    reached = [path for name in all_imports(served) if (path := module_path(name)) and path.name != "__init__.py"]
+    assert {str(path.relative_to(project_root / "supcam")) for path in (served, *reached)} == set(shipped_code())
 
 
 def test_no_pickle_in_the_registered_model(package: Path, registry_uri: str, run_id: str) -> None:

@@ -201,6 +201,7 @@ def test_a_tie_promotes_only_other_data_or_code() -> None:
     assert verdict(run(contender(2, same), contender(1, same), tie), "tie") is False
     assert run(contender(2, make_card(code="new")), contender(1, same), tie).outcome == "promoted"
     assert run(contender(2, same), contender(1, make_card(data="old", code="code")), tie).outcome == "promoted"
+    assert run(replace(contender(2, same), shipped="mended"), contender(1, same), tie).outcome == "promoted"
     assert run(contender(2, same), contender(1, same), None).outcome == "refused"
 
 
