@@ -207,8 +207,7 @@ def _recorded_before(registry: Registry, decision: Decision) -> bool:
     if last is None or last["action"] != "refused" or last["version"] != decision.version:
         return False
     failed = {rule.name for rule in decision.rules if rule.passed is False}
-    before = {rule["name"] for rule in last["decision"]["rules"] if rule["passed"] is False}
-    return bool(last["from"] == decision.production and failed == before)
+    return bool(last["from"] == decision.production and failed == set(last.get("failed", ())))
 
 
 def check_force(force: str | None) -> str:

@@ -41,6 +41,8 @@ DECISION_TAG = "supcam.decision"
 REASON_TAG = "supcam.decision.reason"
 
 _EVENT = "supcam.event."
+_WHOLE = "supcam.decision."  # and the number of the event, on its version
+_REASON_LENGTH = 2000
 _PENDING = "supcam.pending"
 _HOLDER = "supcam.holder"
 LOCK_SECONDS = 900.0
@@ -184,13 +186,14 @@ class Registry:
         events = {key: _parse(value) for key, value in found.tags.items() if key.startswith(_EVENT)}
         pending = _parse(found.tags.get(_PENDING, ""))
         if pending and found.aliases.get(PRODUCTION) is not None and int(found.aliases[PRODUCTION]) == pending["to"]:
-            events.setdefault(_EVENT + f"{pending['event']['number']:06d}", pending["event"])
+            events.setdefault(_numbered(_EVENT, pending["event"]), pending["event"])
         return [event for _, event in sorted(events.items()) if event]
 
     def append(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add to the record; the caller holds the lock. Returns the event with its number, time and author."""
         numbered = self.stamp(event)
-        self._write(numbered)
+        self._keep_whole(numbered)
+        self._write(_brief(numbered))
         return numbered
 
     def stamp(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -205,8 +208,9 @@ class Registry:
         everything is as before; interrupted after it, readers see it done and the next writer completes the rest.
         """
         numbered = self.stamp(event)
-        pending = {"to": to, "from": self.aliases().get(PRODUCTION), "event": numbered}
-        self.client.set_registered_model_tag(self.name, _PENDING, json.dumps(pending, sort_keys=True))
+        self._keep_whole(numbered)
+        pending = {"to": to, "from": self.aliases().get(PRODUCTION), "event": _brief(numbered)}
+        self.client.set_registered_model_tag(self.name, _PENDING, _text(pending))
         self.client.set_registered_model_alias(self.name, PRODUCTION, str(to))
         self.recover()
         return numbered
@@ -246,19 +250,24 @@ class Registry:
             for name in (*mine, *broken):
                 self._forget(name)
 
+    def _keep_whole(self, event: dict[str, Any]) -> None:
+        """Keep an event with every rule on its version, whose tags may be long."""
+        self.client.set_model_version_tag(self.name, str(event["version"]), _numbered(_WHOLE, event), _text(event))
+
     def _write(self, event: dict[str, Any]) -> None:
-        """Record an event: on the registered model, on the version, and as artifacts of the version's run."""
+        """Record a brief event: on the registered model, on the version, and whole as artifacts of its run."""
         from mlflow.exceptions import MlflowException
 
         number = str(event["version"])
-        self.client.set_registered_model_tag(self.name, _event_key(event), json.dumps(event, sort_keys=True))
+        version = self.version(event["version"])
+        whole = _parse(version.tags.get(_numbered(_WHOLE, event), "")) or event
+        self.client.set_registered_model_tag(self.name, _numbered(_EVENT, event), _text(event))
         self.client.set_model_version_tag(self.name, number, DECISION_TAG, event["action"])
-        self.client.set_model_version_tag(self.name, number, REASON_TAG, event["reason"])
-        run_id = self.version(event["version"]).run_id
-        folder = f"promotion/{event['number']:06d}"
+        self.client.set_model_version_tag(self.name, number, REASON_TAG, whole["reason"])
+        folder = _numbered("promotion/", event)
         try:
-            self.client.log_dict(run_id, event, f"{folder}/decision.json")
-            self.client.log_text(run_id, decision_page(event), f"{folder}/decision.html")
+            self.client.log_dict(version.run_id, whole, f"{folder}/decision.json")
+            self.client.log_text(version.run_id, decision_page(whole), f"{folder}/decision.html")
         except MlflowException as error:
             # A deleted run must not keep the registry from moving on: the tags above hold the whole record.
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
@@ -392,8 +401,22 @@ def _version(item: "ModelVersion") -> Version:
     return Version(int(item.version), item.run_id or "", dict(item.tags), created)
 
 
-def _event_key(event: dict[str, Any]) -> str:
-    return f"{_EVENT}{event['number']:06d}"
+def _numbered(prefix: str, event: dict[str, Any]) -> str:
+    return f"{prefix}{event['number']:06d}"
+
+
+def _brief(event: dict[str, Any]) -> dict[str, Any]:
+    """An event without its rules but for the names of those that failed; databases keep 5,000 characters of a tag."""
+    rules = event.get("decision", {}).get("rules", [])
+    brief = {key: value for key, value in event.items() if key != "decision"}
+    return brief | {
+        "reason": event["reason"][:_REASON_LENGTH],
+        "failed": [rule["name"] for rule in rules if rule["passed"] is False],
+    }
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
 def _parse(text: str) -> dict[str, Any] | None:

@@ -18,7 +18,8 @@ from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Decision, Validation
 from supcam.registry.store import Busy, Registry, RegistryError
 from supcam.settings import PromoteSettings
-from tests.registry.conftest import MakePackage, make_card
+from tests.registry.conftest import MakePackage, make_card, new_run
+from tests.servers import database
 
 SETTINGS = PromoteSettings(min_test_crops_per_type=10)
 PASSED = Validation(True, "data-1")
@@ -101,6 +102,37 @@ def test_force_is_recorded_with_its_reason(package: Path, registry_uri: str, run
     assert event["action"] == "forced" and "agreed with the clinic" in event["reason"]
     with pytest.raises(UsageError, match="has no reason"):
         check_force("  ")
+
+
+LONG_REASON = "Übereinkunft mit der Klinik: " + "x" * 6000
+
+
+def promote_with_long_reasons(registry: Registry) -> None:
+    """Two decisions with every rule in them and reasons longer than a tag of the registry may be."""
+    strict = PromoteSettings(min_sensitivity=0.99, max_latency_ms=1e-6)
+    for number in (1, 2):
+        assert go(registry.uri, candidate=number, settings=strict).outcome == "refused"
+        assert go(registry.uri, candidate=number, settings=strict, force=LONG_REASON).outcome == "promoted"
+    history.rollback(registry, LONG_REASON)
+    assert [event["action"] for event in registry.events()] == ["refused", "forced"] * 2 + ["rolled back"]
+    assert max(len(value) for value in registry.tags().values()) < 5000
+    artifact = registry.client.download_artifacts(registry.version(2).run_id, "promotion/000004/decision.json")
+    decision = json.loads(Path(artifact).read_text(encoding="utf-8"))
+    assert LONG_REASON in decision["reason"] and decision["decision"]["comparison"]["crops"] == 40
+    assert LONG_REASON in registry.version(1).tags["supcam.decision.reason"]
+
+
+def test_a_long_decision_did_not_fit_into_a_tag(two_versions: Registry) -> None:
+    """MLflow keeps a registered model's tag in 5,000 characters: PostgreSQL refuses more, sqlite does not."""
+    promote_with_long_reasons(two_versions)
+
+
+@pytest.mark.stress
+def test_a_long_decision_fits_into_postgresql(make_package: MakePackage, postgres_server: str, tmp_path: Path) -> None:
+    uri = database(postgres_server, "registry")
+    for seed in (1, 2):
+        add(make_package(seed, card=make_card(code=f"code-{seed}")), uri, new_run(uri, tmp_path))
+    promote_with_long_reasons(Registry(uri))
 
 
 def test_an_experiment_never_moves_production(two_versions: Registry) -> None:
@@ -249,14 +281,14 @@ def check_killed_promotion(registry: Registry, step: int) -> bool:
     return finished
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [2, 3, 4])
 def test_killed_at_a_write_the_registry_is_as_before_or_done(two_versions: Registry, step: int) -> None:
     go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
     assert not check_killed_promotion(two_versions, step)
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(13))
 def test_killed_at_any_write(two_versions: Registry, step: int) -> None:
     go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
     check_killed_promotion(two_versions, step)
