@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import unquote
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 from supcam.errors import SupcamError, UsageError
@@ -49,6 +50,7 @@ LOCK_SECONDS = 900.0
 
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _REACH_SECONDS = 5.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _POLL_SECONDS = 0.1
 
 
@@ -336,7 +338,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
-            raise RegistryError(f"the registry {shown(self.uri)} cannot be read: {error}.") from None
+            raise RegistryError(
+                f"the registry {shown(self.uri)} cannot be read: {str(error).rstrip('.')}. Check MLFLOW_TRACKING_URI."
+            ) from None
 
 
 def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
@@ -353,7 +357,7 @@ def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
 
     try:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
+    except (MlflowException, ImportError) as error:
         raise UsageError(f"{shown(uri)} is no registry address: {error}. Set MLFLOW_TRACKING_URI.") from None
 
 
@@ -383,17 +387,28 @@ def _check_reachable(uri: str, create: bool) -> None:
                 f"no model is in production yet: there is no registry at {path}. Run in the project: dvc repro. "
                 "Another registry: set MLFLOW_TRACKING_URI."
             )
-    if uri.startswith(("http://", "https://")):
-        try:
-            urlopen(uri.rstrip("/") + "/health", timeout=_REACH_SECONDS).close()
-        except HTTPError:
-            return
-        except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise RegistryError(
-                f"the registry {shown(uri)} does not answer: {reason}. "
-                "Check MLFLOW_TRACKING_URI and that the server runs."
-            ) from None
+    try:
+        if uri.startswith(("http://", "https://")):
+            _ask_server(uri)
+        elif uri.startswith(tuple(_DATABASE_PORTS)):
+            where = urlsplit(uri)
+            port = where.port or _DATABASE_PORTS[where.scheme.partition("+")[0]]
+            socket.create_connection((where.hostname or "localhost", port), _REACH_SECONDS).close()
+    except (OSError, HTTPException, ValueError) as error:
+        raise RegistryError(
+            f"the registry {shown(uri)} does not answer: {getattr(error, 'reason', error)}. "
+            "Check MLFLOW_TRACKING_URI and that the server runs."
+        ) from None
+
+
+def _ask_server(uri: str) -> None:
+    # Neither urlopen knows a name and password in the address, nor does the question need them.
+    scheme, _, rest = uri.partition("://")
+    try:
+        urlopen(f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}/health", timeout=_REACH_SECONDS).close()
+    except HTTPError as error:
+        if error.code >= 500:  # else it is there, and MLflow tells what it does not allow
+            raise
 
 
 def _version(item: "ModelVersion") -> Version:

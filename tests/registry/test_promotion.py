@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -295,8 +297,34 @@ def test_killed_at_any_write(two_versions: Registry, step: int) -> None:
 
 
 def test_a_registry_that_does_not_answer_is_named() -> None:
-    with pytest.raises(RegistryError, match=r"http://127.0.0.1:9 does not answer.*MLFLOW_TRACKING_URI"):
-        Registry("http://user:secret@127.0.0.1:9")
+    for address in ("http://127.0.0.1:9", "http://127.0.0.1:x", "postgresql://127.0.0.1:9/mlflow"):
+        scheme, _, place = address.partition("://")
+        with pytest.raises(RegistryError, match=rf"the registry {address} does not answer.*MLFLOW_TRACKING_URI"):
+            Registry(f"{scheme}://user:secret@{place}")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that gives every question one answer."""
+
+    code = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.code)
+        self.end_headers()
+        self.wfile.write(b"<html>no registry</html>")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(200, "cannot be read"), (401, "cannot be read"), (503, "does not answer: Service Unavailable")]
+)
+def test_a_server_was_not_found_by_an_address_with_a_password(code: int, said: str) -> None:
+    """The name before the @ was looked up as a part of the host; what the server says is told, the password is not."""
+    with HTTPServer(("127.0.0.1", 0), type("Server", (Answering,), {"code": code})) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(RegistryError, match=rf"the registry http://127.0.0.1:{server.server_port} {said}") as error:
+            Registry(f"http://user:secret@127.0.0.1:{server.server_port}").resolve("production")
+        server.shutdown()
+    assert "secret" not in str(error.value)
 
 
 def test_a_missing_database_is_named_and_not_made(tmp_path: Path) -> None:
