@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
@@ -17,6 +16,9 @@ from supcam.registry.client import pull as fetch
 from supcam.registry.client import route as sort
 from supcam.registry.store import PRODUCTION, Registry
 from supcam.settings import PromoteSettings, load_settings
+
+if TYPE_CHECKING:
+    from supcam.data.crops import CropSet
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
@@ -73,27 +75,34 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
 def explain(
     crop: Annotated[Path, typer.Argument(help="Image of one crop.")],
     output: Annotated[Path, typer.Option(help="PNG file.")] = Path("explanation.png"),
-    alias: Annotated[str, typer.Option(help="production, previous or candidate.")] = "production",
+    model: Model = PRODUCTION_URI,
 ) -> None:
     """Draw why a crop got its type: where the answer hangs on the picture, and the most alike training crops."""
-    from supcam.data.crops import CropSet
-    from supcam.data.manifest import read_manifest
     from supcam.registry.explain import draw
     from supcam.registry.explain import explain as explained
 
     if not crop.is_file():
         raise UsageError(f"{crop} is no file; name the image of one crop.")
     _refuse_output(output)
-    root = tracking.project_root()
-    split = root / "outputs" / "split" / "manifest.csv"
-    training = None
-    if split.is_file():
-        frame = read_manifest(split)
-        training = CropSet.load(frame[frame["split"] == "train"], root / "data")
-    with TemporaryDirectory() as scratch:
-        answer = explained(crop, fetch(Path(scratch) / "model", alias), training)
+    package = load_production(model).package
+    answer = explained(crop, package, _training_crops(package))
     draw(answer, output)
-    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}")
+    alone = "" if answer.neighbours else "; no crop that trained this model is at hand, so no likeness is shown"
+    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}{alone}")
+
+
+def _training_crops(package: Path) -> "CropSet | None":
+    from supcam.data.manifest import read_manifest
+    from supcam.registry.explain import training_crops
+
+    try:
+        data = tracking.project_root() / "data"
+    except UsageError:
+        return None  # outside a project there are no crops to compare with
+    if not (data / "manifest.csv").is_file():
+        return None
+    crops = training_crops(package, read_manifest(data / "manifest.csv"), data)
+    return crops if len(crops) else None
 
 
 def _refuse_output(output: Path) -> None:
@@ -118,7 +127,7 @@ def pull(
     alias: Annotated[str, typer.Option(help="production, previous or candidate.")] = "production",
 ) -> None:
     """Fetch a model as plain, hash-checked files for use without network."""
-    typer.echo(f"{alias} is now in {fetch(into, alias)}; use it with: supcam predict PATH --model {into}")
+    typer.echo(f"{alias} is now in {fetch(into, alias, name=_name())}; use it with: supcam predict PATH --model {into}")
 
 
 def models() -> None:
@@ -202,8 +211,11 @@ def diff(
 
 
 def _registry() -> Registry:
+    return Registry(default_uri(), _name())
+
+
+def _name() -> str:
     try:
-        name = load_settings(tracking.project_root() / "params.yaml").promote.model_name
+        return load_settings(tracking.project_root() / "params.yaml").promote.model_name
     except UsageError:
-        name = PromoteSettings().model_name  # outside a project, on a store that the environment names
-    return Registry(default_uri(), name)
+        return PromoteSettings().model_name  # outside a project, on a store that the environment names

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, read_card
+from supcam.registry.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, REMEDY, PackageError, read_card
 
 INTENDED_USE = (
     "Sorting crops of metaphase chromosomes by cluster type, so that the right segmentation runs on each crop; "
@@ -124,9 +124,13 @@ def load_card(folder: Path) -> ModelCard:
     """Read and check the card of a package.
 
     Raises:
-        PackageError: when the card is missing, no JSON or of another format.
+        PackageError: when the card is missing, no JSON, of another format, or lacks an entry.
     """
-    return ModelCard.model_validate(read_card(folder))
+    try:
+        return ModelCard.model_validate(read_card(folder))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise PackageError(f"{folder / CARD_FILE} is no card of format {CARD_FORMAT}: {wrong}. {REMEDY}") from None
 
 
 def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:

@@ -38,6 +38,11 @@ class Predictor:
         self.card: Mapping[str, Any] = engine.card
         self.origin = origin
 
+    @property
+    def package(self) -> Path:
+        """Folder of the model's files."""
+        return self._engine.folder
+
     def canvas(self, crop: Source) -> NDArray[np.uint8]:
         """The square the model sees for one crop, (1, S, S) on white.
 
@@ -48,7 +53,7 @@ class Predictor:
 
     def split(self) -> dict[str, str]:
         """Part (train, validation or test) of every crop that made or judged the model, by the SHA-256 of its bytes."""
-        rows = pd.read_csv(self._engine.folder / SPLIT_FILE, dtype=str)
+        rows = pd.read_csv(self.package / SPLIT_FILE, dtype=str)
         return dict(zip(rows["sha256"], rows["split"], strict=True))
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ GRAPH_FILE = "model.onnx"
 CHECKSUM_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "test_predictions.csv"
 PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for label in TYPE_LABELS)
+REMEDY = "Register the model again with this version, or install the supcam that made it."
 ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review")
 
 Source = bytes | bytearray | memoryview | str | Path | NDArray[Any]
@@ -49,15 +50,18 @@ class Engine:
         """Check the package in ``folder`` and load its graph.
 
         Raises:
-            PackageError: when a file is missing or changed, or the card is of another format.
+            PackageError: when a file is missing or changed, or the card is of another format or lacks an entry.
         """
         verify_package(folder)
         self.folder = folder
         self.card = read_card(folder)
-        self.size = int(self.card["input"]["size"])
-        self.threshold = float(self.card["review"]["threshold"])
+        try:
+            self.size = int(self.card["input"]["size"])
+            self.threshold = float(self.card["review"]["threshold"])
+            self._square = native_canvas if self.card["input"]["scale"] == "native" else letterbox
+        except (KeyError, TypeError, ValueError) as error:
+            raise PackageError(f"{folder / CARD_FILE} lacks a usable entry: {error}. {REMEDY}") from None
         self.batch_size = batch_size
-        self._square = native_canvas if self.card["input"]["scale"] == "native" else letterbox
         self._session = open_session(folder / GRAPH_FILE, threads)
         self._input = self._session.get_inputs()[0].name
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supcam-decode")
@@ -184,11 +188,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise PackageError(f"{path} is no JSON: {error}. Pull or register the model again.") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != CARD_FORMAT:
-        remedy = (
-            "Install a newer supcam."
-            if isinstance(found, int) and found > CARD_FORMAT
-            else "Register the model again with this version, or install the supcam that made it."
-        )
+        remedy = "Install a newer supcam." if isinstance(found, int) and found > CARD_FORMAT else REMEDY
         raise PackageError(f"{path} has card format {found!r}; this version reads format {CARD_FORMAT}. {remedy}")
     return dict(card)
 
@@ -197,7 +197,7 @@ def verify_package(folder: Path) -> dict[str, str]:
     """Compare every file with ``SHA256SUMS``; returns the hashes by file name.
 
     Raises:
-        PackageError: for a missing list, a missing or changed file, or a file that is not listed.
+        PackageError: for a missing list, a list without graph and card, or a missing or changed file.
     """
     listing = folder / CHECKSUM_FILE
     try:

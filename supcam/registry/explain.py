@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.registry.card import ModelCard
 from supcam.registry.engine import Engine, Source
-from supcam.registry.package import WEIGHTS_FILE
+from supcam.registry.package import SPLIT_FILE, WEIGHTS_FILE
 from supcam.settings import ModelSettings, parse_settings
 
 _WHITE = 255
@@ -96,6 +97,20 @@ def occlusion_map(
             total[top : top + window, left : left + window] += fall
     averaged: NDArray[np.float32] = (total / np.maximum(times, 1)).astype(np.float32)
     return averaged
+
+
+def training_crops(package: Path, manifest: pd.DataFrame, root: Path) -> CropSet:
+    """The crops of a manifest that trained this very model, told by their hashes, as far as their files are at hand.
+
+    Args:
+        package: Folder of the package.
+        manifest: Crops with their ``sha256``.
+        root: Folder its paths start from.
+    """
+    split = pd.read_csv(package / SPLIT_FILE, dtype=str)
+    trained = manifest["sha256"].isin(split.loc[split["split"] == "train", "sha256"])
+    there = manifest["path"].map(lambda path: (root / path).is_file())
+    return CropSet.load(manifest[trained & there], root)
 
 
 def nearest_crops(package: Path, canvas: NDArray[np.uint8], training: CropSet, count: int) -> list[Neighbour]:

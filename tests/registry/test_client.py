@@ -17,6 +17,7 @@ from PIL import Image
 import supcam
 from supcam.data.images import ImageError
 from supcam.errors import SupcamError, UsageError
+from supcam.registry.card import load_card
 from supcam.registry.client import Predictor, load_production, predict_files, pull, route
 from supcam.registry.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.registry.package import write_checksums
@@ -227,6 +228,18 @@ def test_a_card_of_another_format_is_named(package: Path, tmp_path: Path, found:
     write_checksums(copy)
     with pytest.raises(PackageError, match=f"card format {found!r}; this version reads format 1. {remedy}"):
         load_production(str(copy))
+
+
+def test_a_card_without_an_entry_was_a_traceback(package: Path, tmp_path: Path) -> None:
+    """A card of this format that an older or edited supcam wrote: the entry is named, for predictions and the gate."""
+    copy = Path(shutil.copytree(package, tmp_path / "copy"))
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**card, "review": {}, "encoder": None}))
+    write_checksums(copy)
+    with pytest.raises(PackageError, match=r"card\.json lacks a usable entry: 'threshold'\. Register the model again"):
+        load_production(str(copy))
+    with pytest.raises(PackageError, match=r"no card of format 1: encoder: Input should be a valid string"):
+        load_card(copy)
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:

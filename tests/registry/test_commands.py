@@ -77,6 +77,25 @@ def test_route_and_pull(project: Path, call: Call) -> None:
     assert code == 1 and "model.onnx was changed" in err and "Traceback" not in err
 
 
+def test_explain_in_a_project_without_crops_and_outside_of_one(
+    project: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a project it ended, though only the likeness to training crops needs one."""
+    crop = project / "crops" / "0.png"
+    assert call("pull", "--into", "kept")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    for folder, options in ((project, ()), (tmp_path / "elsewhere", ("--model", project / "kept"))):
+        monkeypatch.chdir(folder)
+        code, out, err = call("explain", crop, *options)
+        assert code == 0 and "probability" in out and "no likeness is shown" in out, err
+        with Image.open("explanation.png") as figure:
+            assert figure.size[0] > 400
+    code, _, err = call("explain", tmp_path / "none.png")
+    assert code == 2 and "is no file" in err
+    code, _, err = call("explain", crop, "--output", tmp_path)
+    assert code == 2 and "name a file in an existing folder" in err
+
+
 def test_registry_from_promotion_to_rollback(project: Path, two_versions: Registry, call: Call) -> None:
     code, out, _ = call("models")
     assert code == 0 and "production" in out and "sensitivity, touching" in out

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
 from supcam.data.crops import CropSet
 from supcam.registry.engine import Engine
-from supcam.registry.explain import draw, explain, occlusion_map
+from supcam.registry.explain import draw, explain, occlusion_map, training_crops
 from tests.registry.conftest import drawn_crops
 from tests.registry.test_candidate import crop_set, packaged  # noqa: F401
 
@@ -38,6 +39,18 @@ def test_map_equals_a_slow_loop(package: Path) -> None:
             total[top : top + 8, left : left + 8] += whole - engine.probabilities(painted[None, None])[0, 1]
             times[top : top + 8, left : left + 8] += 1
     assert np.abs(found - total / times).max() < 1e-5
+
+
+def test_crops_that_trained_another_model_were_taken_for_the_models_own(package: Path, tmp_path: Path) -> None:
+    """The present split was read: a model in production since before it had learned from other crops."""
+    split = pd.read_csv(package / "split.csv", dtype=str)
+    trained = list(split.loc[split["split"] == "train", "sha256"][:3])
+    judged = split.loc[split["split"] == "test", "sha256"].iloc[0]
+    hashes = [*trained, judged, "of another data set"]
+    manifest = pd.DataFrame({"crop_id": list("abcde"), "sha256": hashes, "path": [f"{name}.png" for name in "abcde"]})
+    for name in "abde":  # c is not at hand
+        Image.fromarray(drawn_crops(1, 1)[0]).save(tmp_path / f"{name}.png")
+    assert list(training_crops(package, manifest, tmp_path).frame["crop_id"]) == ["a", "b"]
 
 
 def test_a_training_crop_is_its_own_nearest(packaged: Packaged, tmp_path: Path) -> None:  # noqa: F811
