@@ -75,6 +75,10 @@ def test_route_and_pull(project: Path, call: Call) -> None:
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     code, _, err = call("predict", "crops", "--model", "kept")
     assert code == 1 and "model.onnx was changed" in err and "Traceback" not in err
+    with (project / "params.yaml").open("a", encoding="utf-8") as params:
+        params.write("  model_name: other\n")
+    code, _, err = call("pull", "--into", "kept")
+    assert code == 1 and "no model other is in production yet" in err
 
 
 def test_explain_in_a_project_without_crops_and_outside_of_one(
