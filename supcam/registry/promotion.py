@@ -11,7 +11,7 @@ import pandas as pd
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms
-from supcam.registry.engine import PackageError
+from supcam.registry.engine import PackageError, verify_package
 from supcam.registry.rules import Contender, Decision, Validation, decide
 from supcam.registry.store import (
     CANDIDATE,
@@ -161,6 +161,7 @@ def _in_production(registry: Registry, current: Version | None) -> tuple[Contend
         return None, None
     try:
         package = registry.package(current)
+        verify_package(package)
         return _contender(current, load_card(package)), package
     except (PackageError, RegistryError):
         # What cannot be read any more cannot be compared with; the floors decide, and the decision says so.

@@ -257,7 +257,9 @@ def _comparison_rules(
     name = f"{settings.figure} against production"
     if "figure" not in summary:
         needed = f"{settings.min_test_crops_per_type} shared test crops of a type"
-        note = f"fewer than {needed} that neither model has seen, so the floors decide"
+        few = f"fewer than {needed} that neither model has seen"
+        unreadable = f"version {production.version} in production cannot be read"
+        note = f"{unreadable if production.card is None else few}, so the floors decide"
         return [Rule(name, None, summary.get("crops", 0), "at least equal", note), _tie(candidate, production, None)]
     figure = summary["figure"]
     note = f"difference {figure['difference']:+.4f} [{figure['low']:+.4f}, {figure['high']:+.4f}]"

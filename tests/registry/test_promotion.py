@@ -95,6 +95,21 @@ def test_production_is_compared_only_on_crops_neither_has_seen(
     assert rule.passed is None and "the floors decide" in rule.note
 
 
+def test_a_damaged_production_could_not_be_replaced(
+    make_package: MakePackage, registry_uri: str, run_id: str, tmp_path: Path
+) -> None:
+    """Its graph was opened for the comparison, and the error ended the promotion, --force or not."""
+    add(make_package(1, card=make_card(code="code-1")), registry_uri, run_id)
+    go(registry_uri)
+    registry = Registry(registry_uri)
+    (registry.package(registry.version(1)) / "model.onnx").write_bytes(b"damaged")
+    add(make_package(2, card=make_card(code="code-2")), registry_uri, new_run(registry_uri, tmp_path))
+    decision = go(registry_uri)
+    rule = next(rule for rule in decision.rules if "against production" in rule.name)
+    assert (decision.outcome, rule.passed) == ("promoted", None)
+    assert rule.note == "version 1 in production cannot be read, so the floors decide"
+
+
 def test_force_is_recorded_with_its_reason(package: Path, registry_uri: str, run_id: str) -> None:
     add(package, registry_uri, run_id)
     settings = PromoteSettings(min_sensitivity=0.99)
