@@ -4,9 +4,12 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -250,9 +253,21 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         load_production(str(tmp_path))
 
 
+def claiming(valid: bytes, width: int, height: int) -> bytes:
+    """A PNG whose header claims other sides, with the check sum that belongs to it."""
+    header = b"IHDR" + struct.pack(">II", width, height) + valid[24:29]
+    return valid[:12] + header + struct.pack(">I", zlib.crc32(header)) + valid[33:]
+
+
+@cache
+def giant() -> bytes:
+    """A white PNG just above the allowed number of pixels, whole and valid."""
+    return encoded(np.full((5800, 5800), 255, dtype=np.uint8))
+
+
 def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
     """One broken or unusual crop."""
-    kind = int(generator.integers(9))
+    kind = int(generator.integers(11))
     size = (int(generator.integers(1, 40)), int(generator.integers(1, 40)))
     if kind == 0:
         return generator.bytes(int(generator.integers(0, 3000)))
@@ -265,6 +280,11 @@ def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
         return bytes(content)
     if kind == 3:  # a header that promises a giant
         return valid[:16] + generator.integers(0, 2**31, 2).astype(">u4").tobytes() + valid[24:]
+    if kind == 9:
+        width, height = generator.choice([0, 1, 40, 2**14, 2**20, 2**31 - 1], 2)
+        return claiming(valid, int(width), int(height))
+    if kind == 10:
+        return giant()
     buffer = io.BytesIO()
     image = {
         4: lambda: Image.fromarray(generator.integers(0, 2**16, size).astype(np.uint16)),
@@ -291,6 +311,18 @@ def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
         with pytest.raises(SupcamError):
             predictor.predict(crops[index])
     return {"cases": cases, "predicted": int(read.sum()), "named errors": int((~read).sum())}
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ((0, 0), "no image in it. It is damaged"),
+        ((5800, 5800), "is 5800 x 5800 pixels; allowed are at most"),
+    ],
+)
+def test_sides_that_no_crop_has_are_named(predictor: Predictor, sides: tuple[int, int], said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        predictor.predict(claiming(encoded(drawn_crops(1, 1)[0]), *sides))
 
 
 def test_mutated_crops_are_predictions_or_named_errors(predictor: Predictor) -> None:
