@@ -1,6 +1,8 @@
 """A small real model, its packages, and real sqlite registries in temporary folders."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +147,20 @@ def two_versions(two_versions_store: Path, tmp_path: Path) -> Registry:
     """A registry of its own with versions 1 and 2; nothing is in production."""
     shutil.copy(two_versions_store, tmp_path / "mlflow.db")
     return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="session")
+def light_python(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment with supcam alone, without the extra that trains."""
+    folder = tmp_path_factory.mktemp("light")
+    sources = folder / "sources"
+    shutil.copytree(project_root / "supcam", sources / "supcam")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(project_root / name, sources / name)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "environment")], check=True)
+    python = folder / "environment" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", str(sources)], check=True)
+    return python
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Packaging and registering: same bytes, no pickle, no second version, loads where nothing of ours is installed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from supcam.errors import GateRefused, UsageError
 from supcam.registry import registration
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.client import load_production
-from supcam.registry.engine import Engine, PackageError, verify_package
+from supcam.registry.engine import ANSWER_COLUMNS, Engine, PackageError, verify_package
 from supcam.registry.package import WEIGHTS_FILE, package_model
 from supcam.registry.promotion import promote
-from supcam.registry.registration import register_candidate, shipped_code
+from supcam.registry.registration import register_candidate, save_served, shipped_code
 from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
 from supcam.settings import PromoteSettings
@@ -147,6 +149,17 @@ def test_every_module_that_a_served_model_imports_ships_with_it(project_root: Pa
     served = project_root / "supcam/registry/served.py"
     reached = [path for name in all_imports(served) if (path := module_path(name)) and path.name != "__init__.py"]
     assert {str(path.relative_to(project_root / "supcam")) for path in (served, *reached)} == set(shipped_code())
+
+
+def test_signature_names_every_column(package: Path, tmp_path: Path) -> None:
+    described = yaml.safe_load((save_served(package, tmp_path / "model") / "MLmodel").read_text(encoding="utf-8"))
+    columns = {side: json.loads(described["signature"][side]) for side in ("inputs", "outputs")}
+    assert [(column["name"], column["type"]) for column in columns["inputs"]] == [("image", "binary")]
+    assert [(column["name"], column["type"]) for column in columns["outputs"]] == [
+        ("type", "string"),
+        *((name, "double") for name in ANSWER_COLUMNS[1:-1]),
+        ("needs_review", "boolean"),
+    ]
 
 
 def test_no_pickle_in_the_registered_model(package: Path, registry_uri: str, run_id: str) -> None:

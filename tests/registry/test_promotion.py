@@ -110,6 +110,19 @@ def test_a_damaged_production_could_not_be_replaced(
     assert rule.note == "version 1 in production cannot be read, so the floors decide"
 
 
+def test_the_page_of_a_decision_tells_every_rule(two_versions: Registry) -> None:
+    """A reason is text that a person typed: it must not become markup."""
+    go(two_versions.uri, candidate=1)
+    settings = PromoteSettings(min_sensitivity=0.99)
+    decision = go(two_versions.uri, candidate=2, settings=settings, force="<script>alert(1)</script>")
+    run = two_versions.version(2).run_id
+    page = Path(two_versions.client.download_artifacts(run, "promotion/000002/decision.html")).read_text("utf-8")
+    assert all(f"<tr><td>{rule.name}</td>" in page for rule in decision.rules)
+    assert 'class="failed">failed</td><td>0.9</td><td>at least 0.99</td>' in page
+    assert "&lt;script&gt;" in page and "<script" not in page
+    assert "in place of version 1" in page
+
+
 def test_force_is_recorded_with_its_reason(package: Path, registry_uri: str, run_id: str) -> None:
     add(package, registry_uri, run_id)
     settings = PromoteSettings(min_sensitivity=0.99)

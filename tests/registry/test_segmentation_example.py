@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import ellipse
@@ -39,13 +40,26 @@ def test_touching_bodies_are_split_and_single_ones_kept(project_root: Path) -> N
 
 
 def test_runs_on_a_folder_with_a_function_of_ones_own(project_root: Path, package: Path, tmp_path: Path) -> None:
+    runs_on_a_folder(Path(sys.executable), project_root, package, tmp_path)
+
+
+@pytest.mark.stress
+def test_needs_the_light_client_and_scikit_image_alone(
+    light_python: Path, project_root: Path, package: Path, tmp_path: Path
+) -> None:
+    subprocess.run([light_python, "-m", "pip", "install", "-q", "scikit-image"], check=True)
+    assert subprocess.run([light_python, "-c", "import torch"], capture_output=True, check=False).returncode == 1
+    runs_on_a_folder(light_python, project_root, package, tmp_path)
+
+
+def runs_on_a_folder(python: Path, project_root: Path, package: Path, tmp_path: Path) -> None:
     crops = tmp_path / "crops"
     crops.mkdir()
     for index in range(6):
         Image.fromarray(chromosomes([(30, 20), (30, 25 + 4 * index)])).save(crops / f"crop {index}.png")
     (crops / "broken.png").write_bytes(b"nothing")
     (tmp_path / "mine.py").write_text("def split(crop):\n    return (crop < 200).astype('int32')\n")
-    command = [sys.executable, str(project_root / "examples/segmentation/segment.py"), str(crops)]
+    command = [str(python), str(project_root / "examples/segmentation/segment.py"), str(crops)]
     command += ["--into", str(tmp_path / "result"), "--model", str(package), "--overlap", "mine:split"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

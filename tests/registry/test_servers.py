@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -177,9 +176,9 @@ for uri in sys.argv[1:]:
 
 @pytest.mark.stress
 def test_light_install_has_no_torch_and_predicts(
-    two_versions: Registry, tracking_server: str, make_package: MakePackage, project_root: Path, tmp_path: Path
+    two_versions: Registry, tracking_server: str, make_package: MakePackage, light_python: Path, tmp_path: Path
 ) -> None:
-    """From the sqlite store, from a server, and from a pulled folder, in a new environment."""
+    """From the default sqlite store of a project, from a server, and from a pulled folder, in a new environment."""
     promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
     client = open_client(tracking_server)
     run = client.create_run(client.create_experiment("tests")).info.run_id
@@ -187,17 +186,12 @@ def test_light_install_has_no_torch_and_predicts(
     register_candidate(make_package(1), run_id=run, tracking_uri=tracking_server, validation=passed)
     promote(tracking_uri=tracking_server, settings=FLOORS_ONLY)
     folder = pull(tmp_path / "kept", tracking_uri=two_versions.uri)
-    sources = tmp_path / "sources"
-    for name in ("supcam", "pyproject.toml", "README.md", "LICENSE"):
-        copy = shutil.copytree if (project_root / name).is_dir() else shutil.copy
-        sources.mkdir(exist_ok=True)
-        copy(project_root / name, sources / name)
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "light")], check=True)
-    python = tmp_path / "light" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", str(sources)], check=True)
-    for store, wanted in ((two_versions.uri, "-"), (tracking_server, "-"), ("http://127.0.0.1:9", str(folder))):
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {}\n", encoding="utf-8"
+    )  # two_versions is where a project has its store
+    for store, wanted in (("", "-"), (tracking_server, "-"), ("http://127.0.0.1:9", str(folder))):
         done = subprocess.run(
-            [python, "-c", LIGHT, wanted],
+            [light_python, "-c", LIGHT, wanted],
             env={**os.environ, "MLFLOW_TRACKING_URI": store},
             cwd=tmp_path,
             capture_output=True,
@@ -205,3 +199,33 @@ def test_light_install_has_no_torch_and_predicts(
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.stress
+def test_commands_of_the_light_install(two_versions: Registry, light_python: Path, tmp_path: Path) -> None:
+    """Predict, route, pull and the registry, the way back too; what draws or trains names the extra."""
+    for number in (1, 2):
+        promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=number)
+    for index, crop in enumerate(drawn_crops(4, 6)):
+        Image.fromarray(crop).save(tmp_path / f"{index}.png")
+    for words, code, said in (
+        ("predict 0.png 1.png", 0, "confidence"),
+        ("route 0.png 1.png --into sorted", 0, "review"),
+        ("pull --into kept", 0, "production is now in kept"),
+        ("predict 0.png --model kept --output -", 0, "p_touching_overlapping"),
+        ("models", 0, "candidate"),
+        ("rollback --reason light", 0, "production is version 1 again"),
+        ("history", 0, "rolled back"),
+        ("diff 1 2", 0, "code_hash"),
+        ("explain 0.png", 2, "pip install"),
+    ):
+        done = subprocess.run(
+            [light_python.with_name("supcam"), *words.split()],
+            env={**os.environ, "MLFLOW_TRACKING_URI": two_versions.uri},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code and said in done.stdout + done.stderr, (words, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
