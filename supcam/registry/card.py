@@ -111,9 +111,12 @@ class ModelCard(Part):
         collections = {"settings": self.settings, "metrics": self.metrics, "limits": self.limits}
         empty += [name for name, value in collections.items() if not value]
         empty += [f"sensitivity.{label}" for label in self.types if label not in self.sensitivity]
-        if self.parity is None:
-            empty.append("parity")
-        return empty
+        measured = {
+            "parity": self.parity,
+            "calibration.error": self.calibration.error,
+            "review.risk": self.review.risk,
+        }
+        return empty + [name for name, value in measured.items() if value is None]
 
     def to_json(self) -> str:
         """The card as text, the same bytes for the same card."""

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, manual_seed, nn
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import DataCard, Figure, InputCard, ModelCard, load_card
+from supcam.registry.card import (
+    CalibrationCard,
+    DataCard,
+    Figure,
+    InputCard,
+    ModelCard,
+    ReviewCard,
+    load_card,
+)
 from supcam.registry.package import package_model, write_checksums
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
@@ -61,6 +69,8 @@ def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0
         code_hash=code,
         metrics={"macro_sensitivity": Figure(value=sensitivity), "accuracy": Figure(value=sensitivity)},
         sensitivity=figures,
+        calibration=CalibrationCard(error=0.05),
+        review=ReviewCard(risk=0.1),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import CalibrationCard, Figure, ModelCard, ParityCard
+from supcam.registry.card import CalibrationCard, Figure, ModelCard, ParityCard, ReviewCard
 from supcam.registry.rules import (
     Comparison,
     Contender,
@@ -107,6 +107,8 @@ def test_floor_of_a_type_refuses_and_force_overrides_it() -> None:
         ({"parity": None}, "ONNX parity", False),
         ({"licence": ""}, "card complete", False),
         ({"sensitivity": {}}, "card complete", False),
+        ({"calibration": CalibrationCard()}, "card complete", False),
+        ({"review": ReviewCard()}, "card complete", False),
         ({"calibration": CalibrationCard(error=0.5)}, "calibration", True),
     ],
 )
