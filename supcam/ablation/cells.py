@@ -4,7 +4,9 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -215,8 +217,17 @@ _adopted: Bench | None = None
 
 
 def _adopt(bench: Bench) -> None:
+    """Take what all cells share, and end when the process that started this one is killed."""
     global _adopted
     _adopted = bench
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt_adopted(cell: Cell) -> str | None:

@@ -11,6 +11,11 @@ from tests.training.small import small_crops, small_settings
 
 @pytest.fixture(scope="session")
 def crops() -> CropSet:
+    """Bars for every test."""
+    return bars()
+
+
+def bars() -> CropSet:
     """96 bars in eight cases, of two sources."""
     made = small_crops(per_type=24)
     frame = made.frame.assign(

@@ -3,6 +3,9 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import SplitSettings
 from tests.ablation.conftest import quick
+from tests.imports import ROOT
 
 Trained = list[tuple[CropSet, CropSet, CropSet]]
 
@@ -138,6 +142,34 @@ class Killing(Bench):
 def test_a_killed_worker_is_told(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
     with pytest.raises(SupcamError, match=r"one of 2 workers was ended from outside.*run it again"):
         run_cells(table(folds, 1), Killing(crops, tmp_path), workers=2)
+
+
+class Sleeping(Bench):
+    """A bench whose worker processes say that they work and then take their time."""
+
+    def key(self, cell: Cell) -> str:
+        if multiprocessing.parent_process() is not None:
+            print("working", flush=True)
+            time.sleep(600)
+        return super().key(cell)
+
+
+def run_sleeping(crops: CropSet, state: Path) -> None:
+    """Two workers that do not end by themselves."""
+    run_cells(table(grouped_folds(crops.frame, SplitSettings(validation=0.25), 2), 1), Sleeping(crops, state), 2)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They used to wait for work for ever; whoever lives holds the pipe open."""
+    script = (
+        "import sys; from pathlib import Path; from tests.ablation.conftest import bars; "
+        "from tests.ablation.test_cells import run_sleeping; run_sleeping(bars(), Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"working\n"
+        parent.kill()
+        parent.communicate(timeout=60)
 
 
 def test_a_cut_off_cell_resumes_to_the_same_answers(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:
