@@ -15,8 +15,10 @@ import pytest
 
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.registry import history
+from supcam.registry.card import content_hash, load_card
+from supcam.registry.engine import verify_package
 from supcam.registry.promotion import best_candidate, check_force, promote, promote_or_raise
-from supcam.registry.registration import register_candidate
+from supcam.registry.registration import register_candidate, shipped_hash
 from supcam.registry.rules import Decision, Validation
 from supcam.registry.store import Busy, Registry, RegistryError
 from supcam.settings import PromoteSettings
@@ -263,14 +265,18 @@ def test_a_held_lock_tells_who_and_is_let_go(two_versions: Registry) -> None:
 
 KILLED = """
 import os, signal, sys
-from supcam.registry import store
+from pathlib import Path
+from supcam.registry.history import rollback
 from supcam.registry.promotion import promote
+from supcam.registry.registration import register_candidate
+from supcam.registry.store import Registry
 from supcam.settings import PromoteSettings
 from mlflow import MlflowClient
 
 # The process dies just before its n-th write to the registry.
 writes = ["set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_tag",
-          "set_model_version_tag", "log_dict", "log_text", "create_registered_model", "delete_registered_model"]
+          "set_model_version_tag", "log_dict", "log_text", "create_registered_model", "delete_registered_model",
+          "log_artifacts", "create_model_version"]
 left = [int(sys.argv[2])]
 def fatal(original):
     def write(self, *args, **kwargs):
@@ -281,12 +287,15 @@ def fatal(original):
     return write
 for name in writes:
     setattr(MlflowClient, name, fatal(getattr(MlflowClient, name)))
-promote(tracking_uri=sys.argv[1], settings=PromoteSettings(min_test_crops_per_type=1000), candidate=2)
+uri = sys.argv[1]
+exec(sys.argv[3])
 """
+PROMOTION = "promote(tracking_uri=uri, settings=PromoteSettings(min_test_crops_per_type=1000), candidate=2)"
 
 
-def _kill_at(uri: str, step: int) -> int:
-    done = subprocess.run([sys.executable, "-c", KILLED, uri, str(step)], capture_output=True, text=True, check=False)
+def _kill_at(uri: str, step: int, action: str = PROMOTION) -> int:
+    command = [sys.executable, "-c", KILLED, uri, str(step), action]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -322,6 +331,46 @@ def test_killed_at_a_write_the_registry_is_as_before_or_done(two_versions: Regis
 def test_killed_at_any_write(two_versions: Registry, step: int) -> None:
     go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
     check_killed_promotion(two_versions, step)
+
+
+@pytest.mark.stress
+def test_a_rollback_killed_at_any_write(two_versions: Registry) -> None:
+    """Killed before each write in turn, until one comes through: as before or done every time."""
+    for number in (1, 2):
+        go(two_versions.uri, candidate=number, settings=FLOORS_ONLY)
+    step, finished = 0, False
+    while not finished:
+        before = two_versions.aliases()
+        after = {**before, "production": before["previous"], "previous": before["production"]}
+        finished = _kill_at(two_versions.uri, step, "rollback(Registry(uri), 'killed')") == 0
+        seen, record = two_versions.aliases(), two_versions.events()
+        assert seen in (before, after)
+        assert record[-1]["version"] == seen["production"]
+        assert [event["number"] for event in record] == list(range(1, len(record) + 1))
+        with two_versions.lock():
+            assert two_versions.aliases() == seen
+        step += 1
+    assert step > 8
+
+
+@pytest.mark.stress
+def test_a_registration_killed_at_any_write(make_package: MakePackage, two_versions: Registry, tmp_path: Path) -> None:
+    """Production never moves, and the next registration makes one version of the model, not two."""
+    go(two_versions.uri, candidate=1, settings=FLOORS_ONLY)
+    run = new_run(two_versions.uri, tmp_path)
+    step, finished = 0, False
+    while not finished:
+        package, number = make_package(1, card=make_card(data=f"data-{10 + step}")), 3 + step
+        action = f"register_candidate(Path({str(package)!r}), run_id={run!r}, tracking_uri=uri)"
+        finished = _kill_at(two_versions.uri, step, action) == 0
+        assert two_versions.aliases() in ({"production": 1, "candidate": seen} for seen in (number - 1, number))
+        assert add(package, two_versions.uri, run) == len(two_versions.versions()) == number
+        assert two_versions.aliases() == {"production": 1, "candidate": number}
+        version = two_versions.version(number)
+        held = two_versions.package(version)
+        assert content_hash(load_card(held), verify_package(held), shipped_hash()) == version.tags["supcam.content"]
+        step += 1
+    assert step > 4
 
 
 def test_a_registry_that_does_not_answer_is_named() -> None:
