@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,7 +22,7 @@ from PIL import Image
 from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
 from supcam.registry.client import Predictor, load_production
-from supcam.registry.engine import GRAPH_FILE, PROBABILITY_COLUMNS, open_session
+from supcam.registry.engine import GRAPH_FILE, PROBABILITY_COLUMNS, Engine, open_session
 from supcam.settings import ModelSettings
 
 SIZE = 64
@@ -68,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module = make_model()
         crops = drawn(256 if quick else 1024)
         package = make_package(module, crops, Path(scratch) / "package")
-        _batches(module, package, crops, Path(scratch), 2 if quick else 5)
-        _singles(package, crops, 100 if quick else 500)
+        flavor = _mlflow_pytorch(module, Path(scratch) / "flavor")
+        _batches(module, flavor, package, crops, 2 if quick else 5)
+        _singles(module, flavor, package, crops[: 100 if quick else 500])
         _starts(package, crops[0], Path(scratch), 1 if quick else 5)
         _workers(package, crops, Path(scratch), 1 if quick else 4)
 
@@ -119,14 +121,14 @@ def make_package(module: Any, crops: list[bytes], out: Path) -> Path:
     return package_model(module, card, out, split=rows.assign(split="test"), test=rows, canvases=canvases)
 
 
-def _batches(module: Any, package: Path, crops: list[bytes], scratch: Path, repeats: int) -> None:
+def _batches(module: Any, flavor: Any, package: Path, crops: list[bytes], repeats: int) -> None:
     predictor = load_production(str(package))
     tensors = _tensors(predictor, crops)
     sides = {
         "client": lambda: predictor.predict(crops),
-        "onnx": _bare_onnx(package, tensors),
-        "torch": _eager_torch(module, tensors),
-        "mlflow_pytorch": _mlflow_pytorch(module, tensors, scratch),
+        "onnx": _each(_bare_onnx(package), tensors, BATCH),
+        "torch": _each(_eager_torch(module), tensors, BATCH),
+        "mlflow_pytorch": _each(flavor.predict, tensors, BATCH),
     }
     agreed = predictor.predict(crops[:8])[list(PROBABILITY_COLUMNS)].to_numpy()
     seconds = _side_by_side(sides, repeats)
@@ -140,16 +142,17 @@ def _batches(module: Any, package: Path, crops: list[bytes], scratch: Path, repe
     row("batch_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **told)
 
 
-def _singles(package: Path, crops: list[bytes], count: int) -> None:
-    predictor = load_production(str(package))
-    tensors = _tensors(predictor, crops[:count])
-    session = open_session(package / GRAPH_FILE)
-    ours, bare = [], []
-    for index in range(min(count, len(crops))):
-        ours.append(_seconds(lambda crop=crops[index]: predictor.predict(crop)))  # type: ignore[misc]
-        bare.append(_seconds(lambda at=index: session.run(None, {"image": tensors[at : at + 1]})))  # type: ignore[misc]
-    told = {"client_ms": round(median(ours) * 1000, 3), "onnx_ms": round(median(bare) * 1000, 3)}
-    row("single_over_onnx", median(ours) / median(bare), "ratio", **told, limit=1.5)
+def _singles(module: Any, flavor: Any, package: Path, crops: list[bytes]) -> None:
+    # One session for both, and torch apart: threads of another that still spin would cost as much as the crop itself.
+    engine = Engine(package)
+    predictor = Predictor(engine, "benchmark")
+    tensors = list(_tensors(predictor, crops)[:, np.newaxis])
+    seconds = _in_turns({"client": (predictor.predict, crops), "onnx": (engine.probabilities, tensors)})
+    seconds |= _in_turns({"torch": (_eager_torch(module), tensors), "mlflow_pytorch": (flavor.predict, tensors)})
+    told = {f"{name}_ms": round(value * 1000, 3) for name, value in seconds.items()}
+    row("single_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **told, limit=1.5)
+    row("single_over_torch", seconds["client"] / seconds["torch"], "ratio", **told)
+    row("single_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **told)
 
 
 def _starts(package: Path, crop: bytes, scratch: Path, repeats: int) -> None:
@@ -215,36 +218,34 @@ def _tensors(predictor: Predictor, crops: list[bytes]) -> NDArray[np.uint8]:
     return np.stack([predictor.canvas(crop) for crop in crops])
 
 
-def _bare_onnx(package: Path, tensors: NDArray[np.uint8]) -> Callable[[], object]:
+def _each(run: Callable[[Any], object], tensors: NDArray[np.uint8], size: int) -> Callable[[], object]:
+    batches = [tensors[start : start + size] for start in range(0, len(tensors), size)]
+    return lambda: [run(batch) for batch in batches]
+
+
+def _bare_onnx(package: Path) -> Callable[[NDArray[np.uint8]], object]:
     session = open_session(package / GRAPH_FILE)
-    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
-    return lambda: [session.run(None, {"image": batch}) for batch in batches]
+    return lambda batch: session.run(None, {"image": batch})
 
 
-def _eager_torch(module: Any, tensors: NDArray[np.uint8]) -> Callable[[], object]:
+def _eager_torch(module: Any) -> Callable[[NDArray[np.uint8]], object]:
     import torch
 
-    batches = torch.split(torch.from_numpy(tensors), BATCH)
-
-    def run() -> object:
+    def run(batch: NDArray[np.uint8]) -> object:
         with torch.inference_mode():
-            return [module(batch) for batch in batches]
+            return module(torch.from_numpy(batch))
 
     return run
 
 
-def _mlflow_pytorch(module: Any, tensors: NDArray[np.uint8], scratch: Path) -> Callable[[], object]:
+def _mlflow_pytorch(module: Any, folder: Path) -> Any:
     """The same model as MLflow's own flavour stores it, behind the same pyfunc interface, on ready tensors."""
     import supcam.models.torchvision_cpu  # noqa: F401, I001  # before MLflow imports torchvision
     import mlflow
 
     # A traced graph would be another model than the eager one; pickled, the module runs as it is.
-    mlflow.pytorch.save_model(
-        module, str(scratch / "flavor"), pip_requirements=["torch"], serialization_format="pickle"
-    )
-    loaded = mlflow.pyfunc.load_model(str(scratch / "flavor"))
-    batches = [tensors[start : start + BATCH] for start in range(0, len(tensors), BATCH)]
-    return lambda: [loaded.predict(batch) for batch in batches]
+    mlflow.pytorch.save_model(module, str(folder), pip_requirements=["torch"], serialization_format="pickle")
+    return mlflow.pyfunc.load_model(str(folder))
 
 
 def _side_by_side(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -255,6 +256,15 @@ def _side_by_side(sides: dict[str, Callable[[], object]], repeats: int) -> dict[
     for _ in range(repeats):
         for name, run in sides.items():
             times[name].append(_seconds(run))
+    return {name: median(values) for name, values in times.items()}
+
+
+def _in_turns(sides: dict[str, tuple[Callable[[Any], object], Sequence[Any]]]) -> dict[str, float]:
+    """Median seconds of each side for one of its inputs."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for index in range(min(len(inputs) for _, inputs in sides.values())):
+        for name, (run, inputs) in sides.items():
+            times[name].append(_seconds(partial(run, inputs[index])))
     return {name: median(values) for name, values in times.items()}
 
 

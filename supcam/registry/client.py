@@ -81,7 +81,7 @@ class Predictor:
             raise UsageError(f"errors = {errors!r} is not allowed; allowed are 'raise' and 'row'.")
         sources, index = _sources(crops)
         probabilities, texts = self._engine.predict(sources, strict=errors == "raise")
-        frame = pd.DataFrame(self._engine.answer(probabilities), index=index, columns=list(ANSWER_COLUMNS))
+        frame = pd.DataFrame(self._engine.answer(probabilities), index=index)
         if errors == "row":
             frame["error"] = [text or "" for text in texts]
         return frame
