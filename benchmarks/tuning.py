@@ -25,6 +25,7 @@ from supcam.tuning.slots import sampler
 
 METRICS_PER_STEP = 4
 TRIALS = 15
+TIMED_TRIALS = 10
 Surface = Callable[[float, float], float]
 
 
@@ -102,7 +103,8 @@ def _epochs(settings: Settings, count: int) -> Settings:
 def _trials_per_hour(settings: Settings, train: CropSet, validation: CropSet, folder: Path) -> None:
     for workers in (1, 2):
         chosen = settings.tune.model_copy(
-            update={"trials": 4, "workers": workers, "pretrain_epochs": 1, "finetune_epochs": 1, "prune": False}
+            # As many and as long trials as make the start of a worker small beside them; none pruned, so all alike.
+            update={"trials": TIMED_TRIALS, "workers": workers, "prune": False}
         )
         started = time.perf_counter()
         tune(
@@ -120,7 +122,7 @@ def _trials_per_hour(settings: Settings, train: CropSet, validation: CropSet, fo
             "1/h",
             trials=chosen.trials,
             seconds=round(taken, 1),
-            epochs="1 + 1",
+            epochs=f"{chosen.pretrain_epochs} + {chosen.finetune_epochs}",
             threads_per_worker=settings.runtime.threads,
             cores=os.cpu_count(),
         )
