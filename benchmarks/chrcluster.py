@@ -76,7 +76,7 @@ def run_experiment(archive: Path, settings: Settings, root: Path, *, seeds: int,
         Cell("chrcluster", with_seed(settings, seed), part) for seed in range(first, first + seeds) for part in parts
     ]
     with tracking.stage_run("chrcluster", root, settings) as run:
-        bench = Bench(crops, root / "state" / "chrcluster", root, run.run_id)
+        bench = Bench(crops, root / "state" / "chrcluster", root, (run.run_id, run.experiment_id))
         failed = run_cells(cells, bench, workers).failed
         answers = gather(cells, bench)
         if answers is None:

@@ -39,7 +39,7 @@ def run_folds(
     first = settings.runtime.seed
     cells = [Cell("recipe", with_seed(settings, seed), part) for seed in range(first, first + seeds) for part in parts]
     with tracking.stage_run("folds", root, settings) as run:
-        bench = Bench(crops, root / "state" / "folds", root, run.run_id)
+        bench = Bench(crops, root / "state" / "folds", root, (run.run_id, run.experiment_id))
         report = run_cells(cells, bench, workers, _told)
         answers = gather(cells, bench)
         if answers is None:

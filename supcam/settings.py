@@ -362,6 +362,13 @@ class Settings(Section):
     promote: PromoteSettings = PromoteSettings()
 
     @model_validator(mode="after")
+    def _head_alone_leaves_epochs(self) -> "Settings":
+        head, epochs = self.finetune.head_epochs, self.finetune.epochs
+        if self.pretrain.epochs and head >= epochs:
+            raise SettingError("finetune.head_epochs", head, f"fewer than finetune.epochs, {epochs}")
+        return self
+
+    @model_validator(mode="after")
     def _space_is_of_pretrain(self) -> "Settings":
         for name, bounds in self.tune.space.items():
             allowed = None

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from supcam.errors import SettingError, UsageError
-from supcam.settings import Settings, load_settings, profile_path, save_settings
+from supcam.settings import Settings, load_settings, parse_settings, profile_path, save_settings
 
 
 @pytest.mark.parametrize("name", ["sample", "real", "chrcluster"])
@@ -76,3 +76,10 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
 def test_every_section_of_the_profiles_is_a_section_of_the_settings() -> None:
     for file in profile_path("sample").parent.glob("*.yaml"):
         assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= set(Settings().model_dump(by_alias=True))
+
+
+def test_head_epochs_that_leave_none_were_told_after_hours_of_pretraining() -> None:
+    # The study and pre-training came first: only the fine-tuning looked at them.
+    with pytest.raises(SettingError, match=r"finetune.head_epochs = 2 is not allowed.*fewer than finetune.epochs, 2"):
+        parse_settings({"finetune": {"epochs": 2, "head_epochs": 2}})
+    parse_settings({"pretrain": {"epochs": 0}, "finetune": {"epochs": 1, "head_epochs": 1}})

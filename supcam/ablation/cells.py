@@ -85,13 +85,13 @@ class Bench:
         crops: All crops; cells name their rows.
         state: Folder in which finished cells are kept, one folder per key.
         root: Project of the tracked runs; None tracks nothing.
-        parent_run_id: Run above those of the cells.
+        parent: Run above those of the cells and its experiment, told so that a worker need not ask the server.
     """
 
     crops: CropSet
     state: Path
     root: Path | None = None
-    parent_run_id: str | None = None
+    parent: tuple[str, str] | None = None
 
     def key(self, cell: Cell) -> str:
         """Hash of all that determines a cell: crops, settings, model, code."""
@@ -288,11 +288,11 @@ def _keep(cell: Cell, bench: Bench, outcome: Outcome, resumed: bool, folder: Pat
 
 @contextmanager
 def _tracked(cell: Cell, bench: Bench) -> Iterator[tracking.Run | None]:
-    if bench.root is None or bench.parent_run_id is None:
+    if bench.root is None or bench.parent is None:
         yield None
         return
     tags = {"supcam.row": cell.row, "supcam.seed": cell.seed, "supcam.fold": cell.parts.number}
-    parent = tracking.Run.attach(bench.root, bench.parent_run_id)
+    parent = tracking.Run.attach(bench.root, *bench.parent)
     with parent.child(cell.name, tags | {"supcam.cell": bench.key(cell)}) as run:
         values = cell.settings.model_dump(mode="json", by_alias=True)
         run.log_params({name: values[name] for name in SECTIONS})

@@ -69,7 +69,7 @@ def ablate(
         name: [Cell(name, with_seed(changed, seed), part, row.model) for seed in seeds for part in parts]
         for name, (row, changed) in rows.items()
     }
-    bench = Bench(crops, state, root if run else None, run.run_id if run else None)
+    bench = Bench(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)
     report = run_cells([cell for group in cells.values() for cell in group], bench, settings.ablation.workers, progress)
     found = {name: gather(group, bench) for name, group in cells.items()}
     answers = {name: row for name, row in found.items() if row is not None}
