@@ -165,7 +165,9 @@ def review_sheet(
     from supcam.evaluation.out_of_fold import out_of_fold
 
     root = tracking.project_root()
-    settings = load_settings(root / "params.yaml", {"finetune.epochs": str(epochs)} if epochs else None)
+    # Trained from random weights: there are no epochs of the head alone.
+    chosen = {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"} if epochs else None
+    settings = load_settings(root / "params.yaml", chosen)
     crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
     validation = root / "outputs" / "validate" / "validation.json"
     with progress_bar("folds", folds) as progress:

@@ -178,7 +178,7 @@ def test_predicted_logits_are_those_of_the_packaged_model(finetuned: FinetuneRes
 
 
 def test_composites_are_left_out_when_the_setting_says_so(tmp_path: Path) -> None:
-    settings = small_settings(finetune={"use_composed": False, "epochs": 1, "batch_size": 32})
+    settings = small_settings(finetune={"use_composed": False, "batch_size": 32})
     with pytest.raises(SettingError, match=r"finetune.batch_size = 32 is not allowed.*training crops, 25"):
         finetune(small_crops(composed=5), VALIDATION, settings, None, state_dir=tmp_path)
 
