@@ -29,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def import_(
-    sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or a labels.csv.")],
+    sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or CSV tables.")],
     into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Start afresh instead of adding.")] = False,
     type_map: Annotated[

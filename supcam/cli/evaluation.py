@@ -21,7 +21,7 @@ from supcam.settings import Settings, load_settings
 if TYPE_CHECKING:
     from supcam.data.crops import CropSet
 
-Data = Annotated[Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, or a labels.csv.")]
+Data = Annotated[Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, or a CSV table.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
 
 

@@ -1,4 +1,4 @@
-"""Types and cases of a source: from its ``labels.csv``, or from the names of its folders."""
+"""Types and cases of a source: from its label table, or from the names of its folders."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.manifest import COLUMNS, parse_certain
-from supcam.data.sources import LABELS, Source, is_image, is_labels
+from supcam.data.sources import LABELS, Source, is_image
 from supcam.data.tables import read_table
 from supcam.errors import UsageError
 
@@ -41,7 +41,7 @@ def label_source(
 ) -> tuple[list[Labelled], dict[str, str]]:
     """Find type and case of every crop of a source; also returns the map of folder names that was used.
 
-    Files that a ``labels.csv`` does not list are counted in ``source.ignored``; what cannot be labelled goes to
+    Files that a label table does not list are counted in ``source.ignored``; what cannot be labelled goes to
     ``source.refused``.
 
     Raises:
@@ -49,7 +49,7 @@ def label_source(
     """
     pattern = _compile(case_pattern)
     used = {folder: ClusterType.parse(name).label for folder, name in (type_map or {}).items()}
-    table = next((path for path in source.files if is_labels(path)), None)
+    table = next((path for path in source.files if source.is_table(path)), None)
     if table:
         rows = _from_table(source, used, table)
     else:
@@ -112,14 +112,15 @@ def _from_table(source: Source, used: Mapping[str, str], table: str) -> list[Lab
     extras = [name for name in frame.columns if name not in ("path", "type", "case", "label_certain")]
     rows = []
     for line, path, row in zip(frame.index, paths, frame.to_dict("records"), strict=True):
+        where = f"{table} line {line}"
         try:
             if path not in present or not is_image(path):
                 state = "is not in the source" if path not in present else "has no image suffix"
-                raise UsageError(f"{state} ({LABELS} line {line}). Correct the path.")
+                raise UsageError(f"{state} ({where}). Correct the path.")
             if counts[path] > 1:
-                raise UsageError(f"is listed twice ({LABELS} line {line}). Keep one line.")
-            label = _type_in_line(row["type"], used, line)
-            _agree(path, label, used, line)
+                raise UsageError(f"is listed twice ({where}). Keep one line.")
+            label = _type_in_line(row["type"], used, where)
+            _agree(path, label, used, where)
             certain = parse_certain(row["label_certain"])
         except UsageError as error:
             source.refused.setdefault(row["path"], str(error))
@@ -130,7 +131,7 @@ def _from_table(source: Source, used: Mapping[str, str], table: str) -> list[Lab
     listed = {row.path for row in rows} | set(source.refused)
     unlisted = sum(is_image(path) and path not in listed for path in source.files)
     if unlisted:
-        source.ignored[f"images not listed in {LABELS}"] += unlisted
+        source.ignored[f"images not listed in {table}"] += unlisted
     return rows
 
 
@@ -159,21 +160,20 @@ def _read_labels(source: Source, table: str) -> pd.DataFrame:
     return frame
 
 
-def _type_in_line(text: str, used: Mapping[str, str], line: int) -> str:
+def _type_in_line(text: str, used: Mapping[str, str], where: str) -> str:
     if text in used:
         return used[text]
     try:
         return ClusterType.parse(text).label
     except UsageError as error:
-        raise UsageError(f"({LABELS} line {line}): {error}") from None
+        raise UsageError(f"({where}): {error}") from None
 
 
-def _agree(path: str, label: str, used: Mapping[str, str], line: int) -> None:
+def _agree(path: str, label: str, used: Mapping[str, str], where: str) -> None:
     others = _folder_types(path, used) - {label}
     if others:
         raise UsageError(
-            f"is {label} in {LABELS} (line {line}) but lies in a folder named {', '.join(sorted(others))}. "
-            "Correct one of them."
+            f"is {label} in {where} but lies in a folder named {', '.join(sorted(others))}. Correct one of them."
         )
 
 

@@ -21,10 +21,13 @@ _ENCRYPTED = 0x1
 
 
 class Source(ABC):
-    """One source: ``files`` are its regular files (POSIX paths below the source), ``refused`` the unsafe ones."""
+    """One source: ``files`` are its regular files (POSIX paths below the source), ``refused`` the unsafe ones.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    ``table`` is the name of its label table, in any case of its letters.
+    """
+
+    def __init__(self, name: str, table: str = LABELS) -> None:
+        self.name, self.table = name, table
         self.files: list[str] = []
         self.refused: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
@@ -38,12 +41,12 @@ class Source(ABC):
         """
 
     def enter_labelled_folder(self) -> None:
-        """Take the folder that holds the only ``labels.csv`` as the root, as zips wrap everything in one.
+        """Take the folder that holds the only label table as the root, as zips wrap everything in one.
 
         Raises:
             UsageError: when there are several label tables, or crops outside the labelled folder.
         """
-        tables = [path for path in self.files if is_labels(path)]
+        tables = [path for path in self.files if self.is_table(path)]
         if not tables or (len(tables) == 1 and "/" not in tables[0]):
             return
         if len(tables) > 1:
@@ -60,6 +63,10 @@ class Source(ABC):
             )
         self._descend(f"{folder}/")
 
+    def is_table(self, path: str) -> bool:
+        """Whether a file is the label table of this source, in any case of its letters."""
+        return PurePosixPath(path).name.lower() == self.table.lower()
+
     @abstractmethod
     def _descend(self, start: str) -> None: ...
 
@@ -68,7 +75,7 @@ class Source(ABC):
         parts = PurePosixPath(path).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.ignored["hidden files"] += 1
-        elif not (is_image(path) or is_labels(path) or is_licence(path)):
+        elif not (is_image(path) or self.is_table(path) or is_licence(path)):
             self.ignored["files without an image suffix"] += 1
         elif not _printable(path):
             self.refused[ascii(path)] = "has unprintable characters in its name. Rename it."
@@ -79,8 +86,8 @@ class Source(ABC):
 class FolderSource(Source):
     """A folder. Symbolic links may not leave it; pipes and devices are refused."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root.resolve().name)
+    def __init__(self, root: Path, table: str = LABELS) -> None:
+        super().__init__(root.resolve().name, table)
         self.root = root.resolve()
         self._base = self.root
         for folder, folders, names in os.walk(self.root):
@@ -184,20 +191,21 @@ class ZipSource(Source):
 
 
 def open_source(path: Path) -> Source:
-    """Open a folder, a zip or the folder of a ``labels.csv``.
+    """Open a folder, a zip or the folder of a label table, which is a CSV file of any name.
 
     Raises:
         UsageError: for anything else, naming it.
     """
     if path.is_dir():
         source: Source = FolderSource(path)
-    elif path.is_file() and is_labels(path.name):
-        source = FolderSource(path.resolve().parent)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        table = path.resolve()
+        source = FolderSource(table.parent, table.name)
     elif path.is_file() and path.suffix.lower() == ".zip":
         source = ZipSource(path)
     else:
-        state = "is no folder, zip or labels.csv" if path.exists() else "does not exist"
-        raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a folder with labels.csv.")
+        state = "is no folder, zip or CSV table" if path.exists() else "does not exist"
+        raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a table of labels.")
     if not source.name or source.name.startswith(".") or not _printable(source.name):
         raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
     source.enter_labelled_folder()
@@ -207,11 +215,6 @@ def open_source(path: Path) -> Source:
 def is_image(path: str) -> bool:
     """Whether the suffix is one of ``IMAGE_SUFFIXES``, in any case."""
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_labels(path: str) -> bool:
-    """Whether a file is a label table, in any case of its letters."""
-    return PurePosixPath(path).name.lower() == LABELS
 
 
 def is_licence(path: str) -> bool:

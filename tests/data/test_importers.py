@@ -92,6 +92,23 @@ def test_labels_table_wins_and_keeps_its_columns(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "crops" / "table" / "LICENSE.txt").read_text() == "terms"
 
 
+def test_a_table_of_any_name_is_taken_instead_of_the_one_beside_it(tmp_path: Path) -> None:
+    root = tmp_path / "read-twice"
+    root.mkdir()
+    for name in ("a.png", "b.png"):
+        (root / name).write_bytes(CROP)
+    table(root, [{"path": "a.png", "type": "instance"}, {"path": "b.png", "type": "instance"}])
+    second = root / "Second Reader.CSV"
+    second.write_text("path,type\na.png,touching\n")
+    report = import_sources([second], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv").set_index("crop_id")
+    assert frame["type"].to_dict() == {"read-twice/a.png": "touching"}
+    assert report.ignored == {"images not listed in Second Reader.CSV": 1, "files without an image suffix": 1}
+    second.write_text("path,type\na.png,cluster\n")
+    with pytest.raises(ImportRefused, match=r"Second Reader\.CSV line 2"):
+        import_sources([second], tmp_path / "data", replace=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
