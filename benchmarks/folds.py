@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--folds", type=from_one, default=5)
     parser.add_argument("--seeds", type=from_one, default=1, help="more seeds later reuse those that are finished")
     parser.add_argument("--workers", type=from_one, default=1, help="processes, each with runtime.threads threads")
-    parser.add_argument("--profile", default="", help="sample, real or chrcluster; default: params.yaml")
+    parser.add_argument("--profile", default="", help="such as real; default: params.yaml")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="settings for this run")
     parser.add_argument("--into", type=Path, default=Path("reports/folds"))
     parser.add_argument("--docs", action="store_true", help="write the section of docs/results.md")

@@ -249,7 +249,7 @@ def _application(name: str, work: Work) -> typer.Typer:
 
 EXTRA_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 OwnFolder = Annotated[bool, typer.Option(help="Write below runs/ and leave what DVC tracks untouched.")]
-Profile = Annotated[str, typer.Option(help="sample, real or chrcluster; empty: params.yaml as it is.")]
+Profile = Annotated[str, typer.Option(help="sample, real, real_gpu or chrcluster; empty: params.yaml as it is.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; empty: as the settings say.")]
 FromRun = Annotated[str, typer.Option(help="Take upstream outputs from this run; empty: the present DVC outputs.")]
 

@@ -269,8 +269,8 @@ class AblationSettings(Section):
     # Names of rows, see docs/evaluation.md; all of them.
     rows: list[str] = Field(
         default=[
-            "forest", "ce", "ce_composition", "ce_composition_long", "supcon_out", "unified", "unified_composition",
-            "unified_margin", "supcam", "supcam_all",
+            "forest", "ce", "ce_long", "ce_composition", "ce_composition_long", "supcon_out", "unified",
+            "unified_composition", "unified_margin", "supcam", "supcam_all",
         ],
         min_length=1,
     )  # fmt: skip

@@ -8,15 +8,17 @@ import yaml
 from supcam.errors import SettingError, UsageError
 from supcam.settings import Settings, load_settings, parse_settings, profile_path, save_settings
 
+PROFILES = ("sample", "real", "real_gpu", "chrcluster")
 
-@pytest.mark.parametrize("name", ["sample", "real", "chrcluster"])
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_profiles_are_valid_and_named(name: str) -> None:
     assert load_settings(profile_path(name)).profile == name
 
 
 def test_params_yaml_is_one_of_the_profiles(project_root: Path) -> None:
     present = (project_root / "params.yaml").read_text(encoding="utf-8")
-    assert present in [profile_path(name).read_text(encoding="utf-8") for name in ("sample", "real", "chrcluster")]
+    assert present in [profile_path(name).read_text(encoding="utf-8") for name in PROFILES]
 
 
 @pytest.mark.parametrize(

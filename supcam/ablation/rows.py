@@ -18,6 +18,7 @@ class Row:
         overrides: Settings it changes, ``section.key`` to value.
         model: A network, or the forest on geometric features.
         all_epochs: Whether fine-tuning also gets the epochs of the pre-training that the row leaves out.
+        all_steps: Whether fine-tuning gets as many steps as with the composites that the row leaves out.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Row:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     model: Literal["network", "forest"] = "network"
     all_epochs: bool = False
+    all_steps: bool = False
 
 
 # Sections of the settings that determine a cell, besides its seed.
@@ -40,6 +42,7 @@ ROWS: dict[str, Row] = {
     for row in (
         Row("forest", "geometric features, random forest", model="forest"),
         Row("ce", "cross-entropy from scratch", {**_PLAIN, **_SCRATCH}),
+        Row("ce_long", "cross-entropy from scratch, steps as with composition", {**_PLAIN, **_SCRATCH}, all_steps=True),
         Row("ce_composition", "cross-entropy, composition", _SCRATCH),
         Row("ce_composition_long", "cross-entropy, composition, epochs of both steps", _SCRATCH, all_epochs=True),
         Row("supcon_out", "SupCon-out", {**_PLAIN, "pretrain.loss": "supcon_out", "pretrain.margin_on": "none"}),
@@ -62,6 +65,13 @@ def row_settings(row: Row, settings: Settings) -> Settings:
     if row.all_epochs:
         changed["finetune.epochs"] = settings.finetune.epochs + settings.pretrain.epochs
     return with_overrides(settings, changed)
+
+
+def cell_settings(row: Row, settings: Settings, composites: int, crops: int) -> Settings:
+    """The settings of a row for a part of ``crops`` training crops, where other rows add ``composites``."""
+    if not row.all_steps:
+        return settings
+    return with_overrides(settings, {"finetune.epochs": round(settings.finetune.epochs * (1 + composites / crops))})
 
 
 def with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
@@ -113,14 +123,17 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
         for value in values:
             name = f"{setting}={value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})
-            found[name] = (Row(name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}), changed)
+            point = Row(
+                name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}, all_steps=base.all_steps
+            )
+            found[name] = (point, changed)
     return found
 
 
 def _refuse_twins(rows: Mapping[str, tuple[Row, Settings]]) -> None:
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, bool, str], str] = {}
     for name, (row, settings) in rows.items():
-        key = (row.model, settings.model_dump_json())
+        key = (row.model, row.all_steps, settings.model_dump_json())
         if key in seen:
             raise UsageError(
                 f"rows {seen[key]} and {name} come to the same settings (compose.count {settings.compose.count}, "

@@ -11,7 +11,7 @@ from supcam import tracking
 from supcam.ablation.cells import Bench, Cell, RunReport, run_cells
 from supcam.ablation.parts import Parts
 from supcam.ablation.pictures import draw_rows, draw_sweep
-from supcam.ablation.rows import chosen_rows, with_seed
+from supcam.ablation.rows import cell_settings, chosen_rows, with_seed
 from supcam.ablation.table import comparison_table, gather, plain_table, write_predictions
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash, write_text
@@ -65,8 +65,13 @@ def ablate(
     rows = chosen_rows(settings)
     first = settings.runtime.seed
     seeds = range(first, first + settings.ablation.seeds)
+    composites = settings.compose.count
     cells = {
-        name: [Cell(name, with_seed(changed, seed), part, row.model) for seed in seeds for part in parts]
+        name: [
+            Cell(name, cell_settings(row, with_seed(changed, seed), composites, len(part.train)), part, row.model)
+            for seed in seeds
+            for part in parts
+        ]
         for name, (row, changed) in rows.items()
     }
     bench = Bench(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)

@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def profile(
-    name: Annotated[str, typer.Argument(help="sample, real or chrcluster")],
+    name: Annotated[str, typer.Argument(help="sample, real, real_gpu or chrcluster")],
     replace: Annotated[bool, typer.Option(help="Overwrite settings that you changed in params.yaml.")] = False,
 ) -> None:
     """Switch params.yaml to a profile; the change shows in git diff."""

@@ -167,7 +167,7 @@ def _calibration(
         "calibration_notes": [],
     }
     if validation_logits is None or validation_labels is None or len(validation_labels) == 0:
-        reason = "calibration_temperature is null: there are no validation crops to fit it on"
+        reason = "calibration_temperature is null: no validation crops to fit it on (packaged models are calibrated)"
         return {**found, "calibration_notes": [reason]}
     temperature = calibration.fit_temperature(validation_logits, validation_labels)
     assert temperature is not None  # there are validation crops

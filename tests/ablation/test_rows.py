@@ -2,7 +2,7 @@
 
 import pytest
 
-from supcam.ablation.rows import ROWS, chosen_rows, row_settings, with_overrides
+from supcam.ablation.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
 from supcam.errors import SettingError, UsageError
 from supcam.settings import AblationSettings, Settings, load_settings, profile_path
 from tests.ablation.conftest import quick
@@ -19,6 +19,7 @@ def told(row: str) -> tuple[object, ...]:
 def test_rows_of_the_method() -> None:
     assert {name: told(name) for name in ROWS if name != "forest"} == {
         "ce": (False, "none", "none", 5),
+        "ce_long": (False, "none", "none", 5),
         "ce_composition": (True, "none", "none", 5),
         "ce_composition_long": (True, "none", "none", 8),
         "supcon_out": (False, "supcon_out", "none", 5),
@@ -30,12 +31,19 @@ def test_rows_of_the_method() -> None:
     }
 
 
+def test_the_long_row_takes_the_steps_of_the_composites_it_leaves_out() -> None:
+    for name, epochs in {"ce": 5, "ce_long": 10, "supcam": 5}.items():
+        plain = row_settings(ROWS[name], FULL)
+        changed = cell_settings(ROWS[name], plain, FULL.compose.count, crops=40)
+        assert changed == with_overrides(plain, {"finetune.epochs": epochs})
+
+
 def test_settings_name_the_rows_there_are() -> None:
     assert AblationSettings().rows == list(ROWS)
     assert AblationSettings().sweep_row in ROWS
 
 
-@pytest.mark.parametrize("profile", ["sample", "real", "chrcluster"])
+@pytest.mark.parametrize("profile", ["sample", "real", "real_gpu", "chrcluster"])
 def test_every_profile_can_be_compared(profile: str) -> None:
     settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
     assert list(chosen_rows(settings)) == list(ROWS)
