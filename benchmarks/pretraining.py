@@ -30,7 +30,7 @@ from supcam.models.queue import KeyQueue
 from supcam.settings import Settings, parse_settings
 from supcam.training.crop_bank import CropBank
 from supcam.training.pretraining import PretrainTask
-from supcam.training.session import choose_device, fit, memory_mb, reproducible, run_identity
+from supcam.training.session import choose_device, choose_precision, fit, memory_mb, reproducible, run_identity
 from supcam.views import TrainViews, to_input, view_seeds
 
 CORES = os.cpu_count() or 1
@@ -58,7 +58,7 @@ class Setup:
 
     def autocast(self) -> torch.autocast:
         """The number format of the encoders."""
-        mixed = self.settings.runtime.precision == "bf16-mixed"
+        mixed = choose_precision(self.settings.runtime, self.device) == "bf16-mixed"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
 

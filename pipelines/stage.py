@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from supcam import tracking
 from supcam.errors import SupcamError, UsageError, explained
-from supcam.settings import Settings, load_settings, profile_path, save_settings
+from supcam.settings import PROFILES, Settings, load_settings, profile_path, save_settings
 
 OUTPUTS = Path("outputs")
 # What DVC versions anyway stays out of the artifacts of a `dvc repro` run.
@@ -249,7 +249,7 @@ def _application(name: str, work: Work) -> typer.Typer:
 
 EXTRA_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 OwnFolder = Annotated[bool, typer.Option(help="Write below runs/ and leave what DVC tracks untouched.")]
-Profile = Annotated[str, typer.Option(help="sample, real, real_gpu or chrcluster; empty: params.yaml as it is.")]
+Profile = Annotated[str, typer.Option(help=f"{', '.join(PROFILES)}; empty: params.yaml as it is.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; empty: as the settings say.")]
 FromRun = Annotated[str, typer.Option(help="Take upstream outputs from this run; empty: the present DVC outputs.")]
 

@@ -23,7 +23,8 @@ class RuntimeSettings(Section):
     seed: int = Field(42, ge=0, lt=2**31)
     threads: int = Field(2, ge=1, le=256)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    # auto: bf16-mixed where the device computes in it, else 32-true
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
     compile: bool = False
     progress: bool = True
 
@@ -518,18 +519,19 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     return sorted(field.alias or key for key, field in model.model_fields.items())
 
 
+_PROFILES = Path(__file__).parent / "profiles"
+PROFILES: tuple[str, ...] = tuple(sorted(file.stem for file in _PROFILES.glob("*.yaml")))
+
+
 def profile_path(name: str) -> Path:
     """File of a named profile.
 
     Raises:
         UsageError: for a profile that does not exist.
     """
-    folder = Path(__file__).parent / "profiles"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        allowed = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UsageError(f"profile {name!r} does not exist; allowed are {allowed}.")
-    return path
+    if name not in PROFILES:
+        raise UsageError(f"profile {name!r} does not exist; allowed are {', '.join(PROFILES)}.")
+    return _PROFILES / f"{name}.yaml"
 
 
 def save_settings(settings: Settings, path: Path) -> None:

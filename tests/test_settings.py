@@ -6,9 +6,7 @@ import pytest
 import yaml
 
 from supcam.errors import SettingError, UsageError
-from supcam.settings import Settings, load_settings, parse_settings, profile_path, save_settings
-
-PROFILES = ("sample", "real", "real_gpu", "chrcluster")
+from supcam.settings import PROFILES, Settings, load_settings, parse_settings, profile_path, save_settings
 
 
 @pytest.mark.parametrize("name", PROFILES)

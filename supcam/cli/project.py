@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from supcam import tracking
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
-from supcam.settings import Settings, allowed_values, load_settings, profile_path
+from supcam.settings import PROFILES, Settings, allowed_values, load_settings, profile_path
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def profile(
-    name: Annotated[str, typer.Argument(help="sample, real, real_gpu or chrcluster")],
+    name: Annotated[str, typer.Argument(help=", ".join(PROFILES))],
     replace: Annotated[bool, typer.Option(help="Overwrite settings that you changed in params.yaml.")] = False,
 ) -> None:
     """Switch params.yaml to a profile; the change shows in git diff."""
@@ -46,7 +46,7 @@ def profile(
 
 def _is_a_profile(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return any(file.read_text(encoding="utf-8") == text for file in profile_path("sample").parent.glob("*.yaml"))
+    return any(profile_path(name).read_text(encoding="utf-8") == text for name in PROFILES)
 
 
 def ui(

@@ -21,8 +21,8 @@ MAX_PIXELS = 2**25
 MIN_SIDE, MAX_SIDE = 3, 2**14
 WHITE = 255
 
-# A background at or above this level is left as it is; halo masks begin below it.
-_CLEAN_BACKGROUND = 250
+# Foreground is below this level; a background at or above it is left as it is.
+FOREGROUND = 250
 
 
 class ImageError(SupcamError):
@@ -71,10 +71,12 @@ def read_crop(source: bytes | str | Path) -> DecodedCrop:
 
 
 def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Scale a crop (H, W) to fit, keep its aspect and centre it on white, shape (size, size).
+    """Scale the foreground of a crop (H, W) to fit, keep its aspect and centre it on white, shape (size, size).
 
-    Shrinking averages over areas, so thin bridges between bodies fade rather than vanish.
+    How much white stands around the foreground changes nothing. Shrinking averages over areas, so thin bridges between
+    bodies fade rather than vanish.
     """
+    crop = without_frame(crop)
     height, width = crop.shape
     scale = size / max(height, width)
     if scale == 1:
@@ -85,8 +87,21 @@ def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def native_canvas(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Centre a crop (H, W) on white at its own pixel scale, shape (size, size); only a larger crop is shrunk."""
+    """Centre the foreground of a crop (H, W) on white at its own pixel scale, shape (size, size).
+
+    Only a larger foreground is shrunk.
+    """
+    crop = without_frame(crop)
     return letterbox(crop, size) if max(crop.shape) > size else _centred(crop, size)
+
+
+def without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """View of the smallest box of a crop (H, W) that holds its foreground, v < 250; the whole crop without any."""
+    foreground = crop < FOREGROUND
+    rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
+    if not len(rows):
+        return crop
+    return crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -195,7 +210,7 @@ def _whiten(grey: NDArray[np.uint8], notes: list[str]) -> NDArray[np.uint8]:
         notes.append("dark background inverted")
     # A body may cover part of the edge; the background is the bright part of it.
     paper = int(np.percentile(border, 90))
-    if paper >= _CLEAN_BACKGROUND or paper < 128:
+    if paper >= FOREGROUND or paper < 128:
         return grey
     notes.append(f"grey background {paper} stretched to {WHITE}")
     return np.minimum(np.round(grey * (WHITE / paper)), WHITE).astype(np.uint8)

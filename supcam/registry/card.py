@@ -79,7 +79,7 @@ class ParityCard(Part):
 class ModelCard(Part):
     """The whole card; everything in it is determined by code, data and settings, so a rebuild writes the same."""
 
-    format: Literal[1] = CARD_FORMAT
+    format: Literal[2] = CARD_FORMAT
     types: list[str] = Field(default_factory=lambda: list(TYPE_LABELS))
     input: InputCard
     encoder: str

@@ -20,7 +20,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.images import ImageError, decode_crop, letterbox, native_canvas
 from supcam.errors import SupcamError
 
-CARD_FORMAT: Literal[1] = 1
+CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
 CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
 CHECKSUM_FILE = "SHA256SUMS"

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -42,6 +42,21 @@ def choose_device(runtime: RuntimeSettings) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SettingError("runtime.device", runtime.device, "auto or cpu on this machine, which has no usable GPU")
     return torch.device(name)
+
+
+def choose_precision(runtime: RuntimeSettings, device: torch.device) -> Literal["32-true", "bf16-mixed", "64-true"]:
+    """The number format that ``runtime.precision`` names.
+
+    ``auto`` takes bf16-mixed where the device has instructions for it: emulated on a processor with AVX2 only, it was
+    12 times slower than 32-true, with them a third faster.
+    """
+    if runtime.precision != "auto":
+        return runtime.precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # no public name yet
+    return "bf16-mixed" if native else "32-true"
 
 
 def check_compiler(runtime: RuntimeSettings, device: torch.device) -> None:
@@ -92,6 +107,7 @@ def reproducible(runtime: RuntimeSettings, seed: int) -> Iterator[None]:
 def run_identity(settings: Settings, section: str, data: str) -> dict[str, str]:
     """What a checkpoint must share with the run that resumes from it, by name."""
     runtime = settings.runtime.model_dump(mode="json", exclude={"progress"})
+    runtime["precision"] = choose_precision(settings.runtime, choose_device(settings.runtime))
     parts = {"runtime": runtime, "input": settings.input.model_dump(mode="json")}
     parts |= {
         "model": settings.model.model_dump(mode="json"),
@@ -232,7 +248,7 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=world if world > 1 else devices,
         strategy=task.strategy_name if world > 1 else "auto",
-        precision=settings.runtime.precision,
+        precision=choose_precision(settings.runtime, device),
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
         callbacks=[LiveProgress(name, settings.runtime.progress), KeepLast(folder)],

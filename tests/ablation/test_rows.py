@@ -4,7 +4,7 @@ import pytest
 
 from supcam.ablation.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
 from supcam.errors import SettingError, UsageError
-from supcam.settings import AblationSettings, Settings, load_settings, profile_path
+from supcam.settings import PROFILES, AblationSettings, Settings, load_settings, profile_path
 from tests.ablation.conftest import quick
 
 FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
@@ -43,7 +43,7 @@ def test_settings_name_the_rows_there_are() -> None:
     assert AblationSettings().sweep_row in ROWS
 
 
-@pytest.mark.parametrize("profile", ["sample", "real", "real_gpu", "chrcluster"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_compared(profile: str) -> None:
     settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
     assert list(chosen_rows(settings)) == list(ROWS)

@@ -287,6 +287,10 @@ def test_composites_fit_their_square_as_pillow_fits_them(size: int, scale: str) 
     images = torch.full((len(shapes), 70, 70), 255, dtype=torch.uint8)
     for image, (height, width) in zip(images, shapes, strict=True):
         image[:height, :width] = torch.from_numpy(rng.integers(0, 256, (height, width), dtype=np.uint8))
+    images[1, :5] = 255  # frames around the foreground, and no foreground at all
+    images[2, :, :4] = 252
+    images[4, :, 50:] = 250
+    images[7] = 255
     fit = letterbox if scale == "letterbox" else native_canvas
     found = fitted(images, torch.tensor(shapes), size, scale)  # type: ignore[arg-type]
     for square, image, (height, width) in zip(found, images, shapes, strict=True):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from PIL import Image
 
 from supcam.data.extent import end_of_image
@@ -227,9 +229,27 @@ def test_canvases_have_their_size_and_keep_the_body(height: int, width: int, siz
         assert (native < 255).sum() == height * width
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=60)),
+    st.tuples(*[st.integers(0, 60)] * 4),
+    st.integers(8, 64),
+)
+def test_a_white_frame_changes_no_canvas(crop: NDArray[np.uint8], frame: tuple[int, int, int, int], size: int) -> None:
+    crop[0, 0] = 0  # an empty crop has no foreground whose frame could be told
+    top, bottom, left, right = frame
+    framed = np.pad(crop, ((top, bottom), (left, right)), constant_values=255)
+    for fit in (letterbox, native_canvas):
+        np.testing.assert_array_equal(fit(framed, size), fit(crop, size))
+
+
+def test_a_crop_without_foreground_stays_whole() -> None:
+    assert (letterbox(np.full((5, 9), 250, dtype=np.uint8), 16) == 250).sum() == 16 * 9
+
+
 def test_shrinking_averages_over_areas() -> None:
-    stripes = np.tile(np.array([0, 254], dtype=np.uint8), (64, 32))
-    assert np.all(letterbox(stripes, 32) == 127)
+    stripes = np.tile(np.array([0, 240], dtype=np.uint8), (64, 32))
+    assert np.all(letterbox(stripes, 32) == 120)
 
 
 def test_suffixes_are_lower_case() -> None:

@@ -222,14 +222,14 @@ def test_a_registered_model_changed_with_its_list_is_found(in_production: Regist
 
 
 @pytest.mark.parametrize(
-    ("found", "remedy"), [(0, "Register the model again"), (2, "Install a newer supcam"), ("x", "Register the model")]
+    ("found", "remedy"), [(1, "Register the model again"), (3, "Install a newer supcam"), ("x", "Register the model")]
 )
 def test_a_card_of_another_format_is_named(package: Path, tmp_path: Path, found: object, remedy: str) -> None:
     copy = Path(shutil.copytree(package, tmp_path / "copy"))
     card = json.loads((copy / "card.json").read_text())
     (copy / "card.json").write_text(json.dumps({**card, "format": found}))
     write_checksums(copy)
-    with pytest.raises(PackageError, match=f"card format {found!r}; this version reads format 1. {remedy}"):
+    with pytest.raises(PackageError, match=f"card format {found!r}; this version reads format 2. {remedy}"):
         load_production(str(copy))
 
 
@@ -241,7 +241,7 @@ def test_a_card_without_an_entry_was_a_traceback(package: Path, tmp_path: Path) 
     write_checksums(copy)
     with pytest.raises(PackageError, match=r"card\.json lacks a usable entry: 'threshold'\. Register the model again"):
         load_production(str(copy))
-    with pytest.raises(PackageError, match=r"no card of format 1: encoder: Input should be a valid string"):
+    with pytest.raises(PackageError, match=r"no card of format 2: encoder: Input should be a valid string"):
         load_card(copy)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from supcam.settings import RuntimeSettings
-from supcam.training.session import check_compiler, reproducible
+from supcam.training.session import check_compiler, choose_precision, reproducible, run_identity
 from tests.training.small import small_settings, trained
 
 
@@ -30,6 +30,30 @@ def test_the_random_state_and_the_threads_come_back() -> None:
         torch.rand(3)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("device", "switch"), [("cpu", "cpu._is_avx512_bf16_supported"), ("cuda", "cuda.is_bf16_supported")]
+)
+def test_precision_auto_is_bf16_where_it_is_native_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, switch: str
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    for native, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(f"torch.{switch}", lambda native=native, **_: native)
+        assert choose_precision(RuntimeSettings(precision="auto"), torch.device(device)) == expected
+        for named in ("32-true", "bf16-mixed", "64-true"):
+            assert choose_precision(RuntimeSettings(precision=named), torch.device(device)) == named
+
+
+def test_a_checkpoint_names_the_precision_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for native in (True, False):
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda native=native: native)
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+        settings = small_settings(runtime={"precision": "auto", "device": "cpu"})
+        found.add(run_identity(settings, "finetune", "data")["runtime.precision"])
+    assert found == {'"bf16-mixed"', '"32-true"'}
 
 
 def test_no_compiler_is_asked_for_unless_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from supcam.composition.batched.masks import within
 from supcam.composition.masks import WHITE
+from supcam.data.images import FOREGROUND
 
 _BITS = 22  # of the fixed point in which Pillow resizes 8-bit images
 
@@ -16,12 +17,15 @@ def fitted(images: Tensor, shapes: Tensor, size: int, scale: Literal["letterbox"
 
     The same as ``supcam.data.images.letterbox`` or ``native_canvas`` of each.
     """
+    first, shapes = _foreground(images, shapes)
     longest = shapes.amax(1)
     ratio = size / longest.double()
     if scale == "native":
         ratio = ratio.clamp(max=1.0)
     scaled = (shapes * ratio[:, None]).round().long().clamp(min=1)
-    rows, columns = (_weights(shapes[:, axis], scaled[:, axis], ratio < 1, images.shape[1], size) for axis in (0, 1))
+    rows, columns = (
+        _weights(first[:, axis], shapes[:, axis], scaled[:, axis], ratio < 1, images.shape[1], size) for axis in (0, 1)
+    )
     # First along rows, as Pillow does, rounding to 8 bits in between.
     wide = _rounded(images.double() @ columns.transpose(1, 2))
     small = _rounded(rows @ wide)
@@ -30,14 +34,25 @@ def fitted(images: Tensor, shapes: Tensor, size: int, scale: Literal["letterbox"
     return small.where(within(box, size), WHITE).to(torch.uint8)
 
 
+def _foreground(images: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
+    """First pixel and shape, both (N, 2), of each image's box of foreground; its frame where there is none."""
+    none = torch.zeros_like(shapes)
+    foreground = (images < FOREGROUND) & within(torch.cat((none, shapes), 1), images.shape[1])
+    held = torch.stack((foreground.any(2), foreground.any(1)), 1)  # (N, 2 axes, K)
+    first = held.byte().argmax(2)
+    last = images.shape[1] - held.flip(2).byte().argmax(2)
+    some = held.any(2)
+    return first.where(some, none), (last - first).where(some, shapes)
+
+
 def _rounded(values: Tensor) -> Tensor:
     return ((values + 2.0 ** (_BITS - 1)) * 2.0**-_BITS).floor().clamp(0, WHITE)
 
 
-def _weights(length: Tensor, scaled: Tensor, shrink: Tensor, side: int, size: int) -> Tensor:
+def _weights(origin: Tensor, length: Tensor, scaled: Tensor, shrink: Tensor, side: int, size: int) -> Tensor:
     """(N, size, side) float64: how much of each pixel goes into each one of the square, in Pillow's fixed point.
 
-    Boxes where the image shrinks, triangles where it grows.
+    The ``length`` pixels from ``origin`` on are scaled; boxes where they shrink, triangles where they grow.
     """
     step = length.double() / scaled
     wide = step.clamp(min=1.0)[:, None]
@@ -45,7 +60,7 @@ def _weights(length: Tensor, scaled: Tensor, shrink: Tensor, side: int, size: in
     support = torch.where(shrink, 0.5, 1.0)[:, None] * wide
     first = (centre - support + 0.5).trunc().clamp(min=0)
     last = torch.minimum((centre + support + 0.5).trunc(), length[:, None].double())
-    pixel = torch.arange(side, device=length.device, dtype=torch.float64)
+    pixel = torch.arange(side, device=length.device, dtype=torch.float64) - origin[:, None, None]
     away = (pixel - centre[:, :, None] + 0.5) * (1.0 / wide)[:, :, None]
     box = ((away > -0.5) & (away <= 0.5)).double()
     weights = torch.where(shrink[:, None, None], box, (1.0 - away.abs()).clamp(min=0.0))
