@@ -242,9 +242,11 @@ class FinetuneSettings(Section):
 
     epochs: int = Field(10, ge=1, le=10_000)
     head_epochs: int = Field(1, ge=0, le=10_000)
+    real_epochs: int = Field(0, ge=0, le=10_000)  # further epochs, on real crops without composites
     batch_size: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(0.05, gt=0.0, le=100.0)  # for 64 crops a step, scaled with their number
     head_learning_rate: float = Field(0.01, gt=0.0, le=100.0)
+    real_learning_rate: float = Field(0.01, gt=0.0, le=100.0)
     weight_decay: float = Field(1e-4, ge=0.0, le=1.0)
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)

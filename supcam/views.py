@@ -104,8 +104,9 @@ class TrainViews(nn.Module):
     def placed(self, darkness: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """The views of ``geometry`` and the scale (B,) that each got."""
         low, high = self.ranges.scale
-        angle = draws[:, 0] * (2.0 * math.pi)
-        cos, sin = angle.cos(), angle.sin()
+        # Functions of one number per view in double: in single their last bit differs with the place in the batch.
+        angle = draws[:, 0].double() * (2.0 * math.pi)
+        cos, sin = angle.cos().to(draws.dtype), angle.sin().to(draws.dtype)
         mirror = _sign(draws[:, 1])
         forward = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         # Single chromosomes bend, and a bent one looks like two that touch: crops of few of them teach the difference.
@@ -123,8 +124,10 @@ class TrainViews(nn.Module):
     def appearance(self, darkness: Tensor, draws: Tensor) -> Tensor:
         """Vary tone, sharpness and noise (B, 1, S, S) inside the foreground; its outline stays to the pixel."""
         ranges, shape = self.ranges, (-1, 1, 1, 1)
-        gamma = ((draws[:, 5] * 2.0 - 1.0) * ranges.gamma).exp()
-        contrast = ((draws[:, 6] * 2.0 - 1.0) * ranges.contrast).exp() / (1.0 - HALO) ** gamma
+        wide = draws[:, 5:7].double() * 2.0 - 1.0  # in double for the reason that geometry gives
+        gamma = (wide[:, 0] * ranges.gamma).exp()
+        contrast = ((wide[:, 1] * ranges.contrast).exp() / (1.0 - HALO) ** gamma).to(draws.dtype)
+        gamma = gamma.to(draws.dtype)
         detail = draws[:, 7] * (ranges.blur + ranges.sharpen) - ranges.blur
         grain = draws[:, 8] * ranges.noise * _sign(draws[:, 10])
         # In place from here on: each pass over fresh memory would cost several over memory at hand.

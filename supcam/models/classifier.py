@@ -77,7 +77,8 @@ class InferenceModel(nn.Module):
 
     def log_probabilities(self, crops: Tensor) -> Tensor:
         """Logarithm (B, 4) of the probabilities averaged over the views, before calibration."""
-        logits = self.classifier(turned_views(to_input(crops), self.views)).float()
+        darkness = to_input(crops).to(self.classifier.head.weight.dtype)
+        logits = self.classifier(turned_views(darkness, self.views)).float()
         rows = logits.log_softmax(dim=1).reshape(self.views, -1, logits.shape[1])
         mean: Tensor = rows.logsumexp(dim=0)
         return mean.log_softmax(dim=1)

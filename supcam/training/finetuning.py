@@ -1,4 +1,7 @@
-"""Step 2: a linear head on the pre-trained encoder, trained by cross-entropy, the head first and then all layers."""
+"""Step 2: a linear head on the pre-trained encoder, trained by cross-entropy.
+
+The head first, then all layers, and at the end on real crops alone.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +16,13 @@ from torch.utils.data import DataLoader
 
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
-from supcam.models.classifier import ClusterClassifier
+from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
 from supcam.training.fresh_bank import training_bank
-from supcam.training.sampling import epoch_plan
+from supcam.training.sampling import epoch_plan, real_crops
 from supcam.training.schedules import averaging_decay, learning_rate_factor
 from supcam.training.session import (
     Log,
@@ -31,12 +34,13 @@ from supcam.training.session import (
     reproducible,
     run_identity,
 )
-from supcam.training.watching import encode, sensitivities
+from supcam.training.watching import sensitivities
 from supcam.views import TrainViews, view_seeds
 
 # Views of step 2 are drawn apart from those of step 1, which are numbers 0 and 1.
 _VIEW = 2
 _CHECK_EVERY = 32
+_JUDGED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,13 @@ class FinetuneTask(RunTask):
         super().__init__(identity, log_row, on_epoch)
         self.settings, self.bank, self.validation, self.head_epochs = settings, bank, validation, head_epochs
         self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
-        self.averaged = ClusterClassifier(build_encoder(settings.model)).requires_grad_(False)
+        self.averaged = channels_last(ClusterClassifier(build_encoder(settings.model))).requires_grad_(False)
         self.averaged.load_state_dict(self.classifier.state_dict())
         self.views = TrainViews(settings.input.size)
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
         self.steps_per_epoch = len(self._plan(0))
+        self.real_steps_per_epoch = len(self._plan(settings.finetune.epochs)) if settings.finetune.real_epochs else 0
 
     def start_from(self, encoder_state: dict[str, Tensor]) -> None:
         """Take over the weights of step 1.
@@ -111,7 +116,9 @@ class FinetuneTask(RunTask):
 
     def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         chosen = self.settings.finetune
-        self.bank.start_epoch(epoch)
+        # Composites are learned by heart and differ from what they imitate: the last epochs do without them.
+        real_alone = epoch >= chosen.epochs
+        self.bank.start_epoch(min(epoch, chosen.epochs - 1))
         return epoch_plan(
             self.bank,
             batch_size=chosen.batch_size,
@@ -119,6 +126,7 @@ class FinetuneTask(RunTask):
             epoch=epoch,
             balance=chosen.balance,
             min_instance_share=chosen.min_instance_share,
+            among=real_crops(self.bank) if real_alone else None,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -130,7 +138,9 @@ class FinetuneTask(RunTask):
         return DataLoader(list(zip(plan[:, mine], slots[:, mine], strict=True)), batch_size=None)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
-        """SGD with two rates: the head's own while it trains alone, then one schedule for all layers."""
+        """SGD with two rates: the head's own while it trains alone, then one schedule for all layers, and a second one
+        for the epochs on real crops alone.
+        """
         chosen = self.settings.finetune
         scale = chosen.batch_size / 64.0
         groups = [
@@ -139,11 +149,19 @@ class FinetuneTask(RunTask):
         ]
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=chosen.weight_decay, nesterov=True, foreach=True)
         alone, total = self.head_epochs * self.steps_per_epoch, chosen.epochs * self.steps_per_epoch
+        real = chosen.real_epochs * self.real_steps_per_epoch
+
+        def real_rate(step: int) -> float:
+            return chosen.real_learning_rate * learning_rate_factor(step - total, real, 0.0)
 
         def encoder_factor(step: int) -> float:
+            if step >= total:
+                return real_rate(step) / chosen.learning_rate
             return 0.0 if step < alone else learning_rate_factor(step - alone, total - alone, chosen.warmup)
 
         def head_factor(step: int) -> float:
+            if step >= total:
+                return real_rate(step) / chosen.head_learning_rate
             return 1.0 if step < alone else encoder_factor(step)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [encoder_factor, head_factor])
@@ -225,7 +243,10 @@ class FinetuneTask(RunTask):
     def _validated(self) -> dict[str, float]:
         if not len(self.validation):
             return {}
-        logits = encode(self.averaged, self.validation.images).float()
+        # With the views that predictions average, so that what is chosen is what is used.
+        judge = InferenceModel(self.averaged, views=self.settings.finetune.test_views).eval()
+        parts = torch.split(self.validation.images, _JUDGED_AT_ONCE)
+        logits = torch.cat([judge.log_probabilities(part) for part in parts])
         labels = self.validation.labels
         predicted = logits.argmax(dim=1).cpu().numpy()
         truth = labels.cpu().numpy()
@@ -305,7 +326,7 @@ def finetune(
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:
             task.start_from(encoder_state)
-        fit(task, settings, "finetune", chosen.epochs, 1, state_dir)
+        fit(task, settings, "finetune", chosen.epochs + chosen.real_epochs, 1, state_dir)
     best = task.best
     if task.global_rank == 0:
         kept = {"identity": identity, "state": best["state"], "history": task.history, "best_epoch": best["epoch"]}

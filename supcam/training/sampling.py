@@ -28,9 +28,31 @@ def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: f
     return shares
 
 
-def crop_probabilities(bank: CropBank, label: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Crops of one type and the probability of each; a laboratory counts by the square root of its crops."""
-    chosen = np.flatnonzero(bank.labels.cpu().numpy() == label)
+def real_crops(bank: CropBank) -> NDArray[np.int64]:
+    """Numbers of the crops that are no composites, and composites of types that no real crop shows.
+
+    Of such a type there are as many as of the rarest real one, so that it is neither forgotten nor made common.
+    """
+    labels = bank.labels.cpu().numpy()
+    counts = np.bincount(labels[~bank.composed], minlength=len(ClusterType))
+    chosen = [np.flatnonzero(~bank.composed)]
+    for label in np.flatnonzero(counts == 0):
+        chosen.append(np.flatnonzero(bank.composed & (labels == label))[: counts[counts > 0].min(initial=len(bank))])
+    return np.concatenate(chosen)
+
+
+def crop_probabilities(
+    bank: CropBank, label: int, among: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Crops of one type and the probability of each; a laboratory counts by the square root of its crops.
+
+    Args:
+        bank: All crops.
+        label: The type.
+        among: Numbers (M,) of the crops to choose from; None means all.
+    """
+    rows = np.arange(len(bank)) if among is None else among
+    chosen = rows[bank.labels.cpu().numpy()[rows] == label]
     weights = bank.weights[chosen].copy()
     domains = bank.domains[chosen]
     for domain in np.unique(domains):
@@ -50,19 +72,28 @@ def draw(
 
 
 def epoch_plan(
-    bank: CropBank, *, batch_size: int, seed: int, epoch: int, balance: float, min_instance_share: float
+    bank: CropBank,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    balance: float,
+    min_instance_share: float,
+    among: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Crop indices (steps, batch_size) of an epoch, a function of its arguments alone.
 
     Every batch holds the types in their shares up to rounding, and at least ``min_instance_share`` instance crops.
+    ``among`` (M,) are the numbers of the crops to draw from; None means all.
     """
     rng = np.random.default_rng([seed, epoch])
-    steps = max(1, round(len(bank) / batch_size))
-    shares = type_shares(bank.labels.cpu().numpy(), balance, min_instance_share)
+    rows = np.arange(len(bank)) if among is None else among
+    steps = max(1, round(len(rows) / batch_size))
+    shares = type_shares(bank.labels.cpu().numpy()[rows], balance, min_instance_share)
     quotas = _quotas(shares, steps, batch_size, min_instance_share)
     plan: list[list[NDArray[np.int64]]] = [[] for _ in range(steps)]
     for label in np.flatnonzero(quotas.sum(axis=0)):
-        drawn = draw(*crop_probabilities(bank, int(label)), int(quotas[:, label].sum()), rng)
+        drawn = draw(*crop_probabilities(bank, int(label), rows), int(quotas[:, label].sum()), rng)
         for step, part in enumerate(np.split(drawn, np.cumsum(quotas[:, label])[:-1])):
             plan[step].append(part)
     return np.stack([rng.permutation(np.concatenate(parts)) for parts in plan])

@@ -90,6 +90,7 @@ class TrainingObjective:
                 "finetune": base.finetune.model_copy(
                     update={
                         "epochs": chosen.finetune_epochs,
+                        "real_epochs": 0,
                         "head_epochs": min(base.finetune.head_epochs, chosen.finetune_epochs - 1),
                     }
                 ),

@@ -57,7 +57,7 @@ def small_settings(**sections: dict[str, Any]) -> Settings:
         "input": {"size": 32},
         "model": {"encoder": "resnet10"},
         "pretrain": {"epochs": 4, "batch_size": 8, "queue_size": 24, "projection": 16, "watch_crops": 16},
-        "finetune": {"epochs": 4, "batch_size": 8},
+        "finetune": {"epochs": 3, "real_epochs": 1, "batch_size": 8},
     }
     for name, section in sections.items():
         values[name] = values.get(name, {}) | section
@@ -66,7 +66,7 @@ def small_settings(**sections: dict[str, Any]) -> Settings:
 
 def trained(stage: str, state_dir: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """Weights that a stage leaves on the small crops."""
-    train, validation = small_crops(), small_crops(per_type=3, seed=9)
+    train, validation = small_crops(composed=3), small_crops(per_type=3, seed=9)
     if stage == "pretrain":
         return pretrain(train, validation, settings, state_dir=state_dir).encoder_state
     torch.manual_seed(5)

@@ -7,19 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.training.crop_bank import CropBank
-from supcam.training.sampling import crop_probabilities, draw, epoch_plan, type_shares
+from supcam.training.sampling import crop_probabilities, draw, epoch_plan, real_crops, type_shares
+
+EVERY = (2**31,) * 4
 
 
-def bank_of(counts: tuple[int, int, int, int], *, domains: int = 1, doubtful: int = 0) -> CropBank:
+def bank_of(
+    counts: tuple[int, int, int, int], *, domains: int = 1, doubtful: int = 0, real: tuple[int, int, int, int] = EVERY
+) -> CropBank:
+    """Crops of each type, the first ``real`` of each no composites."""
     labels = np.repeat(np.arange(4), counts)
     weights = np.ones(len(labels))
     weights[len(labels) - doubtful :] = 0.5
+    each = np.concatenate([np.arange(count) for count in counts])
     return CropBank(
         images=torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8),
         labels=torch.from_numpy(labels),
         weights=weights,
         domains=np.arange(len(labels)) % domains,
-        composed=np.zeros(len(labels), dtype=bool),
+        composed=each >= np.repeat(real, counts),
     )
 
 
@@ -45,6 +51,21 @@ def test_every_batch_is_full_and_has_its_instances(
     if counts[0] and sum(counts[1:]):
         assert (instances >= np.ceil(share * batch - 1e-9)).all()
     assert set(np.unique(labels)) <= {code for code in range(4) if counts[code]}
+
+
+def test_real_crops_are_all_without_composites() -> None:
+    bank = bank_of((6, 9, 8, 7), real=(6, 3, 2, 4))
+    assert real_crops(bank).tolist() == np.flatnonzero(~bank.composed).tolist()
+    plan = epoch_plan(bank, batch_size=4, seed=1, epoch=0, balance=1.0, min_instance_share=0.25, among=real_crops(bank))
+    assert plan.shape == (4, 4)
+    assert not bank.composed[plan].any()
+
+
+def test_a_type_without_real_crops_keeps_as_many_composites_as_the_rarest_type_has_crops() -> None:
+    bank = bank_of((6, 9, 8, 0), real=(6, 3, 0, 0))
+    chosen = real_crops(bank)
+    assert np.bincount(bank.labels.numpy()[chosen], minlength=4).tolist() == [6, 3, 3, 0]
+    assert len(real_crops(bank_of((0, 5, 0, 4), real=(0, 0, 0, 0)))) == 9
 
 
 def test_full_balance_makes_types_equally_frequent_up_to_rounding() -> None:

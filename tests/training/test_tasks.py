@@ -1,5 +1,6 @@
 """Both steps as functions: same bytes twice, figures, pictures, prediction, and what they refuse."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -163,6 +164,32 @@ def test_the_head_trains_alone_first(pretrained: tuple[PretrainResult, object, P
         finetune(small_crops(), VALIDATION, settings, state, state_dir=tmp_path, on_epoch=stop_after_the_head)
     monkey.undo()
     assert [name for name in state if not torch.equal(kept[name], state[name])] == []
+
+
+def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from supcam.training.finetuning import FinetuneTask
+
+    seen: dict[int, set[bool]] = {}
+    rates: dict[int, list[float]] = {}
+    original = FinetuneTask.training_step
+
+    def watched(task: FinetuneTask, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        seen.setdefault(task.current_epoch, set()).update(task.bank.composed[batch[0].numpy()].tolist())
+        groups = task.trainer.optimizers[0].param_groups
+        rates.setdefault(task.current_epoch, []).extend(group["lr"] for group in groups)
+        return original(task, batch, batch_idx)
+
+    monkeypatch.setattr(FinetuneTask, "training_step", watched)
+    settings = small_settings(finetune={"epochs": 2, "real_epochs": 2, "real_learning_rate": 0.02, "batch_size": 16})
+    history = finetune(small_crops(composed=5), VALIDATION, settings, None, state_dir=tmp_path).history
+    assert len(history) == 4
+    assert seen == {0: {True, False}, 1: {True, False}, 2: {False}, 3: {False}}
+    scale = 16 / 64
+    # Two steps an epoch of 25 real crops, along half a cosine; encoder and head alike.
+    expected = [0.02 * scale * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
 
 
 def test_predicted_logits_are_those_of_the_packaged_model(finetuned: FinetuneResult) -> None:
