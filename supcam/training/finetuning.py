@@ -234,7 +234,9 @@ class FinetuneTask(RunTask):
         rank = (row.get("macro_sensitivity", 0.0), -row.get("validation_loss", 0.0))
         if not self.best["state"] or rank >= (self.best["sensitivity"], -self.best["loss"]):
             state = {
-                name: value.detach().float().cpu().clone() if value.is_floating_point() else value.cpu().clone()
+                name: (value.float() if value.is_floating_point() else value)
+                .cpu()
+                .clone(memory_format=torch.contiguous_format)  # the form that safetensors takes
                 for name, value in self.averaged.state_dict().items()
             }
             self.best = {"epoch": self.current_epoch, "sensitivity": rank[0], "loss": -rank[1], "state": state}

@@ -140,6 +140,7 @@ def test_finetuning_learns_the_drawn_types(finetuned: FinetuneResult) -> None:
         finetuned.history["macro_sensitivity"][finetuned.best_epoch] == finetuned.history["macro_sensitivity"].max()
     )
     assert f"best {finetuned.best_epoch}" in finetuned.summary
+    assert all(value.is_contiguous() for value in finetuned.model_state.values())
 
 
 def test_the_head_trains_alone_first(pretrained: tuple[PretrainResult, object, Path], tmp_path: Path) -> None:
