@@ -27,8 +27,9 @@ def out_of_fold(
     """Probabilities (N, 4) of each crop from the classifier of its fold, in the order of ``crops``.
 
     Crops are divided like the split, by whole cases and with duplicates together. Each classifier starts from random
-    weights and trains by cross-entropy on the crops of the other folds for ``finetune.epochs``; the held-out crops
-    choose nothing. Finished folds in ``state_dir`` are not trained again.
+    weights and trains by cross-entropy on the crops of the other folds for ``finetune.epochs`` (these are real crops
+    already: ``finetune.real_epochs`` adds nothing); the held-out crops choose nothing. Finished folds in ``state_dir``
+    are not trained again.
 
     Raises:
         UsageError: for fewer than two folds, fewer groups than folds, or folds that leave a type with a single crop.
@@ -37,6 +38,7 @@ def out_of_fold(
     fold = crops.frame["crop_id"].map(divided).to_numpy()
     probabilities = np.zeros((len(crops), len(TYPE_LABELS)))
     nothing = crops.subset([])
+    settings = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"real_epochs": 0})})
     for number in range(folds):
         train, held_out = crops.subset(fold != number), crops.subset(fold == number)
         state = state_dir / f"{number}-{crops_digest(train)[:16]}"

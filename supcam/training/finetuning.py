@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -97,7 +98,7 @@ class FinetuneTask(RunTask):
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
         self.steps_per_epoch = len(self._plan(0))
-        self.real_steps_per_epoch = len(self._plan(settings.finetune.epochs)) if settings.finetune.real_epochs else 0
+        self.real_steps_per_epoch = len(self._drawn(0, real_crops(bank)))
 
     def start_from(self, encoder_state: dict[str, Tensor]) -> None:
         """Take over the weights of step 1.
@@ -114,11 +115,14 @@ class FinetuneTask(RunTask):
                     f"{self.settings.model.norm} normalisation. Pre-train again with these model settings."
                 ) from None
 
-    def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _plan(self, epoch: int) -> NDArray[np.int64]:
         chosen = self.settings.finetune
-        # Composites are learned by heart and differ from what they imitate: the last epochs do without them.
-        real_alone = epoch >= chosen.epochs
         self.bank.start_epoch(min(epoch, chosen.epochs - 1))
+        # Composites are learned by heart and differ from what they imitate: the last epochs do without them.
+        return self._drawn(epoch, real_crops(self.bank) if epoch >= chosen.epochs else None)
+
+    def _drawn(self, epoch: int, among: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        chosen = self.settings.finetune
         return epoch_plan(
             self.bank,
             batch_size=chosen.batch_size,
@@ -126,7 +130,7 @@ class FinetuneTask(RunTask):
             epoch=epoch,
             balance=chosen.balance,
             min_instance_share=chosen.min_instance_share,
-            among=real_crops(self.bank) if real_alone else None,
+            among=among,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
