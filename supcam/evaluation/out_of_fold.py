@@ -1,5 +1,7 @@
 """Out-of-fold predictions: every crop judged by a model that trained on none of its case."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from supcam.settings import Settings
 from supcam.training.crop_bank import crops_digest
 from supcam.training.finetuning import finetune
 from supcam.training.prediction import predict_logits
+from supcam.training.session import run_identity
 
 
 def out_of_fold(
@@ -38,10 +41,16 @@ def out_of_fold(
     fold = crops.frame["crop_id"].map(divided).to_numpy()
     probabilities = np.zeros((len(crops), len(TYPE_LABELS)))
     nothing = crops.subset([])
-    settings = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"real_epochs": 0})})
+    settings = settings.model_copy(
+        update={
+            "compose": settings.compose.model_copy(update={"on_the_fly": False}),
+            "finetune": settings.finetune.model_copy(update={"real_epochs": 0}),
+        }
+    )
+    identity = sha256(json.dumps(run_identity(settings, "finetune", ""), sort_keys=True).encode()).hexdigest()[:8]
     for number in range(folds):
         train, held_out = crops.subset(fold != number), crops.subset(fold == number)
-        state = state_dir / f"{number}-{crops_digest(train)[:16]}"
+        state = state_dir / f"{number}-{crops_digest(train)[:16]}-{identity}"
         trained = finetune(train, nothing, settings, None, state_dir=state)
         probabilities[fold == number] = np.exp(predict_logits(trained.model_state, held_out, settings))
         if progress:

@@ -156,6 +156,8 @@ class FinetuneTask(RunTask):
         real = chosen.real_epochs * self.real_steps_per_epoch
 
         def real_rate(step: int) -> float:
+            if step >= total + real:
+                return 0.0
             return chosen.real_learning_rate * learning_rate_factor(step - total, real, 0.0)
 
         def encoder_factor(step: int) -> float:
@@ -211,8 +213,9 @@ class FinetuneTask(RunTask):
         raise SupcamError(
             f"finetune: loss or weights are no finite numbers in epoch {self.current_epoch}, step {self.global_step}. "
             f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
-            f"(now {chosen.head_learning_rate}); the checkpoint of the last good epoch is kept in "
-            f"{self.trainer.default_root_dir}."
+            f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
+            f"finetune.real_learning_rate (now {chosen.real_learning_rate}); the checkpoint of the "
+            f"last good epoch is kept in {self.trainer.default_root_dir}."
         )
 
     def on_train_epoch_start(self) -> None:

@@ -279,12 +279,13 @@ def test_grey_values_are_snapped_alike() -> None:
         np.testing.assert_array_equal(table.numpy(), _snapped(every, greys, 250)[0])
 
 
-@pytest.mark.parametrize("size", [24, 32, 64])
+@pytest.mark.parametrize("size", [24, 32, 64, 96, 224])
 @pytest.mark.parametrize("scale", ["letterbox", "native"])
 def test_composites_fit_their_square_as_pillow_fits_them(size: int, scale: str) -> None:
     rng = np.random.default_rng(size)
     shapes = [(11, 7), (24, 24), (32, 20), (60, 33), (64, 64), (23, 70), (70, 1), (45, 64), (32, 70)]
-    images = torch.full((len(shapes), 70, 70), 255, dtype=torch.uint8)
+    shapes += [(15, 320), (320, 35), (3, 192)]
+    images = torch.full((len(shapes), 320, 320), 255, dtype=torch.uint8)
     for image, (height, width) in zip(images, shapes, strict=True):
         image[:height, :width] = torch.from_numpy(rng.integers(0, 256, (height, width), dtype=np.uint8))
     images[1, :5] = 255  # frames around the foreground, and no foreground at all
@@ -294,7 +295,10 @@ def test_composites_fit_their_square_as_pillow_fits_them(size: int, scale: str) 
     fit = letterbox if scale == "letterbox" else native_canvas
     found = fitted(images, torch.tensor(shapes), size, scale)  # type: ignore[arg-type]
     for square, image, (height, width) in zip(found, images, shapes, strict=True):
-        np.testing.assert_array_equal(square.numpy(), fit(image[:height, :width].numpy(), size))
+        expected = fit(image[:height, :width].numpy(), size)
+        np.testing.assert_array_equal(square.numpy() < 255, expected < 255)
+        # From version 13 on Pillow makes the vertical pass first on some tall crops, and rounds in between.
+        assert np.abs(square.numpy().astype(int) - expected).max() <= (1 if height > 256 else 0)
 
 
 def test_numbers_depend_on_their_key_alone_and_are_uniform() -> None:

@@ -13,7 +13,7 @@ from supcam.evaluation import out_of_fold as module
 from supcam.evaluation.out_of_fold import out_of_fold
 from tests.training.small import small_crops, small_settings
 
-SETTINGS = small_settings(finetune={"epochs": 40, "batch_size": 16, "test_views": 1})
+SETTINGS = small_settings(finetune={"epochs": 60, "batch_size": 16, "test_views": 1})
 
 
 @pytest.fixture

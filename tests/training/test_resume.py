@@ -16,6 +16,7 @@ FAST = {
     ("pretrain", "checkpoint write:3"),
     ("finetune", "checkpoint write:1"),
     ("finetune", "epoch end:2"),
+    ("finetune", "checkpoint write:4"),
 }
 MOMENTS = (
     "step:2",
@@ -23,6 +24,7 @@ MOMENTS = (
     "epoch end:2",
     "checkpoint write:1",
     "checkpoint write:3",
+    "checkpoint write:4",
     "rename:2",
     "checkpoint write:5",
 )

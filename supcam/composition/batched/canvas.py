@@ -1,4 +1,7 @@
-"""Composites of any size on squares of one size, pixel for pixel what Pillow makes of them."""
+"""Composites of any size on squares of one size, as Pillow makes them.
+
+Pixel for pixel, but for tall crops that Pillow from 13 on shrinks vertically first: one grey level may differ there.
+"""
 
 from typing import Literal
 
@@ -19,7 +22,8 @@ def fitted(images: Tensor, shapes: Tensor, size: int, scale: Literal["letterbox"
     """
     first, shapes = _foreground(images, shapes)
     longest = shapes.amax(1)
-    ratio = size / longest.double()
+    # Not size / longest: torch takes the reciprocal first, and the last bit decides how a half is rounded.
+    ratio = torch.full_like(longest, size, dtype=torch.float64) / longest
     if scale == "native":
         ratio = ratio.clamp(max=1.0)
     scaled = (shapes * ratio[:, None]).round().long().clamp(min=1)
