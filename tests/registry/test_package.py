@@ -11,6 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from supcam.data.images import letterbox
 from supcam.errors import GateRefused, UsageError
 from supcam.registry import registration
 from supcam.registry.card import content_hash, load_card
@@ -44,10 +45,11 @@ def test_graph_and_weights_agree_with_torch(package: Path) -> None:
     import torch
 
     crops = drawn_crops(9, 5)
-    module = SmallModel(1)
+    module, engine = SmallModel(1), Engine(package)
+    squares = np.stack([letterbox(crop, engine.size) for crop in crops])[:, np.newaxis]
     with torch.inference_mode():
-        expected = module(torch.from_numpy(crops[:, np.newaxis])).numpy()
-    got, errors = Engine(package).predict(list(crops))
+        expected = module(torch.from_numpy(squares)).numpy()
+    got, errors = engine.predict(list(crops))
     assert errors == [None] * 9
     assert np.abs(got - expected).max() < 1e-4
     weights = load_file(package / WEIGHTS_FILE)
