@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader
 
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
-from supcam.models.classifier import ClusterClassifier, InferenceModel
+from supcam.models.classifier import ClusterClassifier
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
 from supcam.training.fresh_bank import training_bank
-from supcam.training.sampling import epoch_plan, real_crops
+from supcam.training.prediction import averaged_logits
+from supcam.training.sampling import epoch_plan, real_crops, steps_of
 from supcam.training.schedules import averaging_decay, learning_rate_factor
 from supcam.training.session import (
     Log,
@@ -41,7 +42,6 @@ from supcam.views import TrainViews, view_seeds
 # Views of step 2 are drawn apart from those of step 1, which are numbers 0 and 1.
 _VIEW = 2
 _CHECK_EVERY = 32
-_JUDGED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class FinetuneTask(RunTask):
         self.views = TrainViews(settings.input.size)
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
-        self.steps_per_epoch = len(self._plan(0))
-        self.real_steps_per_epoch = len(self._drawn(0, real_crops(bank)))
+        batch_size = settings.finetune.batch_size
+        self.steps_per_epoch = steps_of(len(bank), batch_size)
+        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), batch_size)
 
     def start_from(self, encoder_state: dict[str, Tensor]) -> None:
         """Take over the weights of step 1.
@@ -119,10 +120,6 @@ class FinetuneTask(RunTask):
         chosen = self.settings.finetune
         self.bank.start_epoch(min(epoch, chosen.epochs - 1))
         # Composites are learned by heart and differ from what they imitate: the last epochs do without them.
-        return self._drawn(epoch, real_crops(self.bank) if epoch >= chosen.epochs else None)
-
-    def _drawn(self, epoch: int, among: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        chosen = self.settings.finetune
         return epoch_plan(
             self.bank,
             batch_size=chosen.batch_size,
@@ -130,7 +127,7 @@ class FinetuneTask(RunTask):
             epoch=epoch,
             balance=chosen.balance,
             min_instance_share=chosen.min_instance_share,
-            among=among,
+            among=real_crops(self.bank) if epoch >= chosen.epochs else None,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -156,8 +153,6 @@ class FinetuneTask(RunTask):
         real = chosen.real_epochs * self.real_steps_per_epoch
 
         def real_rate(step: int) -> float:
-            if step >= total + real:
-                return 0.0
             return chosen.real_learning_rate * learning_rate_factor(step - total, real, 0.0)
 
         def encoder_factor(step: int) -> float:
@@ -253,9 +248,7 @@ class FinetuneTask(RunTask):
         if not len(self.validation):
             return {}
         # With the views that predictions average, so that what is chosen is what is used.
-        judge = InferenceModel(self.averaged, views=self.settings.finetune.test_views).eval()
-        parts = torch.split(self.validation.images, _JUDGED_AT_ONCE)
-        logits = torch.cat([judge.log_probabilities(part) for part in parts])
+        logits = averaged_logits(self.averaged, self.validation.images, self.settings.finetune.test_views)
         labels = self.validation.labels
         predicted = logits.argmax(dim=1).cpu().numpy()
         truth = labels.cpu().numpy()

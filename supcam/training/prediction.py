@@ -32,6 +32,16 @@ def load_classifier(model_state: dict[str, Tensor], settings: Settings) -> Clust
     return classifier.eval()
 
 
+def averaged_logits(classifier: ClusterClassifier, canvases: Tensor, views: int) -> Tensor:
+    """Logarithms (N, 4) of probabilities averaged over ``views`` symmetries, of uint8 canvases (N, 1, S, S).
+
+    The classifier is put into evaluation mode; batches go to its device.
+    """
+    model, device = InferenceModel(classifier, views=views).eval(), classifier.head.weight.device
+    parts = [model.log_probabilities(batch.to(device)) for batch in torch.split(canvases, _BATCH)]
+    return torch.cat(parts)
+
+
 def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Settings) -> NDArray[np.float32]:
     """Logits (N, 4) of crops, ordered like ``ClusterType``.
 
@@ -43,10 +53,6 @@ def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Set
     """
     device = choose_device(settings.runtime)
     with reproducible(settings.runtime, settings.runtime.seed), torch.inference_mode():
-        model = InferenceModel(load_classifier(model_state, settings), views=settings.finetune.test_views)
-        channels_last(model.eval().to(device))
-        canvas = torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale))
-        parts = [model.log_probabilities(batch.to(device)).cpu() for batch in torch.split(canvas, _BATCH)]
-    if not parts:
-        return np.zeros((0, 4), dtype=np.float32)
-    return torch.cat(parts).numpy().astype(np.float32)
+        classifier = channels_last(load_classifier(model_state, settings).to(device))
+        canvases = torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale))
+        return averaged_logits(classifier, canvases, settings.finetune.test_views).cpu().numpy().astype(np.float32)

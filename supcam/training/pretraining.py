@@ -22,7 +22,7 @@ from supcam.settings import Settings
 from supcam.training.checkpoints import FINISHED, load_whole, save_whole
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest
 from supcam.training.fresh_bank import training_bank
-from supcam.training.sampling import epoch_plan
+from supcam.training.sampling import epoch_plan, steps_of
 from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
 from supcam.training.session import (
     Log,
@@ -106,7 +106,7 @@ class PretrainTask(RunTask):
         self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
         self.sums: dict[str, Tensor] = {}
         self._arrived: tuple[Tensor, Tensor]
-        self.steps_per_epoch = len(self._plan(0))
+        self.steps_per_epoch = steps_of(len(bank), chosen.batch_size)
         if settings.runtime.compile:
             self.network.compile()
 

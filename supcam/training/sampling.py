@@ -71,6 +71,11 @@ def draw(
     return rng.permutation(crops[order][found])
 
 
+def steps_of(crops: int, batch_size: int) -> int:
+    """Number of batches of an epoch over so many crops, at least one."""
+    return max(1, round(crops / batch_size))
+
+
 def epoch_plan(
     bank: CropBank,
     *,
@@ -88,7 +93,7 @@ def epoch_plan(
     """
     rng = np.random.default_rng([seed, epoch])
     rows = np.arange(len(bank)) if among is None else among
-    steps = max(1, round(len(rows) / batch_size))
+    steps = steps_of(len(rows), batch_size)
     shares = type_shares(bank.labels.cpu().numpy()[rows], balance, min_instance_share)
     quotas = _quotas(shares, steps, batch_size, min_instance_share)
     plan: list[list[NDArray[np.int64]]] = [[] for _ in range(steps)]

@@ -5,11 +5,13 @@ import math
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Factor on the base rate at ``step`` of ``steps``: linear over the ``warmup`` share, then a half cosine to 0."""
+    if step >= steps:
+        return 0.0
     rising = max(1, round(warmup * steps))
     if warmup > 0.0 and step < rising:
         return (step + 1) / rising
     start = rising if warmup > 0.0 else 0
-    done = min((step - start) / max(1, steps - start), 1.0)
+    done = (step - start) / (steps - start)
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
