@@ -41,13 +41,22 @@ TORCHVISION_WIDTH = 64
 
 
 class ModelSettings(Section):
-    """The encoder, by name, its width (channels of the first of four stages, each twice the one before), its norm."""
+    """The encoder, by name, its width (channels of the first of four stages, each twice the one before), its norm, and
+    how it pools its last grid: means of the channels, or means and maxima.
+    """
 
     encoder: Literal[
         "resnet10", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnext101_32x8d", "convnext_tiny", "swin_t"
     ] = "resnet18"
     width: int = Field(TORCHVISION_WIDTH, ge=8, le=512, multiple_of=8)
     norm: Literal["batch", "group"] = "batch"
+    pooling: Literal["average", "average_max"] = "average"
+
+    @model_validator(mode="after")
+    def _pooling_is_of_residual_networks(self) -> "ModelSettings":
+        if self.pooling != "average" and not self.encoder.startswith("res"):
+            raise ValueError(f"pooling {self.pooling} needs a residual encoder; {self.encoder} has average")
+        return self
 
     @model_validator(mode="after")
     def _width_is_of_basic_blocks(self) -> "ModelSettings":

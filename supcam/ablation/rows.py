@@ -123,11 +123,25 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
         for value in values:
             name = f"{setting}={value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})
+            _refuse_unused(setting, changed)
             point = Row(
                 name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}, all_steps=base.all_steps
             )
             found[name] = (point, changed)
     return found
+
+
+def _refuse_unused(setting: str, settings: Settings) -> None:
+    # These act in steps that other settings switch off; all points of such a sweep would be one training.
+    users = {"finetune.real_learning_rate": ("finetune.real_epochs", settings.finetune.real_epochs)}
+    users |= {
+        f"pretrain.{name}": ("pretrain.epochs", settings.pretrain.epochs)
+        for name in type(settings.pretrain).model_fields
+        if name != "epochs"
+    }
+    switch, value = users.get(setting, ("", 1))
+    if not value:
+        raise SettingError(switch, value, f"1 or more for a sweep of {setting}, which acts there alone")
 
 
 def _refuse_twins(rows: Mapping[str, tuple[Row, Settings]]) -> None:

@@ -41,6 +41,19 @@ class Encoder(nn.Module):
         return features
 
 
+class AverageMaxPool(nn.Module):
+    """Means of the channels followed by their maxima: a contact is a few places of the grid, lost in a mean.
+
+    Shape:
+        - input: (B, C, H, W).
+        - output: (B, 2 C, 1, 1).
+    """
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Pooled (B, 2 C, 1, 1) grid (B, C, H, W)."""
+        return torch.cat([grid.mean(dim=(2, 3), keepdim=True), grid.amax(dim=(2, 3), keepdim=True)], dim=1)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 16 groups, or with as many as divide the channels."""
     groups = GROUPS
@@ -61,7 +74,7 @@ def build_encoder(settings: ModelSettings) -> Encoder:
     name = settings.encoder
     norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
     if name.startswith("res"):
-        return _residual(name, settings.width, norm)
+        return _residual(name, settings.width, norm, settings.pooling)
     if name == "convnext_tiny":
         return _convnext()
     if name == "swin_t":
@@ -74,7 +87,7 @@ def channels_last(module: Module) -> Module:
     return cast("Module", module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
-def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None) -> Encoder:
+def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None, pooling: str) -> Encoder:
     make = partial(ResNet, BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(zoo, name)
     network = make(norm_layer=norm)
     network.conv1 = _one_channel(network.conv1)
@@ -83,6 +96,9 @@ def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None) ->
         _set_width(network, width)
         features = features * width // TORCHVISION_WIDTH
     network.fc = nn.Identity()
+    if pooling == "average_max":
+        network.avgpool = AverageMaxPool()
+        features *= 2
     return Encoder(network, features)
 
 

@@ -30,6 +30,7 @@ from supcam.training.session import (
     Log,
     OnEpoch,
     RunTask,
+    check_sharing,
     choose_device,
     fit,
     replay,
@@ -101,6 +102,11 @@ class FinetuneTask(RunTask):
         self.steps_per_epoch = steps_of(len(bank), batch_size)
         self.real_steps_per_epoch = steps_of(len(real_crops(bank)), batch_size)
 
+    def steps_before(self, epoch: int) -> int:
+        """Number of batches of all epochs before ``epoch``; those on real crops alone are shorter."""
+        mixed = min(epoch, self.settings.finetune.epochs)
+        return mixed * self.steps_per_epoch + (epoch - mixed) * self.real_steps_per_epoch
+
     def start_from(self, encoder_state: dict[str, Tensor]) -> None:
         """Take over the weights of step 1.
 
@@ -149,7 +155,7 @@ class FinetuneTask(RunTask):
             {"params": list(self.classifier.head.parameters()), "lr": chosen.head_learning_rate * scale},
         ]
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=chosen.weight_decay, nesterov=True, foreach=True)
-        alone, total = self.head_epochs * self.steps_per_epoch, chosen.epochs * self.steps_per_epoch
+        alone, total = self.steps_before(self.head_epochs), self.steps_before(chosen.epochs)
         real = chosen.real_epochs * self.real_steps_per_epoch
 
         def real_rate(step: int) -> float:
@@ -311,6 +317,7 @@ def finetune(
     if not chosen.use_composed:
         train = train.subset(~is_composed(train))
     check_training_crops(train, chosen.batch_size, "finetune.batch_size")
+    check_sharing("finetune.batch_size", chosen.batch_size)
     head_epochs = chosen.head_epochs if encoder_state is not None else 0
     if head_epochs >= chosen.epochs and head_epochs:
         raise SettingError("finetune.head_epochs", head_epochs, f"fewer than finetune.epochs, {chosen.epochs}")

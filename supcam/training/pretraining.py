@@ -1,6 +1,5 @@
 """Step 1: supervised contrastive pre-training with a momentum encoder, a labelled queue and the self-margin loss."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from supcam.training.session import (
     Log,
     OnEpoch,
     RunTask,
+    check_sharing,
     choose_device,
     fit,
     replay,
@@ -298,9 +298,7 @@ def check_pretraining(train: CropSet, settings: Settings) -> None:
     check_training_crops(train, chosen.batch_size, "pretrain.batch_size")
     if chosen.queue_size < chosen.batch_size:
         raise SettingError("pretrain.queue_size", chosen.queue_size, f"at least the batch size, {chosen.batch_size}")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if chosen.batch_size % world:
-        raise SettingError("pretrain.batch_size", chosen.batch_size, f"a multiple of the number of processes, {world}")
+    check_sharing("pretrain.batch_size", chosen.batch_size)
 
 
 def pretrain(

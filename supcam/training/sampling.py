@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from supcam.cluster_type import ClusterType
 from supcam.training.crop_bank import CropBank
 
+FEW = 5
+
 
 def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: float) -> NDArray[np.float64]:
     """Share (4,) of each type in a batch.
@@ -29,15 +31,18 @@ def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: f
 
 
 def real_crops(bank: CropBank) -> NDArray[np.int64]:
-    """Numbers of the crops that are no composites, and composites of types that no real crop shows.
+    """Numbers of the crops that are no composites, and composites of types of which there are hardly any others.
 
-    Of such a type there are as many as of the rarest real one, so that it is neither forgotten nor made common.
+    Those fill a type up to ``FEW`` crops, so that it is neither forgotten nor a few crops learned by heart. Where no
+    crop is real these are all.
     """
+    if bank.composed.all():
+        return np.arange(len(bank))
     labels = bank.labels.cpu().numpy()
-    counts = np.bincount(labels[~bank.composed], minlength=len(ClusterType))
     chosen = [np.flatnonzero(~bank.composed)]
-    for label in np.flatnonzero(counts == 0):
-        chosen.append(np.flatnonzero(bank.composed & (labels == label))[: counts[counts > 0].min(initial=len(bank))])
+    for label in range(len(ClusterType)):
+        missing = FEW - int((labels[chosen[0]] == label).sum())
+        chosen.append(np.flatnonzero(bank.composed & (labels == label))[: max(missing, 0)])
     return np.concatenate(chosen)
 
 

@@ -31,17 +31,39 @@ MEASURED = ("seconds", "crops_per_second", "memory_mb")
 
 
 def choose_device(runtime: RuntimeSettings) -> torch.device:
-    """The device that ``runtime.device`` names; ``auto`` takes the first GPU where there is one.
+    """The device that ``runtime.device`` names; ``auto`` takes a GPU where there is one.
+
+    That is the first GPU, or in one of several processes of torchrun the one of its own.
 
     Raises:
-        SettingError: when a GPU is named and none is there.
+        SettingError: when a GPU is named and none is there, or one by its number in several processes.
     """
     name = runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SettingError("runtime.device", runtime.device, "auto or cpu on this machine, which has no usable GPU")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and processes() > 1:
+        if ":" in name:
+            raise SettingError("runtime.device", runtime.device, "auto, cpu or cuda: each process has its own GPU")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def processes() -> int:
+    """How many processes of torchrun share the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_sharing(setting: str, batch_size: int) -> None:
+    """Refuse a batch that the processes cannot share equally.
+
+    Raises:
+        SettingError: naming ``setting``.
+    """
+    if batch_size % processes():
+        raise SettingError(setting, batch_size, f"a multiple of the number of processes, {processes()}")
 
 
 def choose_precision(runtime: RuntimeSettings, device: torch.device) -> Literal["32-true", "bf16-mixed", "64-true"]:
@@ -125,9 +147,11 @@ class RunTask(L.LightningModule):
     Attributes:
         history: One row of plain numbers per finished epoch, the same bytes in every run.
         strategy_name: How several processes share the work.
+        steps_per_epoch: Number of batches of an epoch; set by each task.
     """
 
     strategy_name = "ddp"
+    steps_per_epoch: int
 
     def __init__(self, identity: dict[str, str], log_row: Log | None, on_epoch: OnEpoch | None) -> None:
         super().__init__()
@@ -136,6 +160,10 @@ class RunTask(L.LightningModule):
         self._log_row, self._on_epoch = log_row, on_epoch
         self._started = time.perf_counter()
         self._crops = 0
+
+    def steps_before(self, epoch: int) -> int:
+        """Number of batches of all epochs before ``epoch``."""
+        return epoch * self.steps_per_epoch
 
     def on_train_epoch_start(self) -> None:
         """Seed what is random inside the network by the epoch, so that resuming meets the same numbers."""
@@ -202,8 +230,8 @@ class LiveProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that training starts from."""
-        steps = int(trainer.num_training_batches)
-        total, done = steps * (trainer.max_epochs or 0), steps * trainer.current_epoch
+        assert isinstance(pl_module, RunTask)
+        total, done = (pl_module.steps_before(epoch) for epoch in (trainer.max_epochs or 0, trainer.current_epoch))
         self.shown = self.bar.add_task(self.name, total=total, completed=done, figures="")
         if trainer.is_global_zero:
             self.bar.start()
@@ -242,7 +270,7 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
         load_whole(last, task.identity)
     device = choose_device(settings.runtime)
     check_compiler(settings.runtime, device)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     devices: int | list[int] = [device.index] if device.index is not None else 1
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

@@ -97,6 +97,16 @@ def test_what_cannot_be_compared_is_refused(values: dict[str, object], message: 
         chosen_rows(ablation(**values))
 
 
+@pytest.mark.parametrize(
+    ("switch", "sweep"),
+    [("finetune.real_epochs", "finetune.real_learning_rate"), ("pretrain.epochs", "pretrain.temperature")],
+)
+def test_a_sweep_of_what_nothing_uses_is_refused(switch: str, sweep: str) -> None:
+    settings = with_overrides(ablation(rows=["ce", "supcam"], reference="ce", sweeps={sweep: [0.1, 0.2]}), {switch: 0})
+    with pytest.raises(SettingError, match=rf"{switch} = 0 is not allowed.*1 or more for a sweep of {sweep}"):
+        chosen_rows(settings)
+
+
 def test_rows_that_come_to_the_same_are_refused() -> None:
     with pytest.raises(UsageError, match=r"rows ce and ce_composition come to the same.*compose.count 0"):
         chosen_rows(quick(compose={"count": 0}, pretrain={"epochs": 2}))

@@ -80,3 +80,20 @@ def test_a_narrow_encoder_starts_like_torchvisions() -> None:
 def test_a_width_that_an_encoder_cannot_have_is_refused() -> None:
     with pytest.raises(UsageError, match=r"width other than 64 needs the encoder resnet10, resnet18 or resnet34"):
         parse_settings({"model": {"encoder": "resnet50", "width": 32}})
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet10", 256), ("resnet18", 256)])
+def test_means_and_maxima_of_the_last_grid(name: str, features: int) -> None:
+    encoder = build_encoder(ModelSettings(encoder=name, width=16, pooling="average_max")).eval()  # type: ignore[arg-type]
+    grids: list[torch.Tensor] = []
+    encoder.backbone.layer4.register_forward_hook(lambda *values: grids.append(values[2]))  # type: ignore[union-attr]
+    found = encoder(torch.rand(2, 1, 96, 96))
+    assert encoder.num_features == features
+    assert grids[0].shape == (2, 128, 3, 3)
+    torch.testing.assert_close(found, torch.cat([grids[0].mean((2, 3)), grids[0].amax((2, 3))], dim=1))
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
+def test_a_pooling_that_an_encoder_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"pooling average_max needs a residual encoder; {name} has average"):
+        parse_settings({"model": {"encoder": name, "pooling": "average_max"}})

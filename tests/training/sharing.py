@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supcam.models.encoders import build_encoder
 from supcam.settings import Settings
+from supcam.training.finetuning import finetune
 from supcam.training.pretraining import PretrainTask, pretrain
 from tests.training.small import small_crops, small_settings
 
@@ -59,8 +61,22 @@ class Recorder:
         return {"losses": torch.stack(self.losses), "gradients": torch.stack(self.gradients), "queue": self.queue}
 
 
+def finetuned() -> dict[str, Tensor]:
+    """Weights of a head-first fine-tuning that ends on real crops alone."""
+    settings = small_settings(
+        runtime={"precision": "64-true"}, model={"norm": "group"}, finetune={"epochs": 2, "batch_size": 8}
+    )
+    torch.manual_seed(5)
+    encoder = build_encoder(settings.model).state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        return finetune(
+            small_crops(composed=4), small_crops(per_type=3, seed=9), settings, encoder, state_dir=Path(folder)
+        ).model_state
+
+
 def recorded() -> dict[str, dict[str, Any]]:
-    return {name: Recorder().record(settings).values() for name, settings in VARIANTS.items()}
+    found = {name: Recorder().record(settings).values() for name, settings in VARIANTS.items()}
+    return found | {"finetune": finetuned()}
 
 
 if __name__ == "__main__":

@@ -54,18 +54,23 @@ def test_every_batch_is_full_and_has_its_instances(
 
 
 def test_real_crops_are_all_without_composites() -> None:
-    bank = bank_of((6, 9, 8, 7), real=(6, 3, 2, 4))
+    bank = bank_of((6, 9, 8, 7), real=(6, 5, 7, 6))
     assert real_crops(bank).tolist() == np.flatnonzero(~bank.composed).tolist()
     plan = epoch_plan(bank, batch_size=4, seed=1, epoch=0, balance=1.0, min_instance_share=0.25, among=real_crops(bank))
-    assert plan.shape == (4, 4)
+    assert plan.shape == (6, 4)
     assert not bank.composed[plan].any()
 
 
-def test_a_type_without_real_crops_keeps_as_many_composites_as_the_rarest_type_has_crops() -> None:
-    bank = bank_of((6, 9, 8, 0), real=(6, 3, 0, 0))
+def test_a_type_of_hardly_any_real_crops_keeps_some_composites() -> None:
+    bank = bank_of((6, 9, 8, 4), real=(6, 3, 0, 4))
     chosen = real_crops(bank)
-    assert np.bincount(bank.labels.numpy()[chosen], minlength=4).tolist() == [6, 3, 3, 0]
-    assert len(real_crops(bank_of((0, 5, 0, 4), real=(0, 0, 0, 0)))) == 9
+    assert len(set(chosen)) == len(chosen)
+    assert np.bincount(bank.labels.numpy()[chosen], minlength=4).tolist() == [6, 5, 5, 4]
+    assert np.bincount(bank.labels.numpy()[chosen[bank.composed[chosen]]], minlength=4).tolist() == [0, 2, 5, 0]
+
+
+def test_where_no_crop_is_real_all_composites_are_taken() -> None:
+    assert len(real_crops(bank_of((0, 90, 0, 40), real=(0, 0, 0, 0)))) == 130
 
 
 def test_full_balance_makes_types_equally_frequent_up_to_rounding() -> None:

@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from supcam.errors import SettingError
 from supcam.settings import RuntimeSettings
-from supcam.training.session import check_compiler, choose_precision, reproducible, run_identity
+from supcam.training.session import (
+    check_compiler,
+    check_sharing,
+    choose_device,
+    choose_precision,
+    reproducible,
+    run_identity,
+)
 from tests.training.small import small_settings, trained
 
 
@@ -44,6 +52,26 @@ def test_precision_auto_is_bf16_where_it_is_native_alone(
         assert choose_precision(RuntimeSettings(precision="auto"), torch.device(device)) == expected
         for named in ("32-true", "bf16-mixed", "64-true"):
             assert choose_precision(RuntimeSettings(precision=named), torch.device(device)) == named
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device(RuntimeSettings(device="cuda:1")) == torch.device("cuda:1")
+    assert choose_device(RuntimeSettings(device="auto")) == torch.device("cuda")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device(RuntimeSettings(device="auto")) == torch.device("cuda:1")
+    assert choose_device(RuntimeSettings(device="cpu")) == torch.device("cpu")
+    with pytest.raises(SettingError, match=r"runtime.device = 'cuda:1' is not allowed"):
+        choose_device(RuntimeSettings(device="cuda:1"))
+
+
+def test_processes_share_a_batch_equally(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_sharing("finetune.batch_size", 7)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_sharing("finetune.batch_size", 8)
+    with pytest.raises(SettingError, match=r"finetune.batch_size = 7 is not allowed.*a multiple of .* 2"):
+        check_sharing("finetune.batch_size", 7)
 
 
 def test_a_checkpoint_names_the_precision_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
