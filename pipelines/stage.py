@@ -7,8 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import pandas as pd
@@ -152,7 +153,13 @@ def _located(place: Place, name: str) -> dict[str, Path]:
 
 
 def execute(name: str, work: Work, place: Place) -> None:
-    """Do one stage: run its work, keep its outputs as artifacts, print its summary line."""
+    """Do one stage: run its work, keep its outputs as artifacts, print its summary line.
+
+    Of several processes of torchrun the first does so; the others take part in the work alone.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        _assist(name, work, place)
+        return
     with _tracked(name, place) as stage:
         stage.out.mkdir(parents=True, exist_ok=True)
         try:
@@ -163,6 +170,20 @@ def execute(name: str, work: Work, place: Place) -> None:
             raise
         _keep_artifacts(stage)
     Console().print(f"[bold]{name}[/bold]: {escape(summary)}", highlight=False, soft_wrap=True)
+
+
+def _assist(name: str, work: Work, place: Place) -> None:
+    """Do the work without a run of its own, and drop the outputs: they are the first process's to write."""
+    with TemporaryDirectory() as folder:
+        here = replace(place, outputs=Path(folder), upstream=(place.outputs, *place.upstream))
+        inputs = tracking.stage_inputs(place.root, name, _located(place, name))
+        stage = Stage(name, here, tracking.UntrackedRun(place.root), inputs)
+        stage.out.mkdir()
+        try:
+            work(stage)
+        finally:
+            if place.own_folder:
+                shutil.rmtree(place.outputs)
 
 
 def _keep_artifacts(stage: Stage) -> None:

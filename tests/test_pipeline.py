@@ -201,6 +201,24 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
     assert tracked_files(project) == before
 
 
+def test_processes_that_share_a_stage_leave_one_run_and_one_set_of_outputs(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    before, folders = tracked_files(project), set((project / "runs").glob("*"))
+    shared = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    told = succeed(project, "python", *shared, "-m", "pipelines.pretrain", "--own-folder", "--runtime.seed", "7")
+    assert told.count("pretrain: 2 epochs") == 1
+    made = set((project / "runs").glob("*")) - folders
+    assert [(folder / "pretrain/encoder.safetensors").is_file() for folder in made] == [True]
+    uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
+    client = MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.`mlflow.runName` = 'pretrain' AND params.`runtime.seed` = '7'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert [metric.step for metric in client.get_metric_history(runs[0].info.run_id, "loss")] == [0, 1]
+    assert tracked_files(project) == before
+
+
 def test_a_prediction_is_explained_by_a_figure(project: Path) -> None:
     crop = sorted((project / "data/crops").rglob("*.png"))[0]
     said = succeed(project, "supcam", "explain", str(crop), "--output", "why.png")

@@ -12,12 +12,13 @@ from supcam.tracking.place import (
     tracking_uri,
 )
 from supcam.tracking.provenance import device_name, git_state, package_versions, run_tags
-from supcam.tracking.runs import Run, open_client, stage_run, tag_run, take_parent_run
+from supcam.tracking.runs import Run, UntrackedRun, open_client, stage_run, tag_run, take_parent_run
 from supcam.tracking.spool import pending_uploads, upload_pending
 
 __all__ = [
     "EXPERIMENT",
     "Run",
+    "UntrackedRun",
     "artifact_location",
     "device_name",
     "dir_hash",

@@ -79,7 +79,7 @@ class Run:
 
     def __init__(self, client: Any, run_id: str, experiment_id: str, root: Path) -> None:
         self.client, self.run_id, self.experiment_id, self.root = client, run_id, experiment_id, root
-        self._outbox = Outbox(client, run_id, unsent_folder(root) / run_id)
+        self._outbox: Outbox | _Nowhere = Outbox(client, run_id, unsent_folder(root) / run_id)
         self.status: str | None = None
 
     @classmethod
@@ -153,6 +153,27 @@ class Run:
         """A run below this one, ended as ``stage_run`` ends its run."""
         with _ended(_create(self.client, self.root, self.experiment_id, name, tags or {}, self.run_id)) as run:
             yield run
+
+
+class _Nowhere:
+    """Drops what an outbox would send."""
+
+    def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def send(self, item: Mapping[str, object]) -> None: ...
+
+    def close(self, item: Mapping[str, object]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class UntrackedRun(Run):
+    """A run of which nothing is kept, for processes that share the work of another one."""
+
+    def __init__(self, root: Path) -> None:
+        self.client, self.run_id, self.experiment_id, self.root = None, "", "", root
+        self._outbox = _Nowhere()
+        self.status = None
 
 
 @contextmanager
