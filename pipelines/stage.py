@@ -25,6 +25,8 @@ from supcam.settings import PROFILES, Settings, load_settings, profile_path, sav
 OUTPUTS = Path("outputs")
 # What DVC versions anyway stays out of the artifacts of a `dvc repro` run.
 HEAVY = {".safetensors", ".onnx"}
+# Stages whose work several processes of torchrun share.
+SHARED = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,17 @@ def execute(name: str, work: Work, place: Place) -> None:
     """Do one stage: run its work, keep its outputs as artifacts, print its summary line.
 
     Of several processes of torchrun the first does so; the others take part in the work alone.
+
+    Raises:
+        UsageError: for several processes of a stage that they cannot share.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and name not in SHARED:
+        raise UsageError(
+            f"stage {name} runs in one process, not in {processes}; torchrun may start {' and '.join(SHARED)}. "
+            f"Run: python -m pipelines.{name}"
+        )
+    if processes > 1 and int(os.environ["RANK"]) > 0:
         _assist(name, work, place)
         return
     with _tracked(name, place) as stage:

@@ -52,6 +52,11 @@ class ModelSettings(Section):
     norm: Literal["batch", "group"] = "batch"
     pooling: Literal["average", "average_max"] = "average"
 
+    @property
+    def told(self) -> str:
+        """All of it in words, for messages."""
+        return f"encoder {self.encoder}, width {self.width}, norm {self.norm}, pooling {self.pooling}"
+
     @model_validator(mode="after")
     def _pooling_is_of_residual_networks(self) -> "ModelSettings":
         if self.pooling != "average" and not self.encoder.startswith("res"):

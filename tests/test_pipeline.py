@@ -219,6 +219,12 @@ def test_processes_that_share_a_stage_leave_one_run_and_one_set_of_outputs(proje
     assert tracked_files(project) == before
 
 
+def test_a_stage_that_processes_cannot_share_is_refused(project: Path) -> None:
+    done = call(project, "python", "-m", "pipelines.promote", WORLD_SIZE="2", RANK="1")
+    assert done.returncode == 2
+    assert "stage promote runs in one process, not in 2; torchrun may start pretrain and finetune" in done.stderr
+
+
 def test_a_prediction_is_explained_by_a_figure(project: Path) -> None:
     crop = sorted((project / "data/crops").rglob("*.png"))[0]
     said = succeed(project, "supcam", "explain", str(crop), "--output", "why.png")

@@ -123,7 +123,7 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
         for value in values:
             name = f"{setting}={value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})
-            _refuse_unused(setting, changed)
+            _refuse_unused(setting, base, changed)
             point = Row(
                 name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}, all_steps=base.all_steps
             )
@@ -131,17 +131,28 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
     return found
 
 
-def _refuse_unused(setting: str, settings: Settings) -> None:
-    # These act in steps that other settings switch off; all points of such a sweep would be one training.
-    users = {"finetune.real_learning_rate": ("finetune.real_epochs", settings.finetune.real_epochs)}
-    users |= {
-        f"pretrain.{name}": ("pretrain.epochs", settings.pretrain.epochs)
-        for name in type(settings.pretrain).model_fields
-        if name != "epochs"
-    }
-    switch, value = users.get(setting, ("", 1))
-    if not value:
-        raise SettingError(switch, value, f"1 or more for a sweep of {setting}, which acts there alone")
+# What acts in a step that another setting switches off; all points of such a sweep would be one training.
+_SWITCHES = {
+    "finetune.real_learning_rate": "finetune.real_epochs",
+    "finetune.head_epochs": "pretrain.epochs",
+    "finetune.use_composed": "compose.count",
+}
+_SECTION_SWITCHES = {"pretrain": "pretrain.epochs", "compose": "compose.count"}
+
+
+def _refuse_unused(setting: str, row: Row, settings: Settings) -> None:
+    switch = _SWITCHES.get(setting) or _SECTION_SWITCHES.get(setting.partition(".")[0], setting)
+    section, _, key = switch.partition(".")
+    margin = setting.startswith("pretrain.margin") and setting != "pretrain.margin_on"
+    if margin and settings.pretrain.margin_on == "none":
+        raise SettingError("ablation.sweep_row", row.name, f"a row with a margin for a sweep of {setting}")
+    if switch == setting or getattr(getattr(settings, section), key):
+        return
+    if switch in row.overrides:
+        raise SettingError(
+            "ablation.sweep_row", row.name, f"a row that leaves {switch} above 0 for a sweep of {setting}"
+        )
+    raise SettingError(switch, 0, f"1 or more for a sweep of {setting}, which acts there alone")
 
 
 def _refuse_twins(rows: Mapping[str, tuple[Row, Settings]]) -> None:

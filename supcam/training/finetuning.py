@@ -118,8 +118,8 @@ class FinetuneTask(RunTask):
                 network.encoder.load_state_dict(encoder_state)
             except RuntimeError:
                 raise UsageError(
-                    f"the pre-trained weights do not fit the encoder {self.settings.model.encoder} with "
-                    f"{self.settings.model.norm} normalisation. Pre-train again with these model settings."
+                    f"the pre-trained weights do not fit the model ({self.settings.model.told}). Pre-train again with "
+                    "these settings."
                 ) from None
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:

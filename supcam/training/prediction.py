@@ -26,8 +26,8 @@ def load_classifier(model_state: dict[str, Tensor], settings: Settings) -> Clust
         classifier.load_state_dict(model_state)
     except RuntimeError:
         raise UsageError(
-            f"the trained weights do not fit the encoder {settings.model.encoder} with {settings.model.norm} "
-            "normalisation. Train again with these model settings, or give the settings the weights were trained with."
+            f"the trained weights do not fit the model ({settings.model.told}). Train again with these settings, or "
+            "give the settings the weights were trained with."
         ) from None
     return classifier.eval()
 

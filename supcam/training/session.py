@@ -36,7 +36,8 @@ def choose_device(runtime: RuntimeSettings) -> torch.device:
     That is the first GPU, or in one of several processes of torchrun the one of its own.
 
     Raises:
-        SettingError: when a GPU is named and none is there, or one by its number in several processes.
+        SettingError: when a GPU is named and none is there, or one by its number in several processes, or when there
+            are more processes than GPUs.
     """
     name = runtime.device
     if name == "auto":
@@ -47,7 +48,10 @@ def choose_device(runtime: RuntimeSettings) -> torch.device:
     if device.type == "cuda" and processes() > 1:
         if ":" in name:
             raise SettingError("runtime.device", runtime.device, "auto, cpu or cuda: each process has its own GPU")
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        own, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if own >= found:
+            raise SettingError("runtime.device", runtime.device, f"cpu, or at most {found} processes, one for each GPU")
+        device = torch.device("cuda", own)
     return device
 
 

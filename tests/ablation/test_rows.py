@@ -99,11 +99,31 @@ def test_what_cannot_be_compared_is_refused(values: dict[str, object], message: 
 
 @pytest.mark.parametrize(
     ("switch", "sweep"),
-    [("finetune.real_epochs", "finetune.real_learning_rate"), ("pretrain.epochs", "pretrain.temperature")],
+    [
+        ("finetune.real_epochs", "finetune.real_learning_rate"),
+        ("pretrain.epochs", "pretrain.temperature"),
+        ("compose.count", "compose.variant_share"),
+    ],
 )
 def test_a_sweep_of_what_nothing_uses_is_refused(switch: str, sweep: str) -> None:
     settings = with_overrides(ablation(rows=["ce", "supcam"], reference="ce", sweeps={sweep: [0.1, 0.2]}), {switch: 0})
     with pytest.raises(SettingError, match=rf"{switch} = 0 is not allowed.*1 or more for a sweep of {sweep}"):
+        chosen_rows(settings)
+
+
+@pytest.mark.parametrize(
+    ("row", "sweep", "allowed"),
+    [
+        ("ce", "pretrain.temperature", "leaves pretrain.epochs above 0"),
+        ("ce", "finetune.head_epochs", "leaves pretrain.epochs above 0"),
+        ("ce", "finetune.use_composed", "leaves compose.count above 0"),
+        ("unified", "compose.variant_share", "leaves compose.count above 0"),
+        ("unified_composition", "pretrain.margin", "with a margin"),
+    ],
+)
+def test_a_sweep_of_a_row_without_what_it_changes_is_refused(row: str, sweep: str, allowed: str) -> None:
+    settings = ablation(rows=[row], reference=row, sweep_row=row, sweeps={sweep: [1]})
+    with pytest.raises(SettingError, match=rf"ablation.sweep_row = '{row}' is not allowed.*a row .*{allowed}"):
         chosen_rows(settings)
 
 

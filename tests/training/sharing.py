@@ -61,17 +61,22 @@ class Recorder:
         return {"losses": torch.stack(self.losses), "gradients": torch.stack(self.gradients), "queue": self.queue}
 
 
-def finetuned() -> dict[str, Tensor]:
-    """Weights of a head-first fine-tuning that ends on real crops alone."""
+def finetuned() -> dict[str, Any]:
+    """Weights and losses of a head-first fine-tuning that ends on real crops alone.
+
+    The weights are of the best epoch, the losses tell of every one.
+    """
     settings = small_settings(
         runtime={"precision": "64-true"}, model={"norm": "group"}, finetune={"epochs": 2, "batch_size": 8}
     )
     torch.manual_seed(5)
     encoder = build_encoder(settings.model).state_dict()
     with tempfile.TemporaryDirectory() as folder:
-        return finetune(
+        result = finetune(
             small_crops(composed=4), small_crops(per_type=3, seed=9), settings, encoder, state_dir=Path(folder)
-        ).model_state
+        )
+    losses = torch.from_numpy(result.history[["loss", "validation_loss"]].to_numpy(copy=True))
+    return {"weights": result.model_state, "losses": losses}
 
 
 def recorded() -> dict[str, dict[str, Any]]:

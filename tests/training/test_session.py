@@ -56,6 +56,7 @@ def test_precision_auto_is_bf16_where_it_is_native_alone(
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert choose_device(RuntimeSettings(device="cuda:1")) == torch.device("cuda:1")
     assert choose_device(RuntimeSettings(device="auto")) == torch.device("cuda")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -64,6 +65,9 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_device(RuntimeSettings(device="cpu")) == torch.device("cpu")
     with pytest.raises(SettingError, match=r"runtime.device = 'cuda:1' is not allowed"):
         choose_device(RuntimeSettings(device="cuda:1"))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(SettingError, match=r"runtime.device = 'cuda' is not allowed.*at most 2 processes"):
+        choose_device(RuntimeSettings(device="cuda"))
 
 
 def test_processes_share_a_batch_equally(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.models.classifier import InferenceModel
 from supcam.training.checkpoints import LAST
-from supcam.training.finetuning import FinetuneResult, finetune
+from supcam.training.crop_bank import CropBank
+from supcam.training.finetuning import FinetuneResult, FinetuneTask, finetune
 from supcam.training.prediction import load_classifier, predict_logits
 from supcam.training.pretraining import PretrainResult, PretrainTask, pretrain
 from tests.training.small import small_crops, small_settings
@@ -193,6 +194,14 @@ def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
 
 
+def test_steps_before_an_epoch_are_counted_by_what_it_sees() -> None:
+    settings = small_settings(finetune={"epochs": 2, "real_epochs": 2, "batch_size": 8})
+    crops = (small_crops(composed=5), VALIDATION)  # 40 crops, 25 of them real: 5 and 3 batches of 8
+    train, watched = (CropBank.from_crops(part, settings.input, torch.device("cpu")) for part in crops)
+    task = FinetuneTask(settings, train, watched, {}, 0)
+    assert [task.steps_before(epoch) for epoch in range(5)] == [0, 5, 10, 13, 16]
+
+
 def test_predicted_logits_are_those_of_the_packaged_model(finetuned: FinetuneResult) -> None:
     settings = small_settings()
     logits = predict_logits(finetuned.model_state, VALIDATION, settings)
@@ -216,7 +225,9 @@ def test_weights_of_another_architecture_are_refused(
     stage: str, pretrained: tuple[PretrainResult, object, Path], finetuned: FinetuneResult, tmp_path: Path
 ) -> None:
     other = small_settings(model={"encoder": "resnet18"})
-    with pytest.raises(UsageError, match=r"do not fit the encoder resnet18 with batch normalisation"):
+    with pytest.raises(
+        UsageError, match=r"do not fit the model \(encoder resnet18, width 64, norm batch, pooling average\)"
+    ):
         if stage == "finetune":
             finetune(small_crops(), VALIDATION, other, pretrained[0].encoder_state, state_dir=tmp_path)
         else:
