@@ -1,5 +1,6 @@
 """The house keeps its shape: the exact top level, and imports that run only downward."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ FLOORS = {
     "supcam": 0,
     "supcam.cluster_type": 1,
     "supcam.errors": 1,
+    "supcam.processes": 1,
     "supcam.progress": 1,
     "supcam.settings": 1,
     "supcam.tracking": 1,
@@ -31,7 +33,9 @@ FLOORS = {
     "supcam.cli": 7,
     "pipelines": 8,
 }
-FIRST_FLOOR = {"supcam.cluster_type", "supcam.errors", "supcam.progress", "supcam.settings", "supcam.tracking"}
+FIRST_FLOOR = {
+    "supcam.cluster_type", "supcam.errors", "supcam.processes", "supcam.progress", "supcam.settings", "supcam.tracking",
+}  # fmt: skip
 # `supcam/__init__` resolves load_production lazily, the only import that points upward.
 LAZY = {("supcam", "supcam.registry")}
 
@@ -72,3 +76,13 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
+
+
+def test_the_store_in_git_holds_the_embedded_crops_alone() -> None:
+    """`dvc push` without a remote of one's own fills it with the outputs of all stages, and git keeps them for good."""
+    store = ROOT / ".dvc/sample-store/files/md5"
+    listed = subprocess.run(["git", "ls-files", str(store)], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = {"".join(Path(name).parts[-2:]) for name in listed.stdout.splitlines()}
+    (folder,) = (name for name in tracked if name.endswith(".dir"))
+    entries = json.loads((store / folder[:2] / folder[2:]).read_text(encoding="utf-8"))
+    assert tracked == {folder, *(entry["md5"] for entry in entries)}
