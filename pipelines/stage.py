@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from supcam import tracking
 from supcam.errors import SupcamError, UsageError, explained
+from supcam.processes import processes, rank
 from supcam.settings import PROFILES, Settings, load_settings, profile_path, save_settings
 
 OUTPUTS = Path("outputs")
@@ -162,13 +163,12 @@ def execute(name: str, work: Work, place: Place) -> None:
     Raises:
         UsageError: for several processes of a stage that they cannot share.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1 and name not in SHARED:
+    if processes() > 1 and name not in SHARED:
         raise UsageError(
-            f"stage {name} runs in one process, not in {processes}; torchrun may start {' and '.join(SHARED)}. "
+            f"stage {name} runs in one process, not in {processes()}; torchrun may start {' and '.join(SHARED)}. "
             f"Run: python -m pipelines.{name}"
         )
-    if processes > 1 and int(os.environ["RANK"]) > 0:
+    if rank() > 0:
         _assist(name, work, place)
         return
     with _tracked(name, place) as stage:

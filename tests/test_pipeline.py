@@ -10,6 +10,7 @@ import subprocess
 import time
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -46,12 +47,17 @@ def tracked_files(project: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
 
 
-def aliases(project: Path) -> dict[str, str]:
-    """Versions behind the aliases of the registered model."""
+def store_of(project: Path) -> Any:
+    """The project's runs and registered models."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
-    return dict(MlflowClient(uri, registry_uri=uri).get_registered_model("supcam").aliases)
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def aliases(project: Path) -> dict[str, str]:
+    """Versions behind the aliases of the registered model."""
+    return dict(store_of(project).get_registered_model("supcam").aliases)
 
 
 def test_a_model_is_in_production(project: Path) -> None:
@@ -178,11 +184,7 @@ def test_supcam_tune_replaces_a_killed_worker_and_holds_the_number_of_trials(pro
 def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
     before = tracked_files(project)
     succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-e", "split", "-P", "split.seed=3")
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
-    client = MlflowClient(uri)
-    found = client.search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0]
+    found = store_of(project).search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0]
     run = found.info
     assert run.status == "FINISHED"
     assert found.data.tags["supcam.profile"] == "sample"
@@ -202,16 +204,13 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
 
 
 def test_processes_that_share_a_stage_leave_one_run_and_one_set_of_outputs(project: Path) -> None:
-    from mlflow import MlflowClient
-
     before, folders = tracked_files(project), set((project / "runs").glob("*"))
     shared = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     told = succeed(project, "python", *shared, "-m", "pipelines.pretrain", "--own-folder", "--runtime.seed", "7")
     assert told.count("pretrain: 2 epochs") == 1
     made = set((project / "runs").glob("*")) - folders
     assert [(folder / "pretrain/encoder.safetensors").is_file() for folder in made] == [True]
-    uri = f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db"
-    client = MlflowClient(uri)
+    client = store_of(project)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, "tags.`mlflow.runName` = 'pretrain' AND params.`runtime.seed` = '7'")
     assert [run.info.status for run in runs] == ["FINISHED"]

@@ -20,6 +20,7 @@ import lightning as L  # isort: skip
 from lightning.pytorch.callbacks import Checkpoint  # isort: skip
 
 from supcam.errors import SettingError
+from supcam.processes import local_rank, processes
 from supcam.settings import RuntimeSettings, Settings
 from supcam.training.checkpoints import LAST, load_whole, remove_partials, save_whole
 
@@ -48,16 +49,11 @@ def choose_device(runtime: RuntimeSettings) -> torch.device:
     if device.type == "cuda" and processes() > 1:
         if ":" in name:
             raise SettingError("runtime.device", runtime.device, "auto, cpu or cuda: each process has its own GPU")
-        own, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if own >= found:
+        found = torch.cuda.device_count()
+        if local_rank() >= found:
             raise SettingError("runtime.device", runtime.device, f"cpu, or at most {found} processes, one for each GPU")
-        device = torch.device("cuda", own)
+        device = torch.device("cuda", local_rank())
     return device
-
-
-def processes() -> int:
-    """How many processes of torchrun share the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_sharing(setting: str, batch_size: int) -> None:

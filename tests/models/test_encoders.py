@@ -82,13 +82,13 @@ def test_a_width_that_an_encoder_cannot_have_is_refused() -> None:
         parse_settings({"model": {"encoder": "resnet50", "width": 32}})
 
 
-@pytest.mark.parametrize(("name", "features"), [("resnet10", 256), ("resnet18", 256)])
-def test_means_and_maxima_of_the_last_grid(name: str, features: int) -> None:
+@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
+def test_means_and_maxima_of_the_last_grid(name: str) -> None:
     encoder = build_encoder(ModelSettings(encoder=name, width=16, pooling="average_max")).eval()  # type: ignore[arg-type]
     grids: list[torch.Tensor] = []
     encoder.backbone.layer4.register_forward_hook(lambda *values: grids.append(values[2]))  # type: ignore[union-attr]
     found = encoder(torch.rand(2, 1, 96, 96))
-    assert encoder.num_features == features
+    assert encoder.num_features == 256
     assert grids[0].shape == (2, 128, 3, 3)
     torch.testing.assert_close(found, torch.cat([grids[0].mean((2, 3)), grids[0].amax((2, 3))], dim=1))
 
