@@ -58,12 +58,6 @@ class ModelSettings(Section):
         return f"encoder {self.encoder}, width {self.width}, norm {self.norm}, pooling {self.pooling}"
 
     @model_validator(mode="after")
-    def _pooling_is_of_residual_networks(self) -> "ModelSettings":
-        if self.pooling != "average" and not self.encoder.startswith("res"):
-            raise ValueError(f"pooling {self.pooling} needs a residual encoder; {self.encoder} has average")
-        return self
-
-    @model_validator(mode="after")
     def _width_is_of_basic_blocks(self) -> "ModelSettings":
         if self.width != TORCHVISION_WIDTH and self.encoder not in ("resnet10", "resnet18", "resnet34"):
             raise ValueError(f"width other than {TORCHVISION_WIDTH} needs the encoder resnet10, resnet18 or resnet34")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from supcam.models import torchvision_cpu  # noqa: F401  (first: torchvision needs it to import)
 
 import torchvision.models as zoo  # isort: skip
+from torchvision.models.convnext import LayerNorm2d  # isort: skip
 from torchvision.models.resnet import BasicBlock, ResNet  # isort: skip
 
 from supcam.errors import SettingError
@@ -71,14 +72,14 @@ def build_encoder(settings: ModelSettings) -> Encoder:
     Raises:
         SettingError: for a name that is none of the supported backbones.
     """
-    name = settings.encoder
+    name, both = settings.encoder, settings.pooling == "average_max"
     norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
     if name.startswith("res"):
-        return _residual(name, settings.width, norm, settings.pooling)
+        return _residual(name, settings.width, norm, both)
     if name == "convnext_tiny":
-        return _convnext()
+        return _convnext(both)
     if name == "swin_t":
-        return _swin()
+        return _swin(both)
     raise SettingError("model.encoder", name, "a residual network, convnext_tiny or swin_t by torchvision's name")
 
 
@@ -87,7 +88,7 @@ def channels_last(module: Module) -> Module:
     return cast("Module", module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
-def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None, pooling: str) -> Encoder:
+def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None, both: bool) -> Encoder:
     make = partial(ResNet, BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(zoo, name)
     network = make(norm_layer=norm)
     network.conv1 = _one_channel(network.conv1)
@@ -96,10 +97,14 @@ def _residual(name: str, width: int, norm: Callable[[int], nn.Module] | None, po
         _set_width(network, width)
         features = features * width // TORCHVISION_WIDTH
     network.fc = nn.Identity()
-    if pooling == "average_max":
+    return _pooled(network, features, both)
+
+
+def _pooled(network: nn.Module, features: int, both: bool) -> Encoder:
+    """The encoder of a network that pools its last grid to means, or with ``both`` to means and maxima."""
+    if both:
         network.avgpool = AverageMaxPool()
-        features *= 2
-    return Encoder(network, features)
+    return Encoder(network, 2 * features if both else features)
 
 
 def _set_width(network: ResNet, width: int) -> None:
@@ -116,20 +121,22 @@ def _set_width(network: ResNet, width: int) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _convnext() -> Encoder:
+def _convnext(both: bool) -> Encoder:
     network = zoo.convnext_tiny()
     network.features[0][0] = _one_channel(network.features[0][0])
     width = network.classifier[2].in_features
+    if both:  # this network normalises what it pooled
+        network.classifier[0] = LayerNorm2d(2 * width, eps=network.classifier[0].eps)
     network.classifier[2] = nn.Identity()
-    return Encoder(network, width)
+    return _pooled(network, width, both)
 
 
-def _swin() -> Encoder:
+def _swin(both: bool) -> Encoder:
     network = zoo.swin_t()
     network.features[0][0] = _one_channel(network.features[0][0])
     width = network.head.in_features
     network.head = nn.Identity()
-    return Encoder(network, width)
+    return _pooled(network, width, both)
 
 
 def _one_channel(layer: nn.Conv2d) -> nn.Conv2d:

@@ -94,6 +94,15 @@ def test_means_and_maxima_of_the_last_grid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
-def test_a_pooling_that_an_encoder_cannot_have_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"pooling average_max needs a residual encoder; {name} has average"):
-        parse_settings({"model": {"encoder": name, "pooling": "average_max"}})
+def test_other_networks_pool_means_and_maxima_too(name: str) -> None:
+    encoder = build_encoder(ModelSettings(encoder=name, pooling="average_max")).eval()  # type: ignore[arg-type]
+    pooled: list[torch.Tensor] = []
+    encoder.backbone.avgpool.register_forward_hook(lambda *values: pooled.extend((values[1][0], values[2])))  # type: ignore[union-attr]
+    with torch.no_grad():
+        found = encoder(torch.rand(2, 1, 96, 96))
+    grid, both = pooled
+    assert grid.shape == (2, WIDTHS[name], 3, 3)
+    torch.testing.assert_close(both[:, :, 0, 0], torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1))
+    assert encoder.num_features == 2 * WIDTHS[name]
+    assert found.shape == (2, encoder.num_features)
+    assert torch.isfinite(found).all()

@@ -14,8 +14,10 @@ from supcam.errors import SupcamError, UsageError
 from supcam.settings import ComposeSettings, Settings
 from supcam.synthetic import draw_crops
 from supcam.training.crop_bank import CropBank
+from supcam.training.finetuning import FinetuneResult, finetune
 from supcam.training.fresh_bank import FreshBank, training_bank
 from supcam.training.pretraining import pretrain
+from supcam.training.session import OnEpoch
 from tests.training.small import small_crops, small_settings
 
 CPU = torch.device("cpu")
@@ -87,22 +89,46 @@ def test_a_bank_composes_in_batches_where_its_stream_does(drawn: CropSet) -> Non
     assert batched.weights[24:].tolist() == [0.5 if 0 in rows else 1.0 for rows in expected.rows]
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path) -> None:
-    class Interrupted(Exception):
-        pass
+class Interrupted(Exception):
+    pass
 
+
+def interrupt_after(last: int) -> OnEpoch:
     def interrupt(epoch: int, _: dict[str, float]) -> None:
-        if epoch == 1:
+        if epoch == last:
             raise Interrupted
 
+    return interrupt
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path) -> None:
     settings, nothing = settings_of(), drawn.subset([])
     whole = pretrain(drawn, nothing, settings, state_dir=tmp_path / "whole").encoder_state
     with pytest.raises(Interrupted):
-        pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut", on_epoch=interrupt)
+        pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut", on_epoch=interrupt_after(1))
     resumed = pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut").encoder_state
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     other = pretrain(drawn, nothing, settings_of(seed=7), state_dir=tmp_path / "other").encoder_state
     assert any(not torch.equal(whole[name], other[name]) for name in whole)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3], ids=["with-composites", "first-on-real-crops", "second-on-real-crops"])
+def test_interrupted_fine_tuning_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path, last: int) -> None:
+    """The epochs on real crops keep the last composites of the types that have hardly any real ones."""
+    settings = settings_of(count=60).model_copy(
+        update={"finetune": small_settings(finetune={"epochs": 2, "real_epochs": 3, "batch_size": 8}).finetune}
+    )
+
+    def trained(folder: str, on_epoch: OnEpoch | None = None) -> FinetuneResult:
+        torch.manual_seed(5)
+        return finetune(drawn, drawn.subset(range(12)), settings, None, state_dir=tmp_path / folder, on_epoch=on_epoch)
+
+    whole = trained("whole")
+    with pytest.raises(Interrupted):
+        trained("cut", interrupt_after(last))
+    resumed = trained("cut")
+    assert resumed.history["loss"].tolist() == whole.history["loss"].tolist()
+    assert all(torch.equal(whole.model_state[name], resumed.model_state[name]) for name in whole.model_state)
 
 
 def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None:
