@@ -299,6 +299,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_ALREADY_EXISTS":
                 return False
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                # MLflow met another's lock, looked it up to say so, and found it let go meanwhile.
+                return self._create_lock(holder)
             raise RegistryError(f"the registry {shown(self.uri)} refused a lock: {error}.") from None
         return True
 

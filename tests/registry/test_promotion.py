@@ -10,8 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest import mock
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.registry import history
@@ -255,6 +257,23 @@ def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registr
     events = two_versions.events()
     assert [event["number"] for event in events] == list(range(1, len(promoted) + 1))
     assert not [model for model in two_versions.client.search_registered_models() if model.name != "supcam"]
+
+
+def test_a_lock_that_goes_while_mlflow_looks_at_it_is_taken(two_versions: Registry) -> None:
+    """MLflow's own answer when the name is taken at the insert and free again at the look-up that follows."""
+    store = two_versions.client._get_registry_client().store
+    insert, let_go = store._with_workspace_field, []
+
+    def met_by_another(row: Any) -> Any:
+        if not let_go and type(row).__name__ == "SqlRegisteredModel":
+            let_go.append(row.name)
+            raise IntegrityError("INSERT INTO registered_models", {}, Exception("UNIQUE constraint failed"))
+        return insert(row)
+
+    with mock.patch.object(store, "_with_workspace_field", met_by_another), two_versions.lock():
+        assert let_go
+        with pytest.raises(Busy):
+            go(two_versions.uri, candidate=1)
 
 
 def test_a_held_lock_tells_who_and_is_let_go(two_versions: Registry) -> None:
