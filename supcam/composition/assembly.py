@@ -1,12 +1,15 @@
 """Bodies laid over one another: Beer-Lambert blending, and the growing cluster with its members."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from supcam.cluster_type import Relation
-from supcam.composition.contact import Fault, meeting
-from supcam.composition.masks import WHITE, Body, Grey, Mask
+from supcam.composition.contact import Fault, meeting, touch_points
+from supcam.composition.masks import WHITE, Body, Grey, Mask, Points
+from supcam.composition.seams import MOST_HIDDEN, lies_below
 from supcam.settings import ComposeSettings
 
 
@@ -56,6 +59,21 @@ class Assembly:
             bits |= found
         return Relation(bits) if bits else Fault.APART
 
+    def shows_touch(self, other: Body, offset: tuple[int, int]) -> bool:
+        """Whether a touch shows with ``other`` at ``offset``.
+
+        It may lie within one source or between two, with no more than ``MOST_HIDDEN`` of it below further ones.
+        """
+        placed = (*self.members, Member(other, offset))
+        for points, owners in _touches(placed):
+            below = np.zeros(len(points), dtype=bool)
+            for number, member in enumerate(placed):
+                if number not in owners:
+                    below |= lies_below(points - member.offset, member.body.halo)
+            if len(points) and np.count_nonzero(below) <= MOST_HIDDEN * len(points):
+                return True
+        return False
+
     def joined(self, other: Body, offset: tuple[int, int], settings: ComposeSettings, floor: int) -> "Assembly":
         """This assembly with ``other`` blended in, on a frame that holds both; what was white in both stays white."""
         top, left = min(offset[0], 0), min(offset[1], 0)
@@ -104,3 +122,13 @@ class Assembly:
             mask[view] |= loose[view] & (member.body.image < WHITE)
         masks[-1] = cores >= 2
         return masks
+
+
+def _touches(placed: Sequence[Member]) -> Iterator[tuple[Points, set[int]]]:
+    """Pixels of each touch in the assembly's frame, and the numbers of the members that it belongs to."""
+    for number, member in enumerate(placed):
+        if member.body.seam is not None:
+            yield member.body.seam + np.array(member.offset), {number}
+    for (number, first), (place, second) in combinations(enumerate(placed), 2):
+        step = (second.offset[0] - first.offset[0], second.offset[1] - first.offset[1])
+        yield touch_points(first.body, second.body, step) + first.offset, {number, place}

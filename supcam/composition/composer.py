@@ -21,6 +21,7 @@ from supcam.composition.masks import (
     Body,
     Grey,
     Mask,
+    Points,
     core_width,
     falls_apart,
     find_body,
@@ -28,6 +29,7 @@ from supcam.composition.masks import (
 )
 from supcam.composition.placement import LEAST_CROSSING, admissible
 from supcam.composition.sampling import Plan, Policy
+from supcam.composition.seams import find_seam
 from supcam.composition.warp import Sheet, Warp
 from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
@@ -124,6 +126,11 @@ class Source:
         """Thickness of its chromosomes in pixels, measured once and scaled with each warp."""
         return core_width(self.body.core)
 
+    @cached_property
+    def seam(self) -> Points | None:
+        """Pixels (K, 2) of the body's frame in which its clearest touch lies, if it is a cluster that touches."""
+        return find_seam(self.body, self.width)
+
 
 class Composer:
     """Composes clusters from crops; each composite is a function of (seed, index) alone.
@@ -201,6 +208,9 @@ class Composer:
         if relations[0] is not Relation.TOUCH and not self._can_cross(rows[0], rows[1]):
             rejected["no-admissible-shift"] += 1
             return None
+        if relations[0] is Relation.OVERLAP and self._shows_none(rows[0], rows[1]):
+            rejected[Fault.HIDDEN_TOUCH.value] += 1
+            return None
         first = self._warped(rows[0], rng, rejected)
         if first is None:
             return None
@@ -235,6 +245,15 @@ class Composer:
         """Darkest grey value that a blend with this source may take: the settings' own, or its case's where darker."""
         return self._floors[self._groups[row]]
 
+    def seam_of(self, row: int) -> Points | None:
+        """Clearest touch of a source, pixels (K, 2) of its body; ``None`` where its type has none, or none shows."""
+        return self.sources[row].seam if self.types[row] & ClusterType.TOUCHING else None
+
+    def _shows_none(self, first: int, second: int) -> bool:
+        """Whether two sources of a touching type show no touch that a crossing could leave in sight."""
+        known = self.seam_of(first) is not None or self.seam_of(second) is not None
+        return bool((self.types[first] | self.types[second]) & ClusterType.TOUCHING) and not known
+
     def _can_cross(self, first: int, second: int) -> bool:
         """Whether the least crossing of two sources is within the largest share allowed, at equal scales."""
         a, b = self.sources[first], self.sources[second]
@@ -256,7 +275,9 @@ class Composer:
         ):
             rejected["fell-apart"] += 1
         else:
-            return warp, replace(body, width=source.width * warp.scale, single=single)
+            if (seam := self.seam_of(row)) is not None:
+                seam = warp.points(seam, source.sheet.shape) - body.corner
+            return warp, replace(body, width=source.width * warp.scale, single=single, seam=seam)
         return None
 
     def _join(
@@ -275,7 +296,7 @@ class Composer:
         if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
-        strict = target is ClusterType.OVERLAPPING  # elsewhere a hidden touch changes nothing
+        strict = target is ClusterType.OVERLAPPING  # elsewhere a touch nobody knows of changes nothing
         for _ in range(self.settings.tries):
             offset = shifts.draw(rng)
             found = assembly.relation_to(body, offset, self.settings, strict=strict)
@@ -285,6 +306,12 @@ class Composer:
                 rejected["other-relation"] += 1
             elif (bits | found) & ~target:
                 rejected[Fault.SECOND_CONTACT.value] += 1
+            elif (
+                found & Relation.OVERLAP
+                and (bits | found) & ClusterType.TOUCHING
+                and not assembly.shows_touch(body, offset)
+            ):
+                rejected[Fault.HIDDEN_TOUCH.value] += 1
             else:
                 return assembly.joined(body, offset, self.settings, floor), found
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, Body, Mask, dilate
+from supcam.composition.masks import EIGHT, Body, Mask, Points, dilate
 from supcam.settings import ComposeSettings
 
 CLEAR = 4  # pixels around a shared core within which a strict crossing must end
@@ -24,6 +24,7 @@ class Fault(StrEnum):
     GRAZE = "graze"
     NOT_CROSSING = "not-crossing"
     SECOND_CONTACT = "second-contact"
+    HIDDEN_TOUCH = "hidden-touch"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def meeting(
     Haloes closer than three pixels that do not meet are a graze. Every zone in which the haloes meet counts: one
     without shared core is a touch of at least ``min_contact`` pixels, one with shared core must share the least part
     of the smaller core and read as a crossing. Anything in between is doubtful to a reader and refused. ``strict`` is
-    for overlaps that must not hide a touch: with a source whose chromosomes are not known one by one, the crossing
-    must then lie clear of everything else.
+    for overlaps that must not bring a touch nobody knows of: with a source whose chromosomes are not known one by one,
+    the crossing must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
     contact = first.grown[view.first] & second.halo[view.second]
@@ -85,6 +86,18 @@ def meeting(
             if not crosses(first, second, view, shared & (zones == zone), settings.min_angle):
                 return Fault.NOT_CROSSING
     return int(touches.any()) | int(overlaps.any()) << 1
+
+
+def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
+    """Pixels (K, 2) of ``first``'s frame in which two sources touch: where haloes meet, none if cores share a pixel.
+
+    Of two that cross, a further zone of contact is mostly the edge of what lies below.
+    """
+    view = window(first.halo.shape, second.halo.shape, offset)
+    contact = first.grown[view.first] & second.halo[view.second]
+    if (first.core[view.first] & second.core[view.second]).any():
+        contact = np.zeros_like(contact)
+    return np.add(np.argwhere(contact), (view.first[0].start, view.first[1].start))
 
 
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:

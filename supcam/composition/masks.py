@@ -20,6 +20,7 @@ _MAX_BORDER = 0.85  # of the crop's outermost pixels in the halo: a frame; real 
 
 Grey: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
+Points: TypeAlias = NDArray[np.int64]  # pixels (K, 2), row and column
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Body:
     ``tail`` is the image with its halo continued beyond the edge that the crop cut, for what it falls on.
     ``width`` is how thick its chromosomes are (core, pixels; the thinnest of an assembly), 0 when unknown.
     ``single`` says that it is known to be one chromosome.
+    ``seam`` (K, 2) are the pixels of this frame in which its clearest touch lies, None where its type has none or
+    none shows.
     ``cut`` says that it was cropped at so dark a level that its core level had to fall.
     ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
     """
@@ -43,6 +46,7 @@ class Body:
     width: float = 0.0
     single: bool = False
     cut: bool = False
+    seam: Points | None = None
 
     @cached_property
     def grown(self) -> Mask:

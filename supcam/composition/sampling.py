@@ -35,8 +35,8 @@ class Cell:
 
     @property
     def thirded(self) -> bool:
-        """Whether it takes three sources: two chromosomes that touch and cross at once are rare, a third does it."""
-        return self.relation is Relation.BOTH and self.second is ClusterType.INSTANCE
+        """Whether it takes three sources: two that cross show no touch besides, so that a third must bring it."""
+        return self.relation is Relation.BOTH and not (self.first | self.second) & ClusterType.TOUCHING
 
     def paired(self, kind: ClusterType, relation: Relation) -> list["Cell"]:
         """The cells that pair a further source of this type with either of the two."""

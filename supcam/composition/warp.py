@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, WHITE, Grey, Mask
+from supcam.composition.masks import EIGHT, WHITE, Grey, Mask, Points
 
 PAD = 6  # pixels around a crop for its tail, and so that the interpolation never meets the frame
 FINER = 2
@@ -49,6 +49,14 @@ class Warp:
         shift_x = width / 2 - row_x[0] * centre_x - row_x[1] * centre_y
         shift_y = height / 2 - row_y[0] * centre_x - row_y[1] * centre_y
         return (*row_x, shift_x, *row_y, shift_y)
+
+    def points(self, points: Points, shape: tuple[int, int]) -> Points:
+        """Where pixels (K, 2), row and column, of a source of ``shape`` lie in its warped image."""
+        a, b, c, d, e, f = self.inverse(*shape)
+        y, x = points.T + 0.5 - np.array([[f], [c]])
+        whole = a * e - b * d
+        placed = np.column_stack(((a * y - d * x) / whole, (e * x - b * y) / whole))
+        return np.asarray(np.floor(placed), dtype=np.int64)
 
     def apply(self, source: "Sheet") -> tuple[Grey, Grey]:
         """Warp a sheet: the crop (H, W) on white with an edge as sharp as it was, and the same with its tail."""

@@ -1,6 +1,7 @@
 """The batched composer's pieces agree exactly with those that work on one crop at a time."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.label_proof import _batched, drawn_bank, outlines_in, true_types
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, blend
 from supcam.composition.batched import assembly as batched_assembly
-from supcam.composition.batched.assembly import Assemblies
+from supcam.composition.batched.assembly import Assemblies, Seams
 from supcam.composition.batched.canvas import fitted
 from supcam.composition.batched.composer import REASONS, BatchComposer, Made, Missed, _Job, _nearest, reason_of
 from supcam.composition.batched.contact import FAULTS, code, meetings
@@ -26,7 +28,8 @@ from supcam.composition.contact import Fault, meeting
 from supcam.composition.masks import EIGHT, Body, Grey, Mask, core_width, find_body
 from supcam.composition.masks import largest_component as largest_of_one
 from supcam.composition.placement import admissible, correlate
-from supcam.composition.sampling import Policy
+from supcam.composition.sampling import Cell, Plan, Policy
+from supcam.composition.seams import find_seam
 from supcam.composition.warp import Sheet, Warp
 from supcam.data.images import letterbox, native_canvas
 from supcam.settings import ComposeSettings
@@ -261,6 +264,69 @@ def test_assemblies_grow_alike(warped: tuple[Bodies, list[Body]]) -> None:
         np.testing.assert_array_equal(places - places[0], steps - steps[0])
 
 
+def test_touches_in_sight_are_judged_alike(warped: tuple[Bodies, list[Body]]) -> None:
+    """Three sources at offsets around one another, the last two with a seam: both verdicts occur, each is the same."""
+    bodies, alone = warped
+    known = {place: seam for place in (16, 17) if (seam := find_seam(alone[place], alone[place].width)) is not None}
+    assert known
+    rng = np.random.default_rng(8)
+    cases = []
+    for _ in range(150):
+        one, two, three = (int(place) for place in rng.choice(len(alone), 3, replace=False))
+        one = int(rng.choice([one, 16, 17]))
+        if one not in (two, three):
+            cases.append((one, two, three, rng.integers(-40, 41, 2), rng.integers(-40, 41, 2)))
+    longest = max(len(seam) for seam in known.values())
+
+    def seams_of(places: list[int]) -> Seams:
+        points, there = np.zeros((len(places), longest, 2), np.int64), np.zeros((len(places), longest), bool)
+        for row, place in enumerate(places):
+            if place in known:
+                count = len(known[place])
+                points[row, :count], there[row, :count] = known[place] + alone[place].corner, True
+        return Seams(torch.from_numpy(points), torch.from_numpy(there))
+
+    columns = [[int(case[place]) for case in cases] for place in range(3)]
+    first, then = (torch.from_numpy(np.array([case[place] for case in cases])) for place in (3, 4))
+    members = [bodies.take(torch.tensor(places)) for places in columns]
+    start = Assemblies.start(members[0], 3 * SIDE)
+    assembly = start.joined(members[1], first, SETTINGS, torch.full((len(cases),), 40, dtype=torch.uint8))
+    corner = first.clamp(max=0)
+    found = assembly.shows_touch(members[:2], members[2], then - corner, [seams_of(places) for places in columns])
+    verdicts = Counter[bool]()
+    for (one, two, three, step, further), verdict in zip(cases, found.tolist(), strict=True):
+        corners = [np.array(alone[place].corner) for place in (one, two, three)]
+        sources = [replace(alone[place], seam=known.get(place)) for place in (one, two, three)]
+        at = tuple((step + corners[1] - corners[0]).tolist())
+        single = Assembly.start(sources[0]).joined(sources[1], at, SETTINGS, 40)
+        at = tuple((further + corners[2] - corners[0] + single.members[0].offset).tolist())
+        assert single.shows_touch(sources[2], at) == verdict, (one, two, three, step, further)
+        verdicts[verdict] += 1
+    assert min(verdicts[True], verdicts[False]) >= 20, verdicts
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_are_warped_to_the_same_places(seed: int, images: list[Grey], warps: list[Warp]) -> None:
+    rng = np.random.default_rng(seed)
+    for image, warp in zip(images, warps, strict=True):
+        points = np.column_stack([rng.integers(0, side, 30) for side in image.shape])
+        data = torch.tensor([warp.inverse(*image.shape)], dtype=torch.float64)
+        found = Poses.points(torch.from_numpy(points)[None], data)[0]
+        np.testing.assert_array_equal(found.numpy(), warp.points(points, (image.shape[0], image.shape[1])))
+
+
+def test_a_batch_hides_no_touch_either() -> None:
+    bank = drawn_bank(3, 16, 1)
+    composer = Composer(bank.crops(), ComposeSettings(cells=["instance+touching:overlap"], source_tries=4))
+    count = 0
+    batched = BatchComposer(composer, "cpu")
+    for cell, made in _batched(batched, composer, [Plan(Cell(I, T, Relation.OVERLAP))] * 12, 12, 0):
+        assert cell.target is TO
+        assert true_types(outlines_in(made, bank.outlines), (made.image.shape[0], made.image.shape[1])) == {TO}
+        count += 1
+    assert count == 12
+
+
 def test_blending_is_the_same_for_every_pair_of_greys() -> None:
     first, second = (np.array(values, dtype=np.uint8) for values in zip(*product(range(256), repeat=2), strict=True))
     for floor in (0, 40):
@@ -413,7 +479,7 @@ def test_a_cluster_that_a_warp_robs_of_a_small_chromosome_is_refused(crops: Sour
     shapes = composer._sheets.shapes[rows[:, 0]]
     frames = poses.frames(shapes)
     job = _Job(rows, rows[:, :0], rows[:, 0], poses, frames[:, None], seeds, SIDE)
-    (bodies,), faults, _ = composer._warped(job)
+    (bodies,), _, faults, _ = composer._warped(job)
     image, _ = composer._sheets.warped(rows[:, 0], poses.inverse(shapes), frames, SIDE)
     kept = faults[:, 0] == 0
     assert kept.any()

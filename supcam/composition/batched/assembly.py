@@ -1,14 +1,16 @@
 """Many growing clusters at once: blended bodies with their members."""
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from supcam.composition.batched.contact import code, meetings
+from supcam.composition.batched.contact import code, meetings, touches
 from supcam.composition.batched.masks import Bodies, count, window
 from supcam.composition.contact import Fault
 from supcam.composition.masks import WHITE
+from supcam.composition.seams import MOST_HIDDEN
 from supcam.settings import ComposeSettings
 
 
@@ -17,6 +19,25 @@ def blend(first: Tensor, second: Tensor, floor: Tensor) -> Tensor:
     product = (first.int() * second.int() + WHITE // 2) // WHITE
     darker = torch.minimum(first, second)
     return torch.maximum(product.to(torch.uint8), torch.minimum(darker, floor))
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Pixels of the clearest touch of N bodies: ``points`` (N, K, 2) int64 and which of them are ``known`` (N, K)."""
+
+    points: Tensor
+    known: Tensor
+
+    def take(self, rows: Tensor | slice) -> "Seams":
+        """The seams of these rows."""
+        return Seams(self.points[rows], self.known[rows])
+
+    def lies_below(self, halo: Tensor, corner: Tensor) -> Tensor:
+        """(N, K) bool: which pixels lie in ``halo`` (N, S, S), whose first pixel is at ``corner`` of their frame."""
+        place = self.points - corner[:, None]
+        inside = self.known & ((place >= 0) & (place < halo.shape[1])).all(2)
+        flat = (place[:, :, 0] * halo.shape[1] + place[:, :, 1]).where(inside, 0)
+        return halo.flatten(1).gather(1, flat) & inside
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,30 @@ class Assemblies:
             bits |= found.clamp(min=0)
         return torch.where(fault < 0, fault, torch.where(bits > 0, bits, code(Fault.APART)))
 
+    def shows_touch(self, members: list[Bodies], other: Bodies, offset: Tensor, seams: list[Seams]) -> Tensor:
+        """(N,) bool: whether a touch shows with ``other`` at ``offset``, as ``Assembly.shows_touch`` tells.
+
+        ``seams`` are those of the members and of ``other``.
+        """
+        bodies, corners = [*members, other], [*self.offsets.unbind(1), offset]
+        shows = torch.zeros(len(offset), dtype=torch.bool, device=offset.device)
+        for number, seam in enumerate(seams):
+            below = torch.zeros_like(seam.known)
+            for place, body in enumerate(bodies):
+                if place != number:
+                    below |= seam.lies_below(body.halo, corners[place] - corners[number])
+            shows |= _clear_enough(seam.known.sum(1), below.sum(1))
+        rest = (~shows).nonzero()[:, 0]
+        bodies, corners = [body.take(rest) for body in bodies], [corner[rest] for corner in corners]
+        for first, second in combinations(range(len(bodies)), 2):
+            met = touches(bodies[first], bodies[second], corners[second] - corners[first])
+            below = torch.zeros_like(met)
+            for place, body in enumerate(bodies):
+                if place not in (first, second):
+                    below |= window(body.halo, corners[second] - corners[place], met.shape[1], False)
+            shows[rest] |= _clear_enough(count(met), count(met & below))
+        return shows
+
     def joined(self, other: Bodies, offset: Tensor, settings: ComposeSettings, floor: Tensor) -> "Assemblies":
         """These assemblies with ``other`` blended in; frames keep their size, their first pixel moves where needed."""
         side = self.body.halo.shape[1]
@@ -90,3 +135,7 @@ class Assemblies:
             torch.cat((torch.minimum(*boxes)[:, :2], ends), 1),
         )
         return Assemblies(body, torch.cat((self.offsets, offset[:, None]), 1) - corner[:, None])
+
+
+def _clear_enough(points: Tensor, below: Tensor) -> Tensor:
+    return (points > 0) & (below <= MOST_HIDDEN * points)

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from supcam.cluster_type import ClusterType, Relation
-from supcam.composition.batched.assembly import Assemblies
+from supcam.composition.batched.assembly import Assemblies, Seams
 from supcam.composition.batched.contact import FAULTS, code
 from supcam.composition.batched.draws import MOST, Draws, Plans
 from supcam.composition.batched.masks import Bodies, bounds, components, count, find_bodies, sizes, window, within
@@ -85,7 +87,7 @@ class BatchComposer:
         self.draws = Draws(composer.policy, tone, self.device) if homes else None
         sources = [composer.sources[row] for row in composer.rows]
 
-        def tensor(values: Sequence[object], dtype: torch.dtype = torch.int64) -> Tensor:
+        def tensor(values: Sequence[object] | NDArray[Any], dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.tensor(np.array(values), dtype=dtype, device=self.device)
 
         self._sheets = Sheets([source.sheet for source in sources], self.device)
@@ -98,6 +100,13 @@ class BatchComposer:
         self._corners = tensor([source.body.corner for source in sources])
         self._margins = tensor([source.margin for source in sources]).clamp(max=MAX_MARGIN)
         self._greys = tensor([source.greys for source in sources], torch.bool)
+        touching = [composer.seam_of(row) for row in composer.rows]
+        longest = max((len(seam) for seam in touching if seam is not None), default=0)
+        points, known = np.zeros((len(sources), longest, 2), np.int64), np.zeros((len(sources), longest), bool)
+        for place, seam in enumerate(touching):
+            if seam is not None:
+                points[place, : len(seam)], known[place, : len(seam)] = seam, True
+        self._seams = Seams(tensor(points), tensor(known, torch.bool))
 
     def compose(self, seed: int, numbers: Tensor, plans: Plans | None = None) -> Iterator[Made | Missed]:
         """Composites of ``numbers`` (B,) int64 under a seed of 64 bits, as they get done; what is missed comes last.
@@ -132,6 +141,9 @@ class BatchComposer:
         count = (rows >= 0).sum(1)
         crossing = (relations[:, 0] == Relation.TOUCH) | self._can_cross(rows[:, 0], rows[:, 1])
         reasons[places[~crossing]] = _NO_SHIFT
+        unseen = (relations[:, 0] == Relation.OVERLAP) & self._shows_none(rows[:, 0], rows[:, 1])
+        reasons[places[crossing & unseen]] = code(Fault.HIDDEN_TOUCH)
+        crossing &= ~unseen
         sides = (frames.amax((1, 2)) + _STEP - 1) // _STEP * _STEP
         groups = (sides * (MOST + 1) + count).where(crossing, -1)
         for group in sorted(set(groups.tolist()) - {-1}):
@@ -152,7 +164,7 @@ class BatchComposer:
 
     def _composed(self, job: "_Job", places: Tensor, reasons: Tensor) -> Made:
         """Compose a part; those that fail are left out of what is returned, their reason is noted."""
-        bodies, faults, data = self._warped(job)
+        bodies, seams, faults, data = self._warped(job)
         number, length = job.rows.shape
         reason = faults[:, 0].clone()
         assembly = Assemblies.start(bodies[0], job.side * length)
@@ -165,7 +177,8 @@ class BatchComposer:
             members = [body.take(rows) for body in bodies[: place + 1]]
             so_far = Assemblies(assembly.body.take(rows), offsets[rows, :place])
             base = kind[rows] | kinds[rows, place]
-            found, shift = self._placed(so_far, members, job, rows, place, base)
+            touches = [seam.take(rows) for seam in seams[: place + 1]]
+            found, shift = self._placed(so_far, members, touches, job, rows, place, base)
             if place == 1:
                 reason[rows] = found.clamp(max=0)
             fits = (found > 0).nonzero()[:, 0]
@@ -197,14 +210,19 @@ class BatchComposer:
             torch.nn.functional.pad(matrices, (0, 0, 0, extra))[alone],
         )
 
+    def _shows_none(self, first: Tensor, second: Tensor) -> Tensor:
+        """Whether two sources of a touching type show no touch that a crossing could leave in sight."""
+        known = self._seams.known.any(1)
+        return ((self._types[first] | self._types[second]) & ClusterType.TOUCHING > 0) & ~(known[first] | known[second])
+
     def _can_cross(self, first: Tensor, second: Tensor) -> Tensor:
         """Whether the least crossing of two sources is within the largest share allowed, at equal scales."""
         smaller = torch.minimum(self._core_areas[first], self._core_areas[second])
         least = LEAST_CROSSING * self._widths[first] * self._widths[second]
         return least <= self.settings.max_core_overlap_share * smaller
 
-    def _warped(self, job: "_Job") -> tuple[list[Bodies], Tensor, Tensor]:
-        """Bodies of each place, (N, length) codes of those that no longer serve (0 for the others), affine data."""
+    def _warped(self, job: "_Job") -> tuple[list[Bodies], list[Seams], Tensor, Tensor]:
+        """Bodies and seams of each place, (N, length) codes of those that do not serve (0 for others), affine data."""
         rows, shape = job.rows.flatten(), job.rows.shape
         data = job.poses.inverse(self._sheets.shapes[rows])
         frames = job.frames.flatten(0, 1)
@@ -217,11 +235,20 @@ class BatchComposer:
         faults[~single & (found.halo_area < (1.0 - MAX_PIECE) * count(image < self.settings.halo_level))] = _FELL_APART
         faults[found.core_area < self.settings.min_core_share * found.halo_area] = _PALE
         faults[found.halo_area < self.settings.min_pixels] = _SPECK
-        bodies = [found.take(slice(place, None, shape[1])) for place in range(shape[1])]
-        return bodies, faults.view(shape), data.view(*shape, 6)
+        seams = Seams(Poses.points(self._seams.points[rows], data), self._seams.known[rows])
+        places = [slice(place, None, shape[1]) for place in range(shape[1])]
+        of_place = [seams.take(place) for place in places]
+        return [found.take(place) for place in places], of_place, faults.view(shape), data.view(*shape, 6)
 
     def _placed(
-        self, assembly: Assemblies, members: list[Bodies], job: "_Job", rows: Tensor, place: int, base: Tensor
+        self,
+        assembly: Assemblies,
+        members: list[Bodies],
+        seams: list[Seams],
+        job: "_Job",
+        rows: Tensor,
+        place: int,
+        base: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Relation bits (or a code) and offset of the last of ``members`` against what the others have become."""
         other, side = members[-1], assembly.body.halo.shape[1]
@@ -240,12 +267,23 @@ class BatchComposer:
                 other.take(open_rows),
                 shift,
                 self.settings,
-                target[open_rows] == ClusterType.OVERLAPPING,  # elsewhere a hidden touch changes nothing
+                target[open_rows] == ClusterType.OVERLAPPING,  # elsewhere a touch nobody knows of changes nothing
             )
             asked, goal = relation[open_rows], target[open_rows]
             found = torch.where((found > 0) & (found & asked != asked), _OTHER, found)
             beyond = (base[open_rows] | found) & ~goal > 0
             found = torch.where((found > 0) & beyond, code(Fault.SECOND_CONTACT), found)
+            crossed = (found > 0) & (found & Relation.OVERLAP > 0)
+            doubtful = (crossed & ((base[open_rows] | found) & ClusterType.TOUCHING > 0)).nonzero()[:, 0]
+            if len(doubtful):
+                these = open_rows[doubtful]
+                shows = assembly.take(these).shows_touch(
+                    [member.take(these) for member in members[:-1]],
+                    other.take(these),
+                    shift[doubtful],
+                    [seam.take(these) for seam in seams],
+                )
+                found[doubtful] = found[doubtful].where(shows, code(Fault.HIDDEN_TOUCH))
             result[open_rows], offset[open_rows] = found, shift
             open_rows = open_rows[found < 0]
         return result, offset

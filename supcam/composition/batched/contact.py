@@ -39,6 +39,13 @@ def meetings(first: Bodies, second: Bodies, offset: Tensor, settings: ComposeSet
     return found
 
 
+def touches(first: Bodies, second: Bodies, offset: Tensor) -> Tensor:
+    """Pixels (N, S, S), in the frame of ``second``, that ``supcam.composition.contact.touch_points`` names."""
+    contact = window(spread(first.halo), offset, second.halo.shape[1], False) & second.halo
+    shared = window(first.core, offset, second.halo.shape[1], False) & second.core
+    return contact & ~shared.flatten(1).any(1)[:, None, None]
+
+
 def _crossings(
     first: Bodies,
     second: Bodies,

@@ -51,6 +51,14 @@ class Poses:
         shift_y = height / 2 - back_x * centre_x - back_y * centre_y
         return torch.stack((x, y, shift_x, back_x, back_y, shift_y), 1)
 
+    @staticmethod
+    def points(points: Tensor, data: Tensor) -> Tensor:
+        """Where pixels (N, K, 2) of sources lie in their warped images, given their affine ``data`` (N, 6)."""
+        a, b, c, d, e, f = data[:, :, None].unbind(1)
+        y, x = points[:, :, 0] + 0.5 - f, points[:, :, 1] + 0.5 - c
+        whole = a * e - b * d
+        return torch.stack(((a * y - d * x) / whole, (e * x - b * y) / whole), 2).floor().long()
+
     def _turned(self) -> tuple[Tensor, Tensor]:
         turn = torch.deg2rad(self.angle)
         return torch.cos(turn), torch.sin(turn)
