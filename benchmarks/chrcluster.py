@@ -82,6 +82,7 @@ def run_experiment(archive: Path, settings: Settings, root: Path, *, seeds: int,
         if answers is None:
             raise SupcamError(f"training failed: {'; '.join(failed.values())}")
         content = {
+            "kind": "chrcluster",
             "origin": origin(root, answers.results[0].device),
             "manifest_hash": manifest_hash(frame),
             "split": {"hash": report.split_hash, "counts": report.counts},

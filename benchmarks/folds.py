@@ -62,7 +62,8 @@ def _content(root: Path, settings: Settings, answers: Answers, folds: int) -> di
         "manifest_hash": manifest_hash(frame),
         "folds": folds,
         "seeds": len(answers.logits),
-        "seconds_per_fold": answers.seconds,
+        "seconds_per_fold": answers.seconds(),
+        "processor_seconds_per_fold": answers.seconds("processor"),
         "settings": settings.model_dump(mode="json", by_alias=True),
         "subsets": subset_figures(answers, settings.evaluate),
     }

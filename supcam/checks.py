@@ -32,7 +32,8 @@ class CheckReport:
     """Verdicts on one model.
 
     Attributes:
-        rules: One per check; ``passed`` is None where a check could not be applied, and the note says why.
+        rules: One per check; ``passed`` is None where these crops cannot tell, and the note says why. Where it is the
+            model that leaves nothing to check, the check fails.
         sources: Figures of each source: crops, accuracy with its Wilson interval, macro sensitivity.
         crops: Crops that were used.
     """
@@ -86,7 +87,7 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
             lambda image: [blurred(image, settings.blur)],
             settings.min_blur_kept,
         ),
-        *(_single_stays(share, predict, crops.images, answers, settings) for share in settings.padding),
+        *(_single_stays(share, predict, crops, answers, settings) for share in settings.padding),
         *_algebra(predict, crops, answers, settings, compose),
     ]
     return CheckReport(rules, source_figures(crops, answers), len(crops))
@@ -173,13 +174,15 @@ def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings
 
 
 def _single_stays(
-    share: float, predict: Predict, images: Sequence[Grey], answers: NDArray[np.int64], settings: CheckSettings
+    share: float, predict: Predict, crops: CropSet, answers: NDArray[np.int64], settings: CheckSettings
 ) -> Rule:
     """Singles with a white frame of ``share`` of their longest side."""
-    singles = [image for image, answer in zip(images, answers, strict=True) if answer == ClusterType.INSTANCE]
+    singles = [image for image, answer in zip(crops.images, answers, strict=True) if answer == ClusterType.INSTANCE]
     name, bar = f"single stays single, framed by {share:g}", settings.min_single_kept
     if not singles:
-        return Rule(name, None, None, f"at least {bar:g}", "the model calls no crop a single")
+        labelled = int((crops.labels == ClusterType.INSTANCE).sum())
+        note = f"the model calls no crop a single; {labelled} are"
+        return Rule(name, False if labelled else None, 0.0 if labelled else None, f"at least {bar:g}", note)
     framed = [[padded(one, max(1, round(share * max(one.shape))))] for one in singles]
     kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
     return _share(name, kept, bar, f"{len(singles)} crops that the model calls single")
@@ -194,11 +197,25 @@ def _algebra(
     # Not training sources: without its column split the composer takes any crops.
     frame = known.frame.drop(columns="split", errors="ignore")
     composer = Composer(CropSet(frame, known.images), compose)
-    return [_algebra_rule(predict, composer, Cell.parse(text), settings) for text in _CELLS]
+    labelled, right = set(crops.labels.tolist()), set(known.labels.tolist())
+    rules = []
+    for cell in map(Cell.parse, _CELLS):
+        needed = {int(cell.first), int(cell.second)}
+        missed = [ClusterType(kind).label for kind in sorted((needed & labelled) - right)]
+        if missed and needed <= labelled:
+            note = f"the model types no crop of type {' or '.join(missed)} rightly"
+            rules.append(Rule(_algebra_name(cell), False, 0.0, f"at least {settings.min_algebra:g}", note))
+        else:
+            rules.append(_algebra_rule(predict, composer, cell, settings))
+    return rules
+
+
+def _algebra_name(cell: Cell) -> str:
+    return f"algebra {cell.label} gives {cell.target.label}"
 
 
 def _algebra_rule(predict: Predict, composer: Composer, cell: Cell, settings: CheckSettings) -> Rule:
-    name, bar = f"algebra {cell.label} gives {cell.target.label}", settings.min_algebra
+    name, bar = _algebra_name(cell), settings.min_algebra
     made: list[Composite] = []
     for attempt in range(_TRIES * settings.composites):
         rng = np.random.default_rng((settings.seed, int(cell.target), attempt))

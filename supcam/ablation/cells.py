@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from supcam import tracking
 from supcam.ablation.parts import Parts
 from supcam.ablation.recipe import Log, Outcome, run_recipe
-from supcam.ablation.rows import SECTIONS
+from supcam.ablation.rows import SECTIONS, WITHOUT_EFFECT
 from supcam.ablation.shapes import run_forest
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
@@ -96,7 +96,9 @@ class Bench:
     def key(self, cell: Cell) -> str:
         """Hash of all that determines a cell: crops, settings, model, code."""
         values = cell.settings.model_dump(mode="json", by_alias=True)
-        del values["runtime"]["progress"], values["compose"]["workers"]
+        for name in WITHOUT_EFFECT:
+            section, _, key = name.partition(".")
+            del values[section][key]
         sections = SECTIONS if cell.model == "network" else ("runtime",)
         relevant = {name: values[name] for name in sections}
         content = {"crops": cell.parts.digest(self.crops.frame), "settings": relevant, "model": cell.model}
@@ -122,7 +124,7 @@ class Result:
     Attributes:
         logits: (N, 4) logarithms of probabilities of the held-out crops.
         figures: Of the training.
-        seconds: Wall time of each step.
+        seconds: Wall time of each step and of ``all``, and ``processor``, the time of all cores and child processes.
         resumed: Whether the cell was cut off and resumed, so that its seconds count the last run only.
         device: What it ran on.
     """
@@ -257,13 +259,18 @@ def run_cell(cell: Cell, bench: Bench) -> None:
     resumed = work.exists()
     work.mkdir(parents=True, exist_ok=True)
     with _tracked(cell, bench) as run:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), _processor_seconds()
         outcome = _train(cell, bench.crops, work, run.log if run else None)
-        outcome.seconds["all"] = time.perf_counter() - start
+        outcome.seconds |= {"all": time.perf_counter() - start, "processor": _processor_seconds() - busy}
         _keep(cell, bench, outcome, resumed, folder)
         if run:
             _log_result(run, outcome.figures, outcome.seconds, cell, outcome.logits, bench)
     shutil.rmtree(work)
+
+
+def _processor_seconds() -> float:
+    """Time that this process and its finished children have had of all cores."""
+    return sum(os.times()[:4])
 
 
 def _train(cell: Cell, crops: CropSet, work: Path, log: Log | None) -> Outcome:

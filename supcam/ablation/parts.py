@@ -44,12 +44,14 @@ class Parts:
 def grouped_folds(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, linked: Links = ()) -> list[Parts]:
     """Each crop held out once, with all of its case; of the others ``split.validation`` choose the epoch.
 
-    Every source is divided by itself, so that each fold holds out cases of each. The validation part of a fold is
-    divided off in the same way, without a look at the held-out crops.
+    So it is whatever ``split.protocol`` says; crops that name no case are divided one by one. Every source is divided
+    by itself, so that each fold holds out cases of each. The validation part of a fold is divided off in the same way,
+    without a look at the held-out crops.
 
     Raises:
         UsageError: for fewer than two folds or fewer groups than folds.
     """
+    settings = settings.model_copy(update={"protocol": "by_case"})
     by_path = fold_manifest(frame, settings, folds, linked=linked).set_index("crop_id")["fold"]
     fold = frame["crop_id"].map(by_path).to_numpy()
     found = []

@@ -31,6 +31,7 @@ class Row:
 
 # Sections of the settings that determine a cell, besides its seed.
 SECTIONS = ("runtime", "input", "model", "compose", "pretrain", "finetune")
+WITHOUT_EFFECT = ("runtime.progress", "compose.workers")  # on what a cell answers
 _PLAIN = {"compose.count": 0}
 _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
@@ -69,6 +70,8 @@ def row_settings(row: Row, settings: Settings) -> Settings:
 
 def cell_settings(row: Row, settings: Settings, composites: int, crops: int) -> Settings:
     """The settings of a row for a part of ``crops`` training crops, where other rows add ``composites``."""
+    if settings.pretrain.margin == 0.0:  # none at all, on whichever positives: the same training, run once
+        settings = with_overrides(settings, {"pretrain.margin_on": "none"})
     if not row.all_steps:
         return settings
     return with_overrides(settings, {"finetune.epochs": round(settings.finetune.epochs * (1 + composites / crops))})
@@ -117,8 +120,11 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
         networks = ", ".join(name for name, row in ROWS.items() if row.model == "network")
         raise SettingError("ablation.sweep_row", base.name, f"a row that settings change: {networks}")
     for setting, values in chosen.sweeps.items():
-        if setting.partition(".")[0] not in SECTIONS or setting.endswith(".seed"):
-            allowed = f"settings of {', '.join(SECTIONS)}, without seeds (those are ablation.seeds)"
+        if setting.partition(".")[0] not in SECTIONS or setting.endswith(".seed") or setting in WITHOUT_EFFECT:
+            allowed = (
+                f"settings of {', '.join(SECTIONS)}, without seeds (those are ablation.seeds) and "
+                f"{' and '.join(WITHOUT_EFFECT)}, which change no result"
+            )
             raise SettingError("ablation.sweeps", setting, allowed)
         for value in values:
             name = f"{setting}={value}"

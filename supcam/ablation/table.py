@@ -14,7 +14,7 @@ from supcam.data.manifest import write_text
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
 from supcam.evaluation.metrics import figures
 from supcam.evaluation.repeats import compare_repeats, holm, labels_of, repeated_figures, subsets
-from supcam.evaluation.report import prediction_table
+from supcam.evaluation.report import case_groups, prediction_table, probability_spans
 from supcam.settings import EvaluateSettings
 
 
@@ -37,10 +37,9 @@ class Answers:
         """Types (S, N)."""
         return np.asarray(self.logits.argmax(axis=2), dtype=np.int64)
 
-    @property
-    def seconds(self) -> float | None:
-        """Median wall time of a cell; None where every cell was cut off and resumed."""
-        whole = [result.seconds["all"] for result in self.results if not result.resumed]
+    def seconds(self, kind: str = "all") -> float | None:
+        """Median time of a cell: ``all`` by the clock, ``processor`` of all cores; None where no whole run has it."""
+        whole = [result.seconds[kind] for result in self.results if not result.resumed and kind in result.seconds]
         return float(np.median(whole)) if whole else None
 
     def predictions(self) -> pd.DataFrame:
@@ -76,17 +75,19 @@ def subset_figures(answers: Answers, settings: EvaluateSettings) -> dict[str, di
 
 def _by_probability(
     frame: pd.DataFrame, logits: NDArray[np.float64], predicted: NDArray[np.int64], settings: EvaluateSettings
-) -> dict[str, float | None]:
-    """Mean over the seeds of figures that need probabilities; None where one is not defined."""
+) -> dict[str, dict[str, float | None]]:
+    """Figures that need probabilities, means over the seeds, with intervals; None where one is not defined."""
     labels = labels_of(frame, predicted)
-    probabilities = [probabilities_of(one) for one in logits]
+    probabilities = np.stack([probabilities_of(one) for one in logits])
     areas = [figures(labels, one).values["macro_auc"] for one in probabilities]
     errors = [calibration_error(reliability(labels, one, settings.reliability_bins)) for one in probabilities]
     known = [area for area in areas if area is not None]
-    return {
-        "macro_auc": float(np.mean(known)) if known else None,
-        "calibration_error": float(np.mean(errors)),
+    values = {"macro_auc": float(np.mean(known)) if known else None, "calibration_error": float(np.mean(errors))}
+    spans = {
+        name: asdict(span)
+        for name, span in probability_spans(labels, probabilities, case_groups(frame), settings).items()
     }
+    return {name: {"value": value, **spans.get(name, {"low": None, "high": None})} for name, value in values.items()}
 
 
 def comparison_table(
@@ -97,13 +98,19 @@ def comparison_table(
     for name, row in answers.items():
         found = repeated_figures(row.frame, row.predicted, settings)
         found |= _by_probability(row.frame, row.logits, row.predicted, settings)
-        table[name] = {**found, "seconds_per_cell": row.seconds, "device": row.results[0].device, "paired": None}
+        cost = {"seconds_per_cell": row.seconds(), "processor_seconds_per_cell": row.seconds("processor")}
+        table[name] = {**found, **cost, "device": row.results[0].device, "paired": None}
         if reference in answers and name != reference:
             other = answers[reference].predicted
             table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, figure))
-    paired = [row["paired"] for row in table.values() if row["paired"]]
-    for row, adjusted in zip(paired, holm([row["p_value"] for row in paired]), strict=True):
-        row["p_value_adjusted"] = adjusted
+    # A point of a sweep may be the training of a row: one comparison, told twice.
+    tests = {
+        answers[name].logits.tobytes(): found["paired"]["p_value"] for name, found in table.items() if found["paired"]
+    }
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    for name, found in table.items():
+        if found["paired"]:
+            found["paired"]["p_value_adjusted"] = adjusted[answers[name].logits.tobytes()]
     return table
 
 
@@ -120,9 +127,9 @@ def _flat(table: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             flat[f"{figure}_high"] = row[figure]["high"]
         flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
         paired = row["paired"] or {}
-        for key in ("difference", "low", "high", "p_value", "p_value_adjusted"):
+        for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
             flat[f"paired_{key}"] = paired.get(key)
-        yield {**flat, "seconds_per_cell": row["seconds_per_cell"]}
+        yield flat | {name: row[name] for name in ("seconds_per_cell", "processor_seconds_per_cell")}
 
 
 def write_predictions(answers: Answers, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
+from supcam.cli.options import CasePattern, TypeMap, read_map
 from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
@@ -32,12 +33,8 @@ def import_(
     sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or CSV tables.")],
     into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Start afresh instead of adding.")] = False,
-    type_map: Annotated[
-        str | None, typer.Option("--map", help="Types of numeric folders: 0=instance,1=touching,...")
-    ] = None,
-    case_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression that finds the case in a path, by a group (?P<case>...).")
-    ] = None,
+    type_map: TypeMap = None,
+    case_pattern: CasePattern = None,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -48,25 +45,12 @@ def import_(
             sources,
             target,
             replace=replace,
-            type_map=_read_map(type_map),
+            type_map=read_map(type_map),
             case_pattern=case_pattern,
             progress=progress,
         )
     for line in report.lines():
         typer.echo(line)
-
-
-def _read_map(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*", text):
-        raise UsageError(f"--map {text!r} is not of the form 0=instance,1=touching,2=overlapping. Correct it.")
-    pairs = [(folder, kind) for folder, _, kind in (pair.partition("=") for pair in text.split(","))]
-    folders = [folder for folder, _ in pairs]
-    twice = sorted({folder for folder in folders if folders.count(folder) > 1})
-    if twice:
-        raise UsageError(f"--map {text!r} names the folder {', '.join(twice)} twice. Keep one type for it.")
-    return dict(pairs)
 
 
 def synthesize(

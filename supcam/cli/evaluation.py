@@ -11,6 +11,7 @@ import pandas as pd
 import typer
 
 from supcam import tracking
+from supcam.cli.options import CasePattern, TypeMap, read_map
 from supcam.cli.tables import print_table
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import MANIFEST, read_manifest, write_text
@@ -21,7 +22,9 @@ from supcam.settings import Settings, load_settings
 if TYPE_CHECKING:
     from supcam.data.crops import CropSet
 
-Data = Annotated[Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, or a CSV table.")]
+Data = Annotated[
+    Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, a CSV table, or a data folder.")
+]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
 
 
@@ -37,14 +40,19 @@ def check(
         Path | None, typer.Option(help="Labelled crops; default: the model's test crops among those of data/.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the verdicts.")] = None,
+    type_map: TypeMap = None,
+    case_pattern: CasePattern = None,
 ) -> None:
     """Test a model's behaviour: rotations, brightness, blur, padding, composed crops. Exit code 3: a check failed."""
     from supcam.checks import run_checks
 
     predictor = _predictor(model)
     settings = _settings()
-    with _labelled(data) if data is not None else _own_test_crops(predictor) as crops:
+    labelled = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
+    with labelled as (crops, notes):
         report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     verdicts = {True: "passed", False: "FAILED", None: "not applied"}
     rows = [
         (rule.name, verdicts[rule.passed], "" if rule.value is None else f"{rule.value:.4f}", rule.allowed, rule.note)
@@ -65,15 +73,17 @@ def evaluate(
     into: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, tables and figures.")],
     model: Model = PRODUCTION_URI,
     compare: Annotated[str | None, typer.Option(help="A second model on the same crops.")] = None,
+    type_map: TypeMap = None,
+    case_pattern: CasePattern = None,
 ) -> None:
     """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
     from supcam.evaluation.page import Judged, report
 
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
-    with _labelled(data) as crops:
+    with _labelled(data, type_map, case_pattern) as (crops, notes):
         judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
-        evaluation = report(judged, crops, settings.evaluate, into, title=str(data))
+        evaluation = report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
     for note in evaluation.metrics["notes"]:
         typer.echo(f"note: {note}", err=True)
     accuracy, sensitivity = (evaluation.metrics[name] for name in ("accuracy", "macro_sensitivity"))
@@ -102,19 +112,27 @@ def _settings() -> Settings:
 
 
 @contextmanager
-def _labelled(source: Path) -> "Iterator[CropSet]":
-    """Labelled crops of any form that import takes, read through a folder of their own."""
+def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "Iterator[tuple[CropSet, list[str]]]":
+    """Labelled crops of any form that import takes, read through a folder of their own, and what import said.
+
+    A data folder is read as it is.
+    """
     from supcam.data.crops import CropSet
     from supcam.data.importers import import_sources
 
+    if (source / MANIFEST).is_file() and (source / "crops").is_dir():
+        yield CropSet.load(read_manifest(source / MANIFEST), source), []
+        return
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / "data"
-        import_sources([source], target)
-        yield CropSet.load(read_manifest(target / MANIFEST), target)
+        report = import_sources([source], target, type_map=read_map(type_map), case_pattern=case_pattern)
+        notes = [f"{count} {what}, so not judged" for what, count in sorted(report.ignored.items())]
+        notes += [f"{count} crops {what}" for what, count in sorted(report.notes.items())]
+        yield CropSet.load(read_manifest(target / MANIFEST), target), notes
 
 
 @contextmanager
-def _own_test_crops(predictor: Predictor) -> "Iterator[CropSet]":
+def _own_test_crops(predictor: Predictor) -> "Iterator[tuple[CropSet, list[str]]]":
     """The crops of data/ that the model was judged on, and so neither trained nor tuned."""
     from supcam.data.crops import CropSet
 
@@ -126,7 +144,7 @@ def _own_test_crops(predictor: Predictor) -> "Iterator[CropSet]":
             f"none of the {len(frame)} crops in {root / 'data'} is a test crop of {predictor.origin}. "
             "Get the data it was judged on (dvc pull data.dvc), or give other labelled crops with --data."
         )
-    yield CropSet.load(chosen, root / "data")
+    yield CropSet.load(chosen, root / "data"), []
 
 
 def _seen(predictor: Predictor, frame: pd.DataFrame) -> int:

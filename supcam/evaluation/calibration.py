@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
@@ -37,12 +38,18 @@ def fit_temperature(logits: Floats, labels: Ints) -> float | None:
     return float(np.exp(found.x))
 
 
+def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """Number (N,) of the bin of each confidence: bins of equal width over 0..1, open below and closed above."""
+    inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    return np.asarray(np.searchsorted(inner, confidence, side="left"), dtype=np.int64)
+
+
 def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
     """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty figures."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
-    member = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    member = bins_of(confidence, bins)
     rows = []
     for at in range(bins):
         inside = member == at

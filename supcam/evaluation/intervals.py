@@ -9,10 +9,12 @@ from scipy.stats import binomtest
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.evaluation.metrics import TYPES, Ints, confusion, rates
+from supcam.evaluation.calibration import bins_of
+from supcam.evaluation.metrics import TYPES, Floats, Ints, confusion, rates
 
 _FEW_CASES = 10
 _CHUNK = 10_000
+_WEIGHTS_CHUNK = 100  # resamples whose weights of all crops are held at a time
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,87 @@ def bootstrap(
     if lost:
         notes.append(f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval")
     return _percentiles(drawn, confidence), notes
+
+
+def probability_bootstrap(
+    labels: Ints,
+    probabilities: Floats,
+    groups: Sequence[str],
+    *,
+    bins: int,
+    repeats: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Interval]:
+    """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling like :func:`bootstrap`.
+
+    Args:
+        labels: (N,) actual types.
+        probabilities: (S, N, 4) of S trainings; a figure is their mean.
+        groups: (N,) the case of each crop; with one case only, crops are resampled.
+        bins: Of confidence, for the calibration error.
+        repeats: Number of resamples; 0 gives no intervals.
+        confidence: For example 0.95.
+        seed: Of the resampling.
+
+    Returns:
+        Intervals by figure. A resample that lacks a type counts for no area; a figure that is not defined has none.
+    """
+    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(names) == 1:
+        member = np.arange(len(labels))
+    units = int(member.max()) + 1
+    rng = np.random.default_rng(seed)
+    rankings = [_rankings(labels, one) for one in probabilities]
+    gaps = [_confidence_gaps(labels, one, member, units, bins) for one in probabilities]
+    sizes = np.bincount(member, minlength=units)
+    drawn: dict[str, list[Floats]] = {"macro_auc": [], "calibration_error": []}
+    for start in range(0, repeats, _WEIGHTS_CHUNK):
+        count = min(_WEIGHTS_CHUNK, repeats - start)
+        times = rng.multinomial(units, np.full(units, 1 / units), size=count)
+        errors = [np.abs(times @ gap).sum(axis=1) / (times @ sizes) for gap in gaps]
+        drawn["calibration_error"].append(np.mean(errors, axis=0))
+        if all(rankings):
+            weights = times[:, member].astype(np.float64)
+            areas = [np.mean([_areas(weights, *rank) for rank in ranks], axis=0) for ranks in rankings]
+            drawn["macro_auc"].append(np.mean(areas, axis=0))
+    return _percentiles({name: parts for name, parts in drawn.items() if parts}, confidence)
+
+
+Ranking = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]
+
+
+def _rankings(labels: Ints, probabilities: Floats) -> list[Ranking]:
+    """For each type that has crops on both sides: the order of its scores, where equal ones begin, who is of it."""
+    found = []
+    for index in range(TYPES):
+        actual = labels == index
+        if 0 < actual.sum() < len(labels):
+            order = np.argsort(probabilities[:, index], kind="stable")
+            ranked = probabilities[order, index]
+            starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+            found.append((order, starts, actual[order]))
+    return found
+
+
+def _areas(weights: Floats, order: NDArray[np.intp], starts: NDArray[np.intp], positive: NDArray[np.bool_]) -> Floats:
+    """Area under the ROC curve (R,) of crops weighted by (R, N); NaN where one side has no weight."""
+    ranked = weights[:, order]
+    of_type = np.add.reduceat(ranked * positive, starts, axis=1)
+    others = np.add.reduceat(ranked * ~positive, starts, axis=1)
+    below = np.cumsum(others, axis=1) - others
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((of_type * (below + others / 2)).sum(axis=1) / (of_type.sum(axis=1) * others.sum(axis=1)))
+
+
+def _confidence_gaps(
+    labels: Ints, probabilities: Floats, member: NDArray[np.intp], units: int, bins: int
+) -> NDArray[np.float64]:
+    """Hits less confidence, summed (units, bins): the calibration error is the sum of their sizes for each crop."""
+    confidence = probabilities.max(axis=1)
+    gaps = np.zeros((units, bins))
+    np.add.at(gaps, (member, bins_of(confidence, bins)), (probabilities.argmax(axis=1) == labels) - confidence)
+    return gaps
 
 
 def resampled_rates(cells: Ints, whole: Ints) -> dict[str, NDArray[np.float64]]:

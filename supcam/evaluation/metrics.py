@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from supcam.cluster_type import TYPE_LABELS
 
@@ -38,7 +38,7 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
     """Figures of one or many confusion matrices (..., 4, 4); NaN where a figure is undefined.
 
     Returns:
-        ``accuracy``, ``micro_specificity``, ``macro_*`` of shape (...) and ``sensitivity``, ``specificity``,
+        ``accuracy``, ``micro_specificity``, ``kappa``, ``macro_*`` of shape (...) and ``sensitivity``, ``specificity``,
         ``precision``, ``f1`` of shape (..., 4). Macro figures average the types that occur among the actual ones;
         precision of a type that occurs but is never predicted counts as 0.
     """
@@ -54,6 +54,8 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
         f1 = 2 * hit / (actual + predicted)
         accuracy = hit.sum(axis=-1) / total[..., 0]
         micro_specificity = correct_rest.sum(axis=-1) / (total - actual).sum(axis=-1)
+        by_chance = (actual * predicted).sum(axis=-1) / total[..., 0] ** 2
+        kappa = (accuracy - by_chance) / (1.0 - by_chance)  # 0/0 where all crops are and are called one type
     occurs = actual > 0
     return {
         "accuracy": accuracy,
@@ -62,6 +64,7 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
         "micro_specificity": micro_specificity,
         "macro_precision": _mean_where(precision, occurs),
         "macro_f1": _mean_where(f1, occurs),
+        "kappa": kappa,
         "sensitivity": sensitivity,
         "specificity": specificity,
         "precision": precision,
@@ -83,7 +86,6 @@ def figures(labels: Ints, probabilities: Floats) -> Figures:
     auc = _aucs(labels, probabilities)
     overall = {name: value for name, value in found.items() if value.ndim == 0}
     overall["macro_auc"] = _mean_where(auc, ~np.isnan(auc))
-    overall["kappa"] = _kappa(labels, predicted)
     per_type = {
         label: {
             "count": int((labels == index).sum()),
@@ -103,12 +105,6 @@ def _aucs(labels: Ints, probabilities: Floats) -> Floats:
         if 0 < (labels == index).sum() < len(labels):
             areas[index] = roc_auc_score(labels == index, probabilities[:, index])
     return areas
-
-
-def _kappa(labels: Ints, predicted: Ints) -> Floats:
-    if len(np.unique(labels)) == 1 and (labels == predicted).all():
-        return np.asarray(np.nan)  # 0/0: agreement by chance is already complete
-    return np.asarray(cohen_kappa_score(labels, predicted, labels=range(TYPES)))
 
 
 def _notes(values: dict[str, float | None], per_type: dict[str, dict[str, Any]], total: int) -> list[str]:

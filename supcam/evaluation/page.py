@@ -59,9 +59,17 @@ class Judged:
 
 
 def report(
-    judged: Sequence[Judged], crops: CropSet, settings: EvaluateSettings, into: Path, *, title: str
+    judged: Sequence[Judged],
+    crops: CropSet,
+    settings: EvaluateSettings,
+    into: Path,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
+
+    ``notes`` on how the crops were read come first among those of the report.
 
     Returns:
         The evaluation of the first model; ``metrics`` holds the comparison where there is a second.
@@ -74,6 +82,7 @@ def report(
     evaluations = [evaluated(one, crops, settings) for one in judged]
     first = evaluations[0]
     first.metrics["model"] = judged[0].name
+    first.metrics["notes"] = [*notes, *first.metrics["notes"]]
     for one in judged:
         if one.seen:
             note = f"{one.seen} of {len(crops)} crops trained or tuned {one.name}: its figures are too good"
@@ -119,7 +128,7 @@ def _page(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> str
     metrics = evaluation.metrics
     parts = [
         f"<h1>{_text(metrics['model'])}</h1>",
-        f"<p>{metrics['crops']} crops of {metrics['cases']} cases from {_text(title)}; intervals "
+        f"<p>{metrics['crops']} crops of {reports.told_cases(metrics['cases'])} from {_text(title)}; intervals "
         f"{100 * metrics['confidence']:.0f} %, overall ones by resampling cases, per type by Wilson.</p>",
         *(f"<p class=note>{_text(note)}</p>" for note in metrics["notes"]),
         "<h2>Figures</h2>",
@@ -143,7 +152,7 @@ def _page(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> str
 def _overall(metrics: dict[str, Any]) -> str:
     rows = [(name.replace("_", " "), _number(metrics[name]), _span(metrics, name)) for name in _OVERALL]
     plain = {"AUC, one against the rest": "macro_auc", "kappa": "kappa", "calibration error": "calibration_error"}
-    rows += [(name, _number(metrics[key]), "") for name, key in plain.items()]
+    rows += [(name, _number(metrics[key]), _span(metrics, key)) for name, key in plain.items()]
     return _table(["figure", "value", "interval"], rows)
 
 

@@ -11,7 +11,7 @@ from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import Interval, bootstrap, confusion_by_group, mcnemar, resampled_rates
 from supcam.evaluation.metrics import Ints, confusion, rates
-from supcam.evaluation.report import case_groups
+from supcam.evaluation.report import case_groups, case_notes, known_cases
 from supcam.settings import EvaluateSettings
 
 FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
@@ -64,7 +64,7 @@ def repeated_figures(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSet
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    figures: dict[str, Any] = {"crops": len(frame), "cases": len(set(case_groups(frame))), "seeds": seeds}
+    figures: dict[str, Any] = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
     for name in FIGURES:
         figures[name] = _figure(found[name], spans.get(name), single[name])
     figures["per_type"] = {
@@ -167,7 +167,7 @@ def _groups(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """What is resampled: cases, or with one case only its crops; and a note on it."""
     groups = case_groups(frame)
     if len(set(groups)) > 1:
-        return groups, []
+        return groups, case_notes(frame)
     return [str(row) for row in range(len(frame))], [ONE_CASE]
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.errors import UsageError
 from supcam.evaluation import calibration
-from supcam.evaluation.intervals import bootstrap, wilson
+from supcam.evaluation.intervals import Interval, bootstrap, probability_bootstrap, wilson
 from supcam.evaluation.metrics import Floats, Ints, confusion, figures
 from supcam.settings import EvaluateSettings
 
@@ -56,7 +56,7 @@ class Evaluation:
 
     def summary(self, title: str = "Test crops") -> Table:
         """A table for the terminal: overall figures and one row per type, with intervals."""
-        table = Table(title=f"{title}: {self.metrics['crops']} crops of {self.metrics['cases']} cases")
+        table = Table(title=f"{title}: {self.metrics['crops']} crops of {told_cases(self.metrics['cases'])}")
         for heading in ("", "crops", "sensitivity", "interval", "specificity", "precision", "AUC"):
             table.add_column(heading, justify="left" if not heading else "right")
         for label, row in self.metrics["per_type"].items():
@@ -97,7 +97,7 @@ def evaluate(
     probabilities = calibration.probabilities_of(logits)
     predicted = probabilities.argmax(axis=1)
     groups = case_groups(frame)
-    metrics: dict[str, Any] = {"crops": len(labels), "cases": len(set(groups)), "confidence": settings.confidence}
+    metrics: dict[str, Any] = {"crops": len(labels), "cases": known_cases(frame), "confidence": settings.confidence}
     found = figures(labels, probabilities)
     spans, notes = bootstrap(
         labels,
@@ -107,26 +107,67 @@ def evaluate(
         confidence=settings.confidence,
         seed=settings.seed,
     )
+    spans |= probability_spans(labels, probabilities[None], groups, settings)
     for name, value in found.values.items():
         metrics[name] = value
-        if name not in ("macro_auc", "kappa"):
-            metrics[f"{name}_low"] = spans[name].low if name in spans else None
-            metrics[f"{name}_high"] = spans[name].high if name in spans else None
+        metrics |= _bounds(name, spans)
     exact = wilson(int((labels == predicted).sum()), len(labels), settings.confidence)
     assert exact is not None  # there is at least one crop
     metrics |= {"accuracy_wilson_low": exact.low, "accuracy_wilson_high": exact.high}
     matrix = confusion(labels, predicted)
     metrics |= _calibration(logits, labels, probabilities, settings, validation_logits, validation_labels)
+    metrics |= _bounds("calibration_error", spans)
     metrics["per_type"] = _per_type(found.per_type, matrix, settings.confidence)
     metrics |= _subsets(labels, probabilities, frame, settings)
-    metrics["notes"] = [*found.notes, *notes, *metrics.pop("calibration_notes")]
+    metrics["notes"] = [*found.notes, *case_notes(frame), *notes, *metrics.pop("calibration_notes")]
     predictions = prediction_table(frame, probabilities)
     return Evaluation(metrics, predictions, matrix, _tables(labels, probabilities, predictions, metrics, settings))
 
 
+def probability_spans(
+    labels: Ints, probabilities: Floats, groups: Sequence[str], settings: EvaluateSettings
+) -> dict[str, Interval]:
+    """Intervals of ``macro_auc`` and ``calibration_error`` of one or several trainings' probabilities (S, N, 4)."""
+    return probability_bootstrap(
+        labels,
+        probabilities,
+        groups,
+        bins=settings.reliability_bins,
+        repeats=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+
+
+def _bounds(name: str, spans: dict[str, Interval]) -> dict[str, float | None]:
+    span = spans.get(name)
+    return {f"{name}_low": span.low if span else None, f"{name}_high": span.high if span else None}
+
+
 def case_groups(frame: pd.DataFrame) -> list[str]:
-    """``source/case_id`` of each row, ``source`` where there is no case."""
-    return [f"{source}/{case}" if case else str(source) for source, case in zip(*_cases(frame), strict=True)]
+    """What is resampled together: ``source/case_id`` of each row; a crop without a case stands alone, as in a split."""
+    pairs = zip(*_cases(frame), strict=True)
+    return [f"{source}/{case}" if case else f"crop {row}" for row, (source, case) in enumerate(pairs)]
+
+
+def known_cases(frame: pd.DataFrame) -> int:
+    """Number of cases that are named."""
+    return len({pair for pair in zip(*_cases(frame), strict=True) if pair[1]})
+
+
+def told_cases(count: int) -> str:
+    """Number of cases in words; 0 are unknown ones."""
+    return f"{count} case{'s' * (count > 1)}" if count else "unknown cases"
+
+
+def case_notes(frame: pd.DataFrame) -> list[str]:
+    """What intervals over cases cannot know of crops that name none."""
+    alone = sum(not case for case in _cases(frame)[1])
+    if not alone:
+        return []
+    if alone == len(frame):
+        return ["no crop names its case: intervals resample crops and say nothing about other cases"]
+    return [f"{alone} of {len(frame)} crops name no case and are resampled one by one, as if each were a case"]
 
 
 def _cases(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -195,10 +236,9 @@ def _subset(labels: Ints, probabilities: Floats) -> dict[str, Any]:
 
 def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """The main figures for certain labels only and for each source, where that differs from all crops."""
-    groups = np.asarray(case_groups(frame))
 
     def part(rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return _subset_with_spans(labels[rows], probabilities[rows], groups[rows], settings)
+        return _subset_with_spans(labels[rows], probabilities[rows], frame[rows], settings)
 
     found: dict[str, Any] = {}
     if "label_certain" in frame:
@@ -214,21 +254,20 @@ def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings:
 
 
 def _subset_with_spans(
-    labels: Ints, probabilities: Floats, groups: NDArray[np.str_], settings: EvaluateSettings
+    labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings
 ) -> dict[str, Any]:
     spans, notes = bootstrap(
         labels,
         probabilities.argmax(axis=1),
-        groups.tolist(),
+        case_groups(frame),
         repeats=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    found = {**_subset(labels, probabilities), "cases": len(set(groups))}
+    found = {**_subset(labels, probabilities), "cases": known_cases(frame)}
     for name in SUBSET_SPANS:
-        span = spans.get(name)
-        found |= {f"{name}_low": span.low if span else None, f"{name}_high": span.high if span else None}
-    return {**found, "notes": [*figures(labels, probabilities).notes, *notes]}
+        found |= _bounds(name, spans)
+    return {**found, "notes": [*figures(labels, probabilities).notes, *case_notes(frame), *notes]}
 
 
 def prediction_table(frame: pd.DataFrame, probabilities: Floats) -> pd.DataFrame:

@@ -195,7 +195,7 @@ def test_a_cut_off_cell_resumes_to_the_same_answers(crops: CropSet, folds: list[
     results = [bench.result(cell) for bench in (whole, cut)]
     assert results[0] is not None and results[1] is not None
     assert np.array_equal(results[0].logits, results[1].logits)
-    assert set(results[0].seconds) == {"compose", "pretrain", "finetune", "predict", "all"}
+    assert set(results[0].seconds) == {"compose", "pretrain", "finetune", "predict", "all", "processor"}
 
 
 def test_composites_are_made_of_training_crops_alone(crops: CropSet, folds: list[Parts], tmp_path: Path) -> None:

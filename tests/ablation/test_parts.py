@@ -69,3 +69,9 @@ def test_parts_of_the_split(crops: CropSet) -> None:
         split_parts(crops.frame, names.drop("instance-0"))
     with pytest.raises(UsageError, match="test part of the split is empty"):
         split_parts(crops.frame, names.replace("test", "validation"))
+
+
+def test_folds_keep_cases_whole_whatever_the_protocol_of_the_split(crops: CropSet) -> None:
+    paper = grouped_folds(crops.frame, SETTINGS.model_copy(update={"protocol": "paper"}), 4)
+    for fold, other in zip(paper, grouped_folds(crops.frame, SETTINGS, 4), strict=True):
+        assert np.array_equal(fold.held_out, other.held_out) and np.array_equal(fold.train, other.train)

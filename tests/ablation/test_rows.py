@@ -1,11 +1,13 @@
 """Every row changes what its name says and nothing else; rows that cannot be compared are refused before any work."""
 
 import pytest
+import yaml
 
 from supcam.ablation.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
 from supcam.errors import SettingError, UsageError
 from supcam.settings import PROFILES, AblationSettings, Settings, load_settings, profile_path
 from tests.ablation.conftest import quick
+from tests.imports import ROOT
 
 FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
 
@@ -83,6 +85,8 @@ def test_points_of_a_sweep_vary_one_setting() -> None:
         ({"sweeps": {"pretrain.margin": [0.1, 9.0]}}, r"pretrain.margin = 9.0 is not allowed"),
         ({"sweeps": {"split.validation": [0.1]}}, r"ablation.sweeps = 'split.validation' is not allowed.*of runtime, "),
         ({"sweeps": {"runtime.seed": [1, 2]}}, r"ablation.sweeps = 'runtime.seed' is not allowed.*ablation.seeds"),
+        ({"sweeps": {"compose.workers": [1, 2]}}, r"'compose.workers' is not allowed.*which change no result"),
+        ({"sweeps": {"runtime.progress": [True]}}, r"'runtime.progress' is not allowed.*which change no result"),
         ({"sweep_row": "supcan"}, r"ablation.sweep_row = 'supcan' is not allowed; allowed: forest, ce"),
         (
             {"sweep_row": "forest", "sweeps": {"pretrain.margin": [0.1]}},
@@ -130,3 +134,22 @@ def test_a_sweep_of_a_row_without_what_it_changes_is_refused(row: str, sweep: st
 def test_rows_that_come_to_the_same_are_refused() -> None:
     with pytest.raises(UsageError, match=r"rows ce and ce_composition come to the same.*compose.count 0"):
         chosen_rows(quick(compose={"count": 0}, pretrain={"epochs": 2}))
+
+
+def test_without_a_margin_it_does_not_matter_on_what_it_would_be() -> None:
+    """One training, run once: a study may have found that no margin is best."""
+    settings = with_overrides(FULL, {"pretrain.margin": 0.0})
+    rows = ("unified_composition", "supcam", "supcam_all")
+    assert set(rows) <= set(chosen_rows(settings))
+    found = [cell_settings(ROWS[name], row_settings(ROWS[name], settings), 40, 40) for name in rows]
+    assert found[0] == found[1] == found[2]
+    kept = [cell_settings(ROWS[name], row_settings(ROWS[name], FULL), 40, 40) for name in rows]
+    assert kept[0] != kept[1] != kept[2]
+
+
+def test_the_example_of_the_project_file_can_be_compared() -> None:
+    text = (ROOT / "MLproject").read_text(encoding="utf-8")
+    example = next(line for line in text.splitlines() if "-P ablation.rows=" in line)
+    values = dict(part.split("=") for part in example.replace("#", "").split() if "=" in part)
+    settings = with_overrides(FULL, {name: yaml.safe_load(value) for name, value in values.items()})
+    assert list(chosen_rows(settings)) == ["ce", "supcam"]

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.results import ablation_section, put_section
+from benchmarks.results import ablation_section, chrcluster_section, folds_section, put_file, put_section
 from supcam.ablation import cells as module
 from supcam.ablation.parts import grouped_folds
 from supcam.ablation.rows import with_overrides
 from supcam.ablation.runner import Ablation, ablate
 from supcam.data.crops import CropSet
-from supcam.errors import SupcamError
+from supcam.errors import SupcamError, UsageError
 from tests.ablation.conftest import quick
 from tests.imports import ROOT
 
@@ -53,7 +53,9 @@ def test_the_table(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     expected = forest["macro_sensitivity"]["value"] - reference["macro_sensitivity"]["value"]
     assert paired["difference"] == pytest.approx(expected)
     assert 0 <= paired["p_value"] <= paired["p_value_adjusted"] <= 1
-    assert forest["seconds_per_cell"] > 0
+    assert forest["seconds_per_cell"] > 0 and forest["processor_seconds_per_cell"] > 0
+    for figure in ("macro_auc", "calibration_error"):
+        assert forest[figure]["low"] <= forest[figure]["value"] <= forest[figure]["high"]
     assert [point["at"] for point in content["sweeps"]["pretrain.temperature"]] == [0.1, 0.2]
     assert found.report.ran == 8 and not found.report.failed
 
@@ -83,6 +85,8 @@ def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path
     for text in ("Typed words.", "geometric features, random forest (`forest`)", "| pretrain.temperature |"):
         assert text in first
     assert f"{content['rows']['ce']['accuracy']['value']:.4f}" in first
+    paired = content["rows"]["forest"]["paired"]
+    assert f"| {paired['only_model']:.0f}, {paired['only_reference']:.0f} | {paired['p_value']:.3g} |" in first
     put_section(page, "ablation", ablation_section(content))
     assert page.read_text() == first
     put_section(page, "folds", "## Other")
@@ -112,3 +116,36 @@ def test_rows_that_fail_are_told_and_the_others_stand(
     assert "loss is no finite number" in ablation_section(found.content)
     with pytest.raises(SupcamError, match=r"no row finished: ce, seed 42, fold 0: loss is no finite"):
         run(crops, tmp_path, with_overrides(settings, {"ablation.rows": ["ce"]}))
+
+
+def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path) -> None:
+    """The point 0.1 is the row itself: three comparisons told, two adjusted for."""
+    changes = {"pretrain.temperature": 0.1, "ablation.rows": ["ce", "unified"]}
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    row, (same, other) = found["rows"]["unified"]["paired"], found["sweeps"]["pretrain.temperature"]
+    assert row == same["paired"]
+    first, second = sorted((row, other["paired"]), key=lambda one: one["p_value"])
+    assert first["p_value_adjusted"] == pytest.approx(min(1.0, 2 * first["p_value"]))
+    assert second["p_value_adjusted"] == pytest.approx(max(second["p_value"], first["p_value_adjusted"]))
+
+
+def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_path: Path) -> None:
+    content = finished[1].content
+    base = {name: content[name] for name in ("origin", "manifest_hash", "settings", "seeds")}
+    subsets = {"all crops": content["rows"]["ce"], "mfish-slides": content["rows"]["forest"]}
+    text = folds_section(base | {"folds": 2, "seconds_per_fold": 12.0, "subsets": subsets})
+    value = content["rows"]["forest"]["accuracy"]["value"]
+    (goal,) = [line for line in text.splitlines() if line.startswith("| mfish-slides | accuracy | 0.95 |")]
+    assert f"| {value:.4f}" in goal and goal.endswith("| yes |" if value >= 0.95 else "| no |")
+    counts = {"train": {"instance": 3}, "validation": {}, "test": {"instance": 1}}
+    split = {"hash": "a" * 64, "counts": counts}
+    result = base | {"kind": "chrcluster", "split": split, "seconds": {"import": 1.2}, "subsets": subsets}
+    assert "| train | 3 | 0 | 0 | 0 |" in chrcluster_section(result)
+    file, page = tmp_path / "chrcluster.json", tmp_path / "results.md"
+    file.write_text(json.dumps(result))
+    put_file(page, file)
+    assert "## ChrCluster, protocol `paper`" in page.read_text()
+    for wrong in ("{}", "[1]", "not JSON", json.dumps({"kind": "folds"}), json.dumps({"kind": "other"})):
+        file.write_text(wrong)
+        with pytest.raises(UsageError, match=r"chrcluster.json is no result that has a section"):
+            put_file(page, file)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.errors import UsageError
-from supcam.evaluation.intervals import bootstrap, mcnemar, wilson
+from supcam.evaluation.calibration import calibration_error, reliability
+from supcam.evaluation.intervals import bootstrap, mcnemar, probability_bootstrap, wilson
+from supcam.evaluation.metrics import figures
 
 
 def test_wilson_of_a_published_example() -> None:
@@ -107,3 +109,44 @@ def test_six_images_separate_nothing() -> None:
 def test_predictions_for_other_crops_are_refused() -> None:
     with pytest.raises(UsageError, match=r"got 3 labels, 3 and 2 predictions"):
         mcnemar(np.zeros(3, int), np.zeros(3, int), np.zeros(2, int))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 6), st.integers(1, 3))
+@settings(max_examples=200, deadline=None)
+def test_resampled_areas_and_calibration_errors_are_those_of_the_drawn_crops(
+    seed: int, crops: int, cases: int, trainings: int
+) -> None:
+    """Against the figures of the very crops, drawn out one by one, with ties among the scores."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, rng.integers(1, 5), crops)
+    probabilities = np.round(rng.dirichlet(np.ones(4), (trainings, crops)), 1) + 0.025
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    member = rng.integers(0, cases, crops)
+    groups = [str(case) for case in member]
+    chosen = {"bins": 5, "repeats": 7, "confidence": 0.9, "seed": seed}
+    spans = probability_bootstrap(labels, probabilities, groups, **chosen)  # type: ignore[arg-type]
+    names = np.unique(groups)
+    units = [np.flatnonzero(np.asarray(groups) == name) for name in names]
+    if len(names) == 1:
+        units = [np.array([row]) for row in range(crops)]
+    times = np.random.default_rng(seed).multinomial(len(units), np.full(len(units), 1 / len(units)), size=7)
+    areas, errors = [], []
+    for drawn in times:
+        rows = np.concatenate([np.tile(unit, count) for unit, count in zip(units, drawn, strict=True)])
+        rows = rows.astype(int)
+        errors.append(np.mean([calibration_error(reliability(labels[rows], one[rows], 5)) for one in probabilities]))
+        if set(labels[rows]) == set(labels) and len(set(labels)) > 1:
+            areas.append(np.mean([figures(labels[rows], one[rows]).values["macro_auc"] for one in probabilities]))
+    for name, values in (("calibration_error", errors), ("macro_auc", areas)):
+        if values:
+            expected = np.quantile(values, [0.05, 0.95])
+            assert (spans[name].low, spans[name].high) == pytest.approx(expected, abs=1e-9), name
+        else:
+            assert name not in spans
+
+
+def test_without_resamples_there_are_no_spans_of_probabilities() -> None:
+    probabilities = np.full((1, 8, 4), 0.25)
+    labels = np.arange(8) % 4
+    chosen = {"bins": 5, "repeats": 0, "confidence": 0.9, "seed": 1}
+    assert probability_bootstrap(labels, probabilities, ["a", "b"] * 4, **chosen) == {}  # type: ignore[arg-type]

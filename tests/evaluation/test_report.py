@@ -136,3 +136,32 @@ def test_summary_shows_every_type_and_the_notes() -> None:
     text = console.export_text()
     assert all(label in text for label in (*TYPE_LABELS, "macro sensitivity", "accuracy", "Fold 1: 40 crops"))
     assert "no crop of type touching-overlapping" in text
+
+
+def test_every_overall_figure_has_its_interval() -> None:
+    metrics = judged().metrics
+    for name in ("accuracy", "macro_sensitivity", "macro_auc", "kappa", "calibration_error"):
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"], name
+
+
+def test_crops_without_a_case_stand_alone() -> None:
+    """Two sources, one all right and one all wrong: as two cases only 0, 1/2 and 1 could be drawn."""
+    frame = pd.DataFrame({"crop_id": [str(at) for at in range(200)], "type": "instance"})
+    frame["source"], frame["case_id"] = np.repeat(["one", "two"], 100), ""
+    logits = np.eye(4)[np.repeat([0, 1], 100)] * 9
+    metrics = evaluate(logits, frame, EvaluateSettings(bootstrap=500)).metrics
+    assert 0.4 < metrics["accuracy_low"] < 0.5 < metrics["accuracy_high"] < 0.6
+    assert metrics["cases"] == 0
+    assert "no crop names its case: intervals resample crops and say nothing about other cases" in metrics["notes"]
+    assert metrics["by_source"]["one"]["cases"] == 0
+    console = Console(width=160, file=io.StringIO())
+    console.print(Evaluation(metrics, pd.DataFrame(), np.zeros((4, 4), int)).summary())
+    assert "200 crops of unknown cases" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_crops_without_a_case_among_others_are_told() -> None:
+    logits, frame = crops(240)
+    frame.loc[frame["source"] == "two", "case_id"] = ""
+    metrics = evaluate(logits, frame, EvaluateSettings(bootstrap=50)).metrics
+    assert metrics["cases"] == 6
+    assert "120 of 240 crops name no case and are resampled one by one, as if each were a case" in metrics["notes"]

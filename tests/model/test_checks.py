@@ -1,6 +1,7 @@
 """Model tests pass for what holds and fail for what does not; the small real model goes through all of them."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from supcam.cli.app import app
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import Composer
 from supcam.data.crops import CropSet
+from supcam.data.manifest import read_manifest, write_manifest
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import Predictor
 from supcam.registry.rules import Rule
 from supcam.settings import CheckSettings, ComposeSettings
+from tests.imports import ROOT
 
 QUICK = CheckSettings(crops=24, angles=1, composites=4, padding=[0.25])
 
@@ -126,12 +129,25 @@ def test_a_model_that_types_composites_rightly_passes_the_algebra(
     assert rule(report, "algebra instance+touching:overlap").name.endswith("gives touching-overlapping")
 
 
-def test_what_cannot_be_applied_is_said(crops: CropSet) -> None:
-    report = run_checks(constant(ClusterType.OVERLAPPING), crops, QUICK, ComposeSettings())
+def test_what_these_crops_cannot_tell_is_said(crops: CropSet) -> None:
+    overlapping = crops.subset(crops.labels == ClusterType.OVERLAPPING)
+    report = run_checks(constant(ClusterType.OVERLAPPING), overlapping, QUICK, ComposeSettings())
     single = rule(report, "single stays single")
-    assert single.passed is None and single.note == "the model calls no crop a single"
+    assert single.passed is None and single.note == "the model calls no crop a single; 0 are"
     algebra = rule(report, "algebra instance+instance:touch")
     assert algebra.passed is None and "no composite could be made" in algebra.note
+    assert report.passed
+
+
+@pytest.mark.parametrize("kind", [ClusterType.TOUCHING, ClusterType.OVERLAPPING, ClusterType.TOUCHING_OVERLAPPING])
+def test_a_model_that_leaves_nothing_to_check_fails(crops: CropSet, kind: ClusterType) -> None:
+    report = run_checks(constant(kind), crops, QUICK, ComposeSettings())
+    single = rule(report, "single stays single")
+    assert single.passed is False and single.note.startswith("the model calls no crop a single; ")
+    algebra = rule(report, "algebra instance+instance:touch")
+    assert algebra.passed is False and algebra.note == "the model types no crop of type instance rightly"
+    assert not report.passed
+    json.dumps(report.as_dict(), allow_nan=False)
 
 
 def test_no_crop_is_refused(crops: CropSet) -> None:
@@ -163,3 +179,21 @@ def test_the_command_tells_refuses_and_writes(labelled: Path, trained_package: P
         assert isinstance(done.exception, GateRefused) and failed[0] in str(done.exception)
     else:
         assert done.exit_code == 0
+
+
+def test_without_data_the_command_takes_the_crops_that_the_model_was_judged_on(
+    trained_package: Path, data: Path, crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dvc.yaml", "MLproject", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(data, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "check.json"
+    CliRunner().invoke(app, ["check", "--model", str(trained_package), "--output", str(output)])
+    assert json.loads(output.read_text())["crops"] == int((crops.frame["split"] == "test").sum())
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    split = dict(zip(crops.frame["crop_id"], crops.frame["split"], strict=True))
+    write_manifest(frame[frame["crop_id"].map(split) == "train"], tmp_path / "data" / "manifest.csv")
+    done = CliRunner().invoke(app, ["check", "--model", str(trained_package)])
+    assert isinstance(done.exception, UsageError)
+    assert f"none of the {int((crops.frame['split'] == 'train').sum())} crops" in str(done.exception)

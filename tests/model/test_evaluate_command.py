@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from supcam.cli.app import app
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
 from supcam.registry.package import write_checksums
@@ -41,7 +42,7 @@ def test_a_folder_per_type_without_cases_and_a_missing_type(
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["per_type"]["overlapping"]["sensitivity"] is None
     notes = " ".join(metrics["notes"])
-    assert "no crop of type overlapping" in notes and "one case only" in notes
+    assert "no crop of type overlapping" in notes and "no crop names its case" in notes
 
 
 def test_a_model_compared_with_itself(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
@@ -67,3 +68,37 @@ def test_a_model_of_another_label_set_is_refused(labelled: Path, trained_package
     error = run("--data", labelled, "--model", other, "--into", tmp_path / "out")
     with pytest.raises(UsageError, match="tells the types single, cluster; needed are instance, touching"):
         raise error if error is not None else AssertionError
+
+
+def test_what_was_not_judged_is_told(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
+    lab = shutil.copytree(labelled, tmp_path / "lab")
+    lines = (lab / "labels.csv").read_text().splitlines()
+    (lab / "labels.csv").write_text("\n".join(lines[:-7]) + "\n")
+    (lab / "notes.txt").write_text("of the reader")
+    assert run("--data", lab, "--model", trained_package, "--into", tmp_path / "out") is None
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["crops"] == 89
+    assert "7 images not listed in labels.csv, so not judged" in metrics["notes"]
+    assert "7 images not listed in labels.csv" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_folders_and_cases_are_named_as_for_an_import(
+    trained_package: Path, crops: CropSet, data: Path, tmp_path: Path
+) -> None:
+    for row in crops.frame.itertuples():
+        folder = tmp_path / "lab" / str(TYPE_LABELS.index(str(row.type)) + 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / str(row.path), folder / f"{row.case_id}_{row.Index}.png")
+    arguments = ("--data", tmp_path / "lab", "--model", trained_package, "--into", tmp_path / "out")
+    types = ",".join(f"{number + 4}={label}" for number, label in enumerate(TYPE_LABELS))
+    assert run(*arguments, "--map", types, "--case-pattern", r"/(?P<case>[^/]+)_[0-9]+\.png$") is None
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["crops"], metrics["cases"]) == (96, 4)
+    error = run(*arguments, "--map", "0")
+    assert isinstance(error, UsageError) and "--map '0' is not of the form" in str(error)
+
+
+def test_a_data_folder_is_read_as_it_is(trained_package: Path, data: Path, tmp_path: Path) -> None:
+    assert run("--data", data, "--model", trained_package, "--into", tmp_path / "out") is None
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["crops"], metrics["cases"]) == (96, 4)

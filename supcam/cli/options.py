@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from supcam.errors import UsageError
+
+TypeMap = Annotated[str | None, typer.Option("--map", help="Types of numeric folders: 0=instance,1=touching,...")]
+CasePattern = Annotated[
+    str | None, typer.Option(help="Regular expression that finds the case in a path, by a group (?P<case>...).")
+]
+
+
+def read_map(text: str | None) -> dict[str, str] | None:
+    """Folder to type of ``--map``; None without it.
+
+    Raises:
+        UsageError: for text of another form, or a folder named twice.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*", text):
+        raise UsageError(f"--map {text!r} is not of the form 0=instance,1=touching,2=overlapping. Correct it.")
+    pairs = [(folder, kind) for folder, _, kind in (pair.partition("=") for pair in text.split(","))]
+    folders = [folder for folder, _ in pairs]
+    twice = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise UsageError(f"--map {text!r} names the folder {', '.join(twice)} twice. Keep one type for it.")
+    return dict(pairs)
