@@ -70,8 +70,6 @@ def row_settings(row: Row, settings: Settings) -> Settings:
 
 def cell_settings(row: Row, settings: Settings, composites: int, crops: int) -> Settings:
     """The settings of a row for a part of ``crops`` training crops, where other rows add ``composites``."""
-    if settings.pretrain.margin == 0.0:  # none at all, on whichever positives: the same training, run once
-        settings = with_overrides(settings, {"pretrain.margin_on": "none"})
     if not row.all_steps:
         return settings
     return with_overrides(settings, {"finetune.epochs": round(settings.finetune.epochs * (1 + composites / crops))})

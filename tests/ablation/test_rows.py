@@ -136,17 +136,6 @@ def test_rows_that_come_to_the_same_are_refused() -> None:
         chosen_rows(quick(compose={"count": 0}, pretrain={"epochs": 2}))
 
 
-def test_without_a_margin_it_does_not_matter_on_what_it_would_be() -> None:
-    """One training, run once: a study may have found that no margin is best."""
-    settings = with_overrides(FULL, {"pretrain.margin": 0.0})
-    rows = ("unified_composition", "supcam", "supcam_all")
-    assert set(rows) <= set(chosen_rows(settings))
-    found = [cell_settings(ROWS[name], row_settings(ROWS[name], settings), 40, 40) for name in rows]
-    assert found[0] == found[1] == found[2]
-    kept = [cell_settings(ROWS[name], row_settings(ROWS[name], FULL), 40, 40) for name in rows]
-    assert kept[0] != kept[1] != kept[2]
-
-
 def test_the_example_of_the_project_file_can_be_compared() -> None:
     text = (ROOT / "MLproject").read_text(encoding="utf-8")
     example = next(line for line in text.splitlines() if "-P ablation.rows=" in line)
