@@ -74,8 +74,11 @@ def folds_section(content: dict[str, Any]) -> str:
         *_goals(content["subsets"]),
         *_subset_tables(content["subsets"]),
     ]
-    seconds = content["seconds_per_fold"]
-    lines += [f"Median time of a fold: {seconds:.0f} s." if seconds else "Time of a fold: not measured, all resumed."]
+    wall, busy = content["seconds_per_fold"], content["processor_seconds_per_fold"]
+    told = (
+        f"{wall:.0f} s" + (f", of all cores {busy:.0f} s." if busy else ".") if wall else "not measured, all resumed."
+    )
+    lines.append(f"Median time of a fold: {told}")
     return "\n".join([*lines, "", *_details(content["settings"])])
 
 
@@ -96,7 +99,7 @@ def chrcluster_section(content: dict[str, Any]) -> str:
             for part, counts in content["split"]["counts"].items()
         ),
         "",
-        "Seconds: " + ", ".join(f"{step} {spent:.0f}" for step, spent in content["seconds"].items()) + ".",
+        f"Seconds: {', '.join(f'{step} {spent:.0f}' for step, spent in content['seconds'].items())} (of all cores).",
     ]
     return "\n".join([*lines, "", *_details(content["settings"])])
 
@@ -142,7 +145,7 @@ def ablation_section(content: dict[str, Any]) -> str:
         "same crops. Right alone: crops that only the row and only the reference have right, which is what McNemar's p "
         "tests: a difference in accuracy, which may go the other way than one in macro sensitivity. Adjusted p by Holm "
         "over all different rows and points. McNemar takes crops as independent of each other, the interval of the "
-        "difference does not. Wall time is that of a machine with other work on it, processor time of all cores.",
+        "difference does not. Wall time includes whatever else the machine did, processor time is of all its cores.",
         "",
         *_ablation_head("row", figure),
     ]
@@ -220,7 +223,9 @@ def _subset_line(figures: dict[str, Any]) -> str:
     """Crops, cases and every figure, with its interval where there is one, and notes."""
     parts = []
     for name, value in figures.items():
-        if name != "notes" and not name.endswith(("_low", "_high")):
+        if name == "cases":
+            parts.append(told_cases(value))
+        elif name != "notes" and not name.endswith(("_low", "_high")):
             span = _span(figures.get(f"{name}_low"), figures.get(f"{name}_high"))
             parts.append(f"{name.replace('_', ' ')} {_number(value)}" + (f" ({span})" if span else ""))
     return "; ".join([", ".join(parts), *figures.get("notes", [])])

@@ -179,10 +179,11 @@ def _single_stays(
     """Singles with a white frame of ``share`` of their longest side."""
     singles = [image for image, answer in zip(crops.images, answers, strict=True) if answer == ClusterType.INSTANCE]
     name, bar = f"single stays single, framed by {share:g}", settings.min_single_kept
+    labelled = crops.labels == ClusterType.INSTANCE
+    if labelled.any() and not (answers[labelled] == ClusterType.INSTANCE).any():
+        return Rule(name, False, 0.0, f"at least {bar:g}", f"the model calls none of {labelled.sum()} singles a single")
     if not singles:
-        labelled = int((crops.labels == ClusterType.INSTANCE).sum())
-        note = f"the model calls no crop a single; {labelled} are"
-        return Rule(name, False if labelled else None, 0.0 if labelled else None, f"at least {bar:g}", note)
+        return Rule(name, None, None, f"at least {bar:g}", "no crop is a single, and the model calls none so")
     framed = [[padded(one, max(1, round(share * max(one.shape))))] for one in singles]
     kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
     return _share(name, kept, bar, f"{len(singles)} crops that the model calls single")

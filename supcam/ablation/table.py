@@ -103,14 +103,14 @@ def comparison_table(
         if reference in answers and name != reference:
             other = answers[reference].predicted
             table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, figure))
-    # A point of a sweep may be the training of a row: one comparison, told twice.
-    tests = {
-        answers[name].logits.tobytes(): found["paired"]["p_value"] for name, found in table.items() if found["paired"]
-    }
+    # A point of a sweep may be the training of a row, which is one comparison told twice, or of the reference: none.
+    keys = {name: answers[name].logits.tobytes() for name, found in table.items() if found["paired"]}
+    tests = {key: table[name]["paired"]["p_value"] for name, key in keys.items()}
+    if keys:
+        tests.pop(answers[reference].logits.tobytes(), None)
     adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
-    for name, found in table.items():
-        if found["paired"]:
-            found["paired"]["p_value_adjusted"] = adjusted[answers[name].logits.tobytes()]
+    for name, key in keys.items():
+        table[name]["paired"]["p_value_adjusted"] = adjusted.get(key, 1.0)
     return table
 
 

@@ -48,6 +48,8 @@ def check(
 
     predictor = _predictor(model)
     settings = _settings()
+    if data is None and (type_map is not None or case_pattern is not None):
+        raise UsageError("--map and --case-pattern say how to read --data. Give labelled crops with it.")
     labelled = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
     with labelled as (crops, notes):
         report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
@@ -121,7 +123,15 @@ def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "
     from supcam.data.importers import import_sources
 
     if (source / MANIFEST).is_file() and (source / "crops").is_dir():
-        yield CropSet.load(read_manifest(source / MANIFEST), source), []
+        if type_map is not None or case_pattern is not None:
+            raise UsageError(
+                f"{source} is a data folder, whose manifest has types and cases; --map and --case-pattern are for "
+                "other sources. Leave them out."
+            )
+        frame = read_manifest(source / MANIFEST)
+        if frame.empty:
+            raise UsageError(f"{source} holds no crop. Import some: supcam import")
+        yield CropSet.load(frame, source), []
         return
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / "data"

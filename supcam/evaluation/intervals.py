@@ -12,14 +12,13 @@ from supcam.errors import UsageError
 from supcam.evaluation.calibration import bins_of
 from supcam.evaluation.metrics import TYPES, Floats, Ints, confusion, rates
 
-_FEW_CASES = 10
 _CHUNK = 10_000
 _WEIGHTS_CHUNK = 100  # resamples whose weights of all crops are held at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Lower and upper bound, both within 0..1."""
+    """Lower and upper bound, in the figure's own range."""
 
     low: float
     high: float
@@ -56,13 +55,13 @@ def bootstrap(
     Args:
         labels: (N,) actual types.
         predicted: (N,) predicted types.
-        groups: (N,) the case of each crop. With one case only, crops are resampled and a note says so.
+        groups: (N,) the case of each crop. With one case only, crops are resampled.
         repeats: Number of resamples; 0 gives no intervals.
         confidence: For example 0.95.
         seed: Of the resampling.
 
     Returns:
-        Intervals by figure, of each type's sensitivity as ``sensitivity/TYPE``, and notes on what they rest on.
+        Intervals by figure, of each type's sensitivity as ``sensitivity/TYPE``; notes on lost resamples.
     """
     names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if repeats == 0:
@@ -82,7 +81,7 @@ def bootstrap(
         per_type = {f"sensitivity/{label}": found["sensitivity"][:, at] for at, label in enumerate(TYPE_LABELS)}
         for name, values in (overall | per_type).items():
             drawn.setdefault(name, []).append(values)
-    notes = _case_notes(len(names))
+    notes = []
     lost = float(np.mean([np.isnan(part).mean() for part in drawn["macro_sensitivity"]]))
     if lost:
         notes.append(f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval")
@@ -112,6 +111,7 @@ def probability_bootstrap(
 
     Returns:
         Intervals by figure. A resample that lacks a type counts for no area; a figure that is not defined has none.
+        Resampling adds noise to every bin, so the bounds of the calibration error lie too high where it is small.
     """
     names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(names) == 1:
@@ -199,14 +199,6 @@ def _percentiles(drawn: dict[str, list[NDArray[np.float64]]], confidence: float)
             low, high = np.quantile(values, [tail, 1 - tail])
             found[name] = Interval(float(low), float(high))
     return found
-
-
-def _case_notes(cases: int) -> list[str]:
-    if cases == 1:
-        return ["one case only: intervals resample crops and say nothing about other cases"]
-    if cases < _FEW_CASES:
-        return [f"intervals rest on {cases} cases only and are likely too narrow"]
-    return []
 
 
 def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:

@@ -129,7 +129,8 @@ def _page(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> str
     parts = [
         f"<h1>{_text(metrics['model'])}</h1>",
         f"<p>{metrics['crops']} crops of {reports.told_cases(metrics['cases'])} from {_text(title)}; intervals "
-        f"{100 * metrics['confidence']:.0f} %, overall ones by resampling cases, per type by Wilson.</p>",
+        f"{100 * metrics['confidence']:.0f} %, overall ones by resampling {'cases' if metrics['cases'] else 'crops'}, "
+        "per type by Wilson.</p>",
         *(f"<p class=note>{_text(note)}</p>" for note in metrics["notes"]),
         "<h2>Figures</h2>",
         _overall(metrics),
@@ -179,7 +180,7 @@ def _subset_table(metrics: dict[str, Any]) -> str:
     rows = []
     for name, row in found.items():
         spanned = [text for key in reports.SUBSET_SPANS for text in (_number(row[key]), _span(row, key))]
-        rows.append((name, str(row["crops"]), str(row["cases"]), *spanned, _number(row["macro_f1"])))
+        rows.append((name, str(row["crops"]), str(row["cases"] or "unknown"), *spanned, _number(row["macro_f1"])))
     headings = ["crops of", "crops", "cases", "accuracy", "interval", "macro sensitivity", "interval", "macro F1"]
     notes = "".join(
         f"<p class=note>{_text(name)}: {_text(note)}</p>" for name, row in found.items() for note in row["notes"]

@@ -15,7 +15,6 @@ from supcam.evaluation.report import case_groups, case_notes, known_cases
 from supcam.settings import EvaluateSettings
 
 FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
-ONE_CASE = "one case only: intervals resample crops and say nothing about other cases"
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,11 @@ def labels_of(frame: pd.DataFrame, predicted: Ints) -> Ints:
 
 
 def _groups(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """What is resampled: cases, or with one case only its crops; and a note on it."""
+    """What is resampled: cases, or with one case only its crops; and notes on it."""
     groups = case_groups(frame)
-    if len(set(groups)) > 1:
-        return groups, case_notes(frame)
-    return [str(row) for row in range(len(frame))], [ONE_CASE]
+    if len(set(groups)) == 1:
+        groups = [str(row) for row in range(len(frame))]
+    return groups, case_notes(frame)
 
 
 def _figure(value: Any, span: Interval | None, per_seed: NDArray[np.float64]) -> dict[str, Any]:

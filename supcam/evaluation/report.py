@@ -20,6 +20,8 @@ from supcam.evaluation.metrics import Floats, Ints, confusion, figures
 from supcam.settings import EvaluateSettings
 
 _SUBSET_FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "macro_f1", "macro_auc")
+ONE_CASE = "one case only: intervals resample crops and say nothing about other cases"
+_FEW_CASES = 10
 SUBSET_SPANS = ("accuracy", "macro_sensitivity")  # their figures with an interval
 
 
@@ -161,13 +163,16 @@ def told_cases(count: int) -> str:
 
 
 def case_notes(frame: pd.DataFrame) -> list[str]:
-    """What intervals over cases cannot know of crops that name none."""
-    alone = sum(not case for case in _cases(frame)[1])
-    if not alone:
-        return []
-    if alone == len(frame):
+    """What intervals over cases rest on, where those are few, or crops name none."""
+    named, alone = known_cases(frame), sum(not case for case in _cases(frame)[1])
+    if not named:
         return ["no crop names its case: intervals resample crops and say nothing about other cases"]
-    return [f"{alone} of {len(frame)} crops name no case and are resampled one by one, as if each were a case"]
+    if named == 1 and not alone:
+        return [ONE_CASE]
+    notes = [f"intervals rest on {told_cases(named)} only and are likely too narrow"] if named < _FEW_CASES else []
+    if alone:
+        notes.append(f"{alone} of {len(frame)} crops name no case and are resampled one by one, as if each were a case")
+    return notes
 
 
 def _cases(frame: pd.DataFrame) -> tuple[list[str], list[str]]:

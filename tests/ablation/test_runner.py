@@ -127,13 +127,22 @@ def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path)
     first, second = sorted((row, other["paired"]), key=lambda one: one["p_value"])
     assert first["p_value_adjusted"] == pytest.approx(min(1.0, 2 * first["p_value"]))
     assert second["p_value_adjusted"] == pytest.approx(max(second["p_value"], first["p_value_adjusted"]))
+    # The same with the row as reference: its own point is no comparison at all.
+    changes["ablation.reference"] = "unified"
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    same, other = (point["paired"] for point in found["sweeps"]["pretrain.temperature"])
+    assert (same["p_value"], same["p_value_adjusted"]) == (1.0, 1.0)
+    first, second = sorted((found["rows"]["ce"]["paired"], other), key=lambda one: one["p_value"])
+    assert first["p_value_adjusted"] == pytest.approx(min(1.0, 2 * first["p_value"]))
 
 
 def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_path: Path) -> None:
     content = finished[1].content
     base = {name: content[name] for name in ("origin", "manifest_hash", "settings", "seeds")}
     subsets = {"all crops": content["rows"]["ce"], "mfish-slides": content["rows"]["forest"]}
-    text = folds_section(base | {"folds": 2, "seconds_per_fold": 12.0, "subsets": subsets})
+    times = {"seconds_per_fold": 12.0, "processor_seconds_per_fold": 20.0}
+    text = folds_section(base | times | {"folds": 2, "subsets": subsets})
+    assert "Median time of a fold: 12 s, of all cores 20 s." in text
     value = content["rows"]["forest"]["accuracy"]["value"]
     (goal,) = [line for line in text.splitlines() if line.startswith("| mfish-slides | accuracy | 0.95 |")]
     assert f"| {value:.4f}" in goal and goal.endswith("| yes |" if value >= 0.95 else "| no |")

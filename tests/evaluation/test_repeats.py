@@ -8,7 +8,8 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import mcnemar
 from supcam.evaluation.metrics import confusion, rates
-from supcam.evaluation.repeats import ONE_CASE, compare_repeats, holm, repeated_figures, subsets
+from supcam.evaluation.repeats import compare_repeats, holm, repeated_figures, subsets
+from supcam.evaluation.report import ONE_CASE
 from supcam.settings import EvaluateSettings
 
 SETTINGS = EvaluateSettings(bootstrap=400)

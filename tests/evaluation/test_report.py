@@ -165,3 +165,37 @@ def test_crops_without_a_case_among_others_are_told() -> None:
     metrics = evaluate(logits, frame, EvaluateSettings(bootstrap=50)).metrics
     assert metrics["cases"] == 6
     assert "120 of 240 crops name no case and are resampled one by one, as if each were a case" in metrics["notes"]
+
+
+@pytest.mark.parametrize(
+    ("named", "alone", "told"),
+    [
+        (12, 0, []),
+        (3, 0, ["intervals rest on 3 cases only and are likely too narrow"]),
+        (1, 0, ["one case only: intervals resample crops and say nothing about other cases"]),
+        (0, 1, ["no crop names its case: intervals resample crops and say nothing about other cases"]),
+        (0, 5, ["no crop names its case: intervals resample crops and say nothing about other cases"]),
+        (
+            3,
+            20,
+            [
+                "intervals rest on 3 cases only and are likely too narrow",
+                "20 of 32 crops name no case and are resampled one by one, as if each were a case",
+            ],
+        ),
+        (
+            1,
+            20,
+            [
+                "intervals rest on 1 case only and are likely too narrow",
+                "20 of 32 crops name no case and are resampled one by one, as if each were a case",
+            ],
+        ),
+    ],
+)
+def test_what_intervals_rest_on_is_told(named: int, alone: int, told: list[str]) -> None:
+    count = alone + (12 if named else 0)
+    frame = pd.DataFrame({"crop_id": [str(at) for at in range(count)], "type": "instance", "source": "one"})
+    frame["case_id"] = [""] * alone + [f"case{at % named}" for at in range(count - alone)]
+    notes = evaluate(np.tile([3.0, 0, 0, 0], (count, 1)), frame, EvaluateSettings(bootstrap=20)).metrics["notes"]
+    assert [note for note in notes if "case" in note] == told

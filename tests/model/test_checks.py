@@ -133,7 +133,7 @@ def test_what_these_crops_cannot_tell_is_said(crops: CropSet) -> None:
     overlapping = crops.subset(crops.labels == ClusterType.OVERLAPPING)
     report = run_checks(constant(ClusterType.OVERLAPPING), overlapping, QUICK, ComposeSettings())
     single = rule(report, "single stays single")
-    assert single.passed is None and single.note == "the model calls no crop a single; 0 are"
+    assert single.passed is None and single.note == "no crop is a single, and the model calls none so"
     algebra = rule(report, "algebra instance+instance:touch")
     assert algebra.passed is None and "no composite could be made" in algebra.note
     assert report.passed
@@ -143,7 +143,7 @@ def test_what_these_crops_cannot_tell_is_said(crops: CropSet) -> None:
 def test_a_model_that_leaves_nothing_to_check_fails(crops: CropSet, kind: ClusterType) -> None:
     report = run_checks(constant(kind), crops, QUICK, ComposeSettings())
     single = rule(report, "single stays single")
-    assert single.passed is False and single.note.startswith("the model calls no crop a single; ")
+    assert single.passed is False and single.note.startswith("the model calls none of ")
     algebra = rule(report, "algebra instance+instance:touch")
     assert algebra.passed is False and algebra.note == "the model types no crop of type instance rightly"
     assert not report.passed
@@ -197,3 +197,22 @@ def test_without_data_the_command_takes_the_crops_that_the_model_was_judged_on(
     done = CliRunner().invoke(app, ["check", "--model", str(trained_package)])
     assert isinstance(done.exception, UsageError)
     assert f"none of the {int((crops.frame['split'] == 'train').sum())} crops" in str(done.exception)
+
+
+def test_singles_where_there_are_none_are_no_singles_kept(crops: CropSet) -> None:
+    """A model that is wrong about every crop, and calls clusters single."""
+    wrong = {
+        image.tobytes(): int(ClusterType.TOUCHING if label == ClusterType.INSTANCE else ClusterType.INSTANCE)
+        for image, label in zip(crops.images, crops.labels, strict=True)
+    }
+    report = run_checks(
+        lambda images: np.eye(4)[[wrong.get(image.tobytes(), 0) for image in images]], crops, QUICK, ComposeSettings()
+    )
+    assert rule(report, "single stays single").passed is False
+
+
+@pytest.mark.parametrize("option", ["--map", "--case-pattern"])
+def test_options_of_other_sources_are_refused(option: str, trained_package: Path, data: Path) -> None:
+    for arguments, message in (([], "say how to read --data"), (["--data", str(data)], "is a data folder")):
+        done = CliRunner().invoke(app, ["check", "--model", str(trained_package), *arguments, option, "0=instance"])
+        assert isinstance(done.exception, UsageError) and message in str(done.exception)
