@@ -59,7 +59,7 @@ class Outline:
 
 
 @dataclass
-class _Bank:
+class Bank:
     """Source crops with the outlines of the chromosomes they hold."""
 
     ids: list[str] = field(default_factory=list)
@@ -69,6 +69,7 @@ class _Bank:
     outlines: list[list[Outline]] = field(default_factory=list)
 
     def add(self, group: str, kind: ClusterType, image: Grey, outlines: list[Outline]) -> None:
+        """Append a crop (H, W) with the outlines of the chromosomes on it."""
         self.ids.append(f"{len(self.ids):05d}")
         self.groups.append(group)
         self.types.append(kind)
@@ -76,6 +77,7 @@ class _Bank:
         self.outlines.append(outlines)
 
     def crops(self) -> SourceCrops:
+        """The crops as sources of a composer."""
         labels = np.array([int(kind) for kind in self.types], dtype=np.int64)
         return SourceCrops(pd.DataFrame({"crop_id": self.ids}), list(self.images), labels, list(self.groups))
 
@@ -225,9 +227,9 @@ def unpacked(
         )
 
 
-def drawn_bank(cases: int, per_case: int, seed: int) -> _Bank:
+def drawn_bank(cases: int, per_case: int, seed: int) -> Bank:
     """Drawn chromosomes, and clusters composed of them whose labels agree with the outlines."""
-    bank = _Bank()
+    bank = Bank()
     crops, drawings = draw_crops(cases, per_case, seed)
     for group, drawing in zip(crops.groups, drawings, strict=True):
         bank.add(group, ClusterType.INSTANCE, drawing.image, [Outline(drawing)])

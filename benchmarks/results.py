@@ -35,7 +35,7 @@ def section(root: Path, title: str) -> str:
         "",
         *_figures(metrics),
         "",
-        *_training_counts(split),
+        *_part_counts(split),
     ]
     lines += ["", "Warnings of the split:", "", *(f"* {warning}" for warning in split["warnings"] or ["none"])]
     lines += ["", "Notes of the evaluation:", "", *(f"* {note}" for note in metrics["notes"] or ["none"])]
@@ -92,12 +92,7 @@ def chrcluster_section(content: dict[str, Any]) -> str:
         f"means over the seeds, intervals {_confidence(content)}.",
         "",
         *_subset_tables(content["subsets"]),
-        "| part | " + " | ".join(TYPE_LABELS) + " |",
-        "|---" * (len(TYPE_LABELS) + 1) + "|",
-        *(
-            f"| {part} | {' | '.join(str(counts.get(label, 0)) for label in TYPE_LABELS)} |"
-            for part, counts in content["split"]["counts"].items()
-        ),
+        *_part_counts(content["split"]),
         "",
         f"Seconds: {', '.join(f'{step} {spent:.0f}' for step, spent in content['seconds'].items())} (of all cores).",
     ]
@@ -207,11 +202,14 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _training_counts(split: dict[str, Any]) -> list[str]:
-    lines = ["| part | " + " | ".join(TYPE_LABELS) + " | groups |", "|---" * (len(TYPE_LABELS) + 2) + "|"]
+def _part_counts(split: dict[str, Any]) -> list[str]:
+    """Crops of each type in each part, and groups of cases where the split names them."""
+    groups = split.get("groups")
+    heads = [*TYPE_LABELS, *(["groups"] if groups else [])]
+    lines = ["| part | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for part, counts in split["counts"].items():
-        cells = " | ".join(str(counts.get(label, 0)) for label in TYPE_LABELS)
-        lines.append(f"| {part} | {cells} | {split['groups'][part]} |")
+        cells = [counts.get(label, 0) for label in TYPE_LABELS] + ([groups[part]] if groups else [])
+        lines.append(f"| {part} | {' | '.join(map(str, cells))} |")
     return lines
 
 

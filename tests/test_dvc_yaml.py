@@ -1,5 +1,7 @@
 """dvc.yaml says the truth: every module that a stage can reach is among its deps, and nothing that it cannot."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,16 @@ def test_params_of_a_stage_are_in_every_profile(stage: str, profile: str) -> Non
 
 def test_only_promote_is_always_changed() -> None:
     assert [stage for stage in STAGES if STAGES[stage].get("always_changed")] == ["promote"]
+
+
+def test_bytecode_is_no_dependency() -> None:
+    # Python writes it beside the code that stages depend on, and a fresh clone has none: every stage would run anew.
+    bytecode = {"supcam/__pycache__/errors.pyc", "supcam/models/__pycache__/x.pyc", "pipelines/__pycache__/stage.pyc"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "check-ignore", *sorted(bytecode), "supcam/errors.py"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.split()) == bytecode, f"put into .dvcignore what DVC would count as code: {done.stderr}"

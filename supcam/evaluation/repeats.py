@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.errors import UsageError
-from supcam.evaluation.intervals import Interval, bootstrap, confusion_by_group, mcnemar, resampled_rates
+from supcam.evaluation.intervals import Interval, confusion_by_group, mcnemar, resampled_rates
 from supcam.evaluation.metrics import Ints, confusion, rates
-from supcam.evaluation.report import case_groups, case_notes, known_cases
+from supcam.evaluation.report import case_groups, case_notes, known_cases, rate_spans
 from supcam.settings import EvaluateSettings
 
 FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
@@ -55,14 +55,7 @@ def repeated_figures(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSet
     found = rates(confusion(np.tile(labels, seeds), predicted.ravel()))
     single = rates(np.stack([confusion(labels, row) for row in predicted]))
     groups, notes = _groups(frame)
-    spans, more = bootstrap(
-        np.tile(labels, seeds),
-        predicted.ravel(),
-        groups * seeds,
-        repeats=settings.bootstrap,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
+    spans, more = rate_spans(np.tile(labels, seeds), predicted.ravel(), groups * seeds, settings)
     figures: dict[str, Any] = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
     for name in FIGURES:
         figures[name] = _figure(found[name], spans.get(name), single[name])

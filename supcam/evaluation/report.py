@@ -101,14 +101,7 @@ def evaluate(
     groups = case_groups(frame)
     metrics: dict[str, Any] = {"crops": len(labels), "cases": known_cases(frame), "confidence": settings.confidence}
     found = figures(labels, probabilities)
-    spans, notes = bootstrap(
-        labels,
-        predicted,
-        groups,
-        repeats=settings.bootstrap,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
+    spans, notes = rate_spans(labels, predicted, groups, settings)
     spans |= probability_spans(labels, probabilities[None], groups, settings)
     for name, value in found.values.items():
         metrics[name] = value
@@ -124,6 +117,20 @@ def evaluate(
     metrics["notes"] = [*found.notes, *case_notes(frame), *notes, *metrics.pop("calibration_notes")]
     predictions = prediction_table(frame, probabilities)
     return Evaluation(metrics, predictions, matrix, _tables(labels, probabilities, predictions, metrics, settings))
+
+
+def rate_spans(
+    labels: Ints, predicted: Ints, groups: Sequence[str], settings: EvaluateSettings
+) -> tuple[dict[str, Interval], list[str]]:
+    """Intervals of all rates of predictions (N,), and notes on lost resamples."""
+    return bootstrap(
+        labels,
+        predicted,
+        groups,
+        repeats=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
 
 
 def probability_spans(
@@ -261,14 +268,7 @@ def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings:
 def _subset_with_spans(
     labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings
 ) -> dict[str, Any]:
-    spans, notes = bootstrap(
-        labels,
-        probabilities.argmax(axis=1),
-        case_groups(frame),
-        repeats=settings.bootstrap,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
+    spans, notes = rate_spans(labels, probabilities.argmax(axis=1), case_groups(frame), settings)
     found = {**_subset(labels, probabilities), "cases": known_cases(frame)}
     for name in SUBSET_SPANS:
         found |= _bounds(name, spans)
