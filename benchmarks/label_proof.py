@@ -270,8 +270,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="400 composites")
     options = parser.parse_args()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.batched else None
-    # Threads wait for each other after every small operation: beside other work two take 30 times as long as one.
-    torch.set_num_threads(1)
     count = options.count or (_ON_CPU if device == "cpu" else 10_000)
     print(json.dumps(run_label_proof(400 if options.quick else count, options.seed, device=device)))
 

@@ -1,6 +1,11 @@
 """supcam: tells what type of chromosome cluster a crop shows."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when torch loads. By default its threads wait awake for each other after every operation: beside other work,
+# whose turns they take, a training step took 40 times as long (docs/training.md). No result and no time alone changes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from supcam.registry.client import Predictor, load_production

@@ -31,7 +31,7 @@ def reached(stage: str) -> set[str]:
         path = module_path(name)
         if path is not None:
             files.append(path)
-    # A package's __init__ runs but holds a docstring only; it adds no behaviour of its own.
+    # A package's __init__ runs, but what it does changes no result.
     return {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
 
 
