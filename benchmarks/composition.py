@@ -21,7 +21,7 @@ from supcam.composition.masks import Body, dilate
 from supcam.composition.placement import LEAST_CROSSING, Shifts, least_shared, touch_guards
 from supcam.composition.stream import ComposedStream, DeviceStream, Stream
 from supcam.data.crops import CropSet
-from supcam.data.images import decode_crop
+from supcam.serving.images import decode_crop
 from supcam.settings import ComposeSettings
 from supcam.synthetic import draw_crops
 

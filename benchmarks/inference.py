@@ -22,7 +22,7 @@ from PIL import Image
 from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
 from supcam.registry.client import Predictor, load_production
-from supcam.registry.engine import GRAPH_FILE, PROBABILITY_COLUMNS, Engine, open_session
+from supcam.serving.engine import GRAPH_FILE, PROBABILITY_COLUMNS, Engine, open_session
 from supcam.settings import ModelSettings
 
 SIZE = 64
@@ -45,7 +45,7 @@ import sys, time
 start = time.perf_counter()
 import torch
 from safetensors.torch import load_file
-from supcam.data.images import decode_crop, letterbox
+from supcam.serving.images import decode_crop, letterbox
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder
 from supcam.settings import ModelSettings
@@ -104,8 +104,8 @@ def drawn(count: int) -> list[bytes]:
 
 def make_package(module: Any, crops: list[bytes], out: Path) -> Path:
     """Package the model with a card that names it a benchmark."""
-    from supcam.data.images import decode_crop, letterbox
     from supcam.registry.package import package_model
+    from supcam.serving.images import decode_crop, letterbox
 
     rows = pd.DataFrame({"sha256": [f"{index:064d}" for index in range(16)], "type": [TYPE_LABELS[0]] * 16})
     card = ModelCard(

@@ -16,7 +16,7 @@ COUNTED = {
     "data_fuzz": ["-m", "tests.data.fuzz"],
 }
 # Test folders whose tests marked stress are the full counts.
-MARKED = ("ablation", "composition", "data", "registry", "tracking", "training", "tuning")
+MARKED = ("experiments", "composition", "data", "registry", "tracking", "training", "tuning")
 SEED = 0
 
 

@@ -17,11 +17,11 @@ from pipelines.stage import (
     open_place,
 )
 from supcam import tracking
-from supcam.ablation.parts import Parts, grouped_folds, links_of, split_parts
-from supcam.ablation.runner import ablate
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
 from supcam.errors import SupcamError, UsageError
+from supcam.experiments.parts import Parts, grouped_folds, links_of, split_parts
+from supcam.experiments.runner import ablate
 from supcam.progress import progress_bar
 from supcam.settings import Settings, with_best_params
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from supcam.settings import profile_path
-from tests.imports import ROOT, all_imports, module_path
+from tests.support.imports import ROOT, all_imports, module_path
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.imports import ROOT
-from tests.project import call, change_settings, commit, environment, small_project, succeed
+from tests.support.imports import ROOT
+from tests.support.project import call, change_settings, commit, environment, small_project, succeed
 
 LOAD = """
 import mlflow, sys, pandas as pd
@@ -287,7 +287,7 @@ def test_wrong_setting_is_named_with_its_range(project: Path, tmp_path: Path) ->
 
 
 def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
-    from tests.project import copy_checkout
+    from tests.support.project import copy_checkout
 
     copy_checkout(tmp_path)
     done = call(tmp_path, "python", "-m", "pipelines.validate")
@@ -297,7 +297,7 @@ def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
 
 
 def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
-    from tests.project import copy_checkout
+    from tests.support.project import copy_checkout
 
     copy_checkout(tmp_path)
     shutil.copy(ROOT / "data.dvc", tmp_path)
@@ -309,7 +309,7 @@ def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
 
 
 def test_no_model_in_production_yet(tmp_path: Path) -> None:
-    from tests.project import copy_checkout
+    from tests.support.project import copy_checkout
 
     copy_checkout(tmp_path)
     done = call(tmp_path, "supcam", "predict", ".")

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from supcam.data.images import decode_crop, letterbox, native_canvas
+from supcam.serving.images import decode_crop, letterbox, native_canvas
 from supcam.views import HALO, TrainViews, ViewRanges, counted_uniform, to_input, view_seeds
 
 EIGHT = np.ones((3, 3))

@@ -24,9 +24,9 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 import supcam
-from supcam.data.images import decode_crop
 from supcam.errors import SupcamError, UsageError
 from supcam.registry.client import predict_files
+from supcam.serving.images import decode_crop
 
 Grey = NDArray[np.uint8]
 Labels = NDArray[np.int32]

@@ -14,8 +14,9 @@ from supcam import tracking
 from supcam.cli.options import CasePattern, TypeMap, read_map
 from supcam.cli.tables import print_table
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.manifest import MANIFEST, read_manifest, write_text
+from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.errors import GateRefused, UsageError
+from supcam.files import write_text
 from supcam.registry.client import PRODUCTION_URI, Predictor, load_production
 from supcam.settings import Settings, load_settings
 

@@ -9,8 +9,8 @@ import typer
 
 from supcam import tracking
 from supcam.cli.tables import print_table
-from supcam.data.manifest import write_text
 from supcam.errors import UsageError
+from supcam.files import write_text
 from supcam.registry.client import default_uri, image_files, load_production, predict_files
 from supcam.registry.client import pull as fetch
 from supcam.registry.client import route as sort

@@ -15,8 +15,8 @@ from supcam.composition.batched.canvas import fitted
 from supcam.composition.batched.composer import BatchComposer, Missed, reason_of
 from supcam.composition.composer import Composer, Composite, Sources
 from supcam.composition.masks import WHITE
-from supcam.data.images import letterbox, native_canvas
 from supcam.errors import UsageError
+from supcam.serving.images import letterbox, native_canvas
 from supcam.settings import ComposeSettings
 
 

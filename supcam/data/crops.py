@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.data.images import decode_crop, letterbox, native_canvas
+from supcam.serving.images import decode_crop, letterbox, native_canvas
 
 
 @dataclass(frozen=True)

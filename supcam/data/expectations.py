@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
-from supcam.data.images import decode_crop
 from supcam.data.judge import judge
 from supcam.data.manifest import manifest_hash
 from supcam.data.measure import OK, linked_groups, measure_crops, near_duplicates, same_values
@@ -19,6 +18,7 @@ from supcam.data.sources import is_image
 from supcam.data.splits import PARTS
 from supcam.errors import UsageError
 from supcam.progress import Progress
+from supcam.serving.images import decode_crop
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 # Sides of the boxes of two near duplicates differ at most by this share.

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from supcam.data.folder import changing, link_tree, swap_in, workshop
-from supcam.data.images import ImageError, read_crop
 from supcam.data.labels import Labelled, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.sources import Source, is_licence, open_source
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
+from supcam.serving.images import ImageError, read_crop
 
 _SHOWN = 20
 # A name too long, or a file where another crop needs a folder: the fault of the name, unlike a full disk.

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 
 from supcam.data.tables import read_exact_table
 from supcam.errors import UsageError
+from supcam.files import write_text
 
 COLUMNS = ("crop_id", "path", "type", "case_id", "source", "sha256", "width", "height", "label_certain")
 MANIFEST = "manifest.csv"
@@ -65,20 +64,6 @@ def write_manifest(frame: pd.DataFrame, path: Path) -> None:
     first = [name for name in COLUMNS if name in rows.columns]
     rows = rows[first + [name for name in rows.columns if name not in first]]
     write_text(path, rows.to_csv(index=False, lineterminator="\n"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def manifest_hash(frame: pd.DataFrame) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 
-from supcam.data.images import ImageError, border_of, letterbox, read_crop
 from supcam.progress import Progress
+from supcam.serving.images import ImageError, border_of, letterbox, read_crop
 
 HALO_LEVEL = 250
 _BODY_LEVEL = 240

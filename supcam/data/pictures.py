@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from supcam.data.images import ImageError, decode_crop
+from supcam.serving.images import ImageError, decode_crop
 
 
 def picture(root: Path, path: str, side: int) -> str:

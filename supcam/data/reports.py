@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from supcam.data.manifest import write_text
 from supcam.data.pictures import picture
 from supcam.data.rules import Severity
+from supcam.files import write_text
 
 FAILING_COLUMNS = ("line", "crop_id", "path", "rule", "severity", "value", "allowed", "remedy")
 _THUMBNAIL = 96

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.folder import changing
-from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest, write_text
+from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.pictures import picture
 from supcam.data.tables import read_table
 from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
 from supcam.errors import UsageError
+from supcam.files import write_text
 
 SHEET_COLUMNS = ("crop_id", "path", "type", "suggestion", "confidence", "corrected")
 

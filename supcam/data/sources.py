@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from supcam.data.images import IMAGE_SUFFIXES, MAX_BYTES
 from supcam.errors import UsageError
+from supcam.serving.images import IMAGE_SUFFIXES, MAX_BYTES
 
 MAX_FILES = 2_000_000
 MAX_RATIO = 1000

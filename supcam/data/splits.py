@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.manifest import manifest_hash, write_manifest, write_text
+from supcam.data.manifest import manifest_hash, write_manifest
 from supcam.errors import UsageError
+from supcam.files import write_text
 from supcam.settings import SplitSettings
 
 PARTS = ("train", "validation", "test")

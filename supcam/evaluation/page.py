@@ -15,11 +15,11 @@ from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
-from supcam.data.manifest import write_text
 from supcam.errors import UsageError
 from supcam.evaluation import report as reports
 from supcam.evaluation.repeats import compare_repeats
 from supcam.evaluation.report import Evaluation
+from supcam.files import write_text
 from supcam.settings import EvaluateSettings
 
 _WORST = 48

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, REMEDY, PackageError, read_card
+from supcam.serving.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, REMEDY, PackageError, read_card
 
 INTENDED_USE = (
     "Sorting crops of metaphase chromosomes by cluster type, so that the right segmentation runs on each crop; "

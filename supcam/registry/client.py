@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.images import IMAGE_SUFFIXES
 from supcam.errors import UsageError
+from supcam.files import replaced_folder
 from supcam.registry.card import content_hash, load_card
-from supcam.registry.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
-from supcam.registry.files import replaced_folder
 from supcam.registry.package import SPLIT_FILE
 from supcam.registry.store import CONTENT_TAG, PRODUCTION, SHIPPED_TAG, Registry, Version
+from supcam.serving.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
+from supcam.serving.images import IMAGE_SUFFIXES
 
 PRODUCTION_URI = "models:/supcam@production"
 FILE_COLUMNS = ("path", *ANSWER_COLUMNS, "error")

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.registry.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS, Engine
 from supcam.registry.package import SPLIT_FILE
 from supcam.registry.rules import Comparison
+from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS, Engine
 
 
 def compare_packages(candidate: Path, production: Path, crops: Mapping[str, Path]) -> Comparison | None:

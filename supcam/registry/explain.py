@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.registry.card import ModelCard
-from supcam.registry.engine import Engine, Source
 from supcam.registry.package import SPLIT_FILE, WEIGHTS_FILE
+from supcam.serving.engine import Engine, Source
 from supcam.settings import ModelSettings, parse_settings
 
 _WHITE = 255

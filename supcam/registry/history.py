@@ -6,8 +6,8 @@ import pandas as pd
 
 from supcam.errors import UsageError
 from supcam.registry.card import ModelCard, load_card
-from supcam.registry.engine import PackageError
 from supcam.registry.store import CODE_TAG, DATA_TAG, DECISION_TAG, PREVIOUS, PRODUCTION, Registry, RegistryError
+from supcam.serving.engine import PackageError
 
 _MOVES = ("promoted", "forced", "rolled back")
 

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.errors import GateRefused, UsageError
+from supcam.files import replaced_folder
 from supcam.registry.card import ModelCard, ParityCard
-from supcam.registry.engine import (
+from supcam.serving.engine import (
     CARD_FILE,
     CHECKSUM_FILE,
     GRAPH_FILE,
@@ -19,7 +20,6 @@ from supcam.registry.engine import (
     file_hash,
     open_session,
 )
-from supcam.registry.files import replaced_folder
 
 if TYPE_CHECKING:
     import onnx

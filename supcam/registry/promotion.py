@@ -11,7 +11,6 @@ import pandas as pd
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms
-from supcam.registry.engine import PackageError, verify_package
 from supcam.registry.rules import Contender, Decision, Validation, decide
 from supcam.registry.store import (
     CANDIDATE,
@@ -26,6 +25,7 @@ from supcam.registry.store import (
     RegistryError,
     Version,
 )
+from supcam.serving.engine import PackageError, verify_package
 from supcam.settings import PromoteSettings
 
 

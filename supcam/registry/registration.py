@@ -14,7 +14,6 @@ from typing import Any
 
 import supcam
 from supcam.registry.card import ModelCard, content_hash, load_card
-from supcam.registry.engine import PROBABILITY_COLUMNS, verify_package
 from supcam.registry.rules import Validation
 from supcam.registry.store import (
     CANDIDATE,
@@ -28,8 +27,9 @@ from supcam.registry.store import (
     RegistryError,
     Version,
 )
+from supcam.serving.engine import PROBABILITY_COLUMNS, verify_package
 
-_SERVED = "registry/served.py"
+_SERVED = "serving/served.py"
 _OWN_IMPORT = re.compile(r"^(\s*from )supcam\.([\w.]+)", flags=re.MULTILINE)
 
 _NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}

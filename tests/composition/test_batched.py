@@ -31,7 +31,7 @@ from supcam.composition.placement import admissible, correlate
 from supcam.composition.sampling import Cell, Plan, Policy
 from supcam.composition.seams import find_seam
 from supcam.composition.warp import Sheet, Warp
-from supcam.data.images import letterbox, native_canvas
+from supcam.serving.images import letterbox, native_canvas
 from supcam.settings import ComposeSettings
 from tests.composition.test_composer import cluster_sources, crossing_and_crumb
 

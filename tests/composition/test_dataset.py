@@ -15,9 +15,9 @@ from supcam.composition.composer import SourceCrops
 from supcam.composition.dataset import compose_set
 from supcam.composition.masks import EIGHT
 from supcam.data.crops import CropSet
-from supcam.data.images import decode_crop
 from supcam.data.manifest import COLUMNS, read_manifest
 from supcam.errors import SupcamError
+from supcam.serving.images import decode_crop
 from supcam.settings import ComposeSettings
 from tests.composition.test_masks import BAD
 

@@ -8,7 +8,7 @@ import torch
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import Composer, Composite, SourceCrops
 from supcam.composition.stream import ComposedStream, DeviceStream, Stream
-from supcam.data.images import letterbox
+from supcam.serving.images import letterbox
 from supcam.settings import ComposeSettings
 
 Opened = Callable[..., Stream]

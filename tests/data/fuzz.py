@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from supcam.data.images import ImageError, decode_crop
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.errors import UsageError
+from supcam.serving.images import ImageError, decode_crop
 from tests.data.samples import draw_crop, encode
 
 SECONDS_EACH = 10.0

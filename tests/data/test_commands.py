@@ -10,7 +10,8 @@ import pytest
 
 from supcam.cli import main
 from supcam.data.importers import import_sources
-from supcam.data.manifest import manifest_hash, read_manifest, write_text
+from supcam.data.manifest import manifest_hash, read_manifest
+from supcam.files import write_text
 from supcam.settings import profile_path
 from tests.data.samples import write_source
 

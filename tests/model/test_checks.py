@@ -20,7 +20,7 @@ from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import Predictor
 from supcam.registry.rules import Rule
 from supcam.settings import CheckSettings, ComposeSettings
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 QUICK = CheckSettings(crops=24, angles=1, composites=4, padding=[0.25])
 

@@ -26,7 +26,7 @@ from supcam.registry.package import package_model, write_checksums
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import Registry, open_client
-from tests.servers import postgres_server
+from tests.support.servers import postgres_server
 
 __all__ = ["postgres_server"]
 

@@ -16,7 +16,7 @@ from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder
 from supcam.registry.candidate import package_candidate, review_threshold
 from supcam.registry.card import load_card
-from supcam.registry.engine import Engine
+from supcam.serving.engine import Engine
 from supcam.settings import parse_settings
 from supcam.training.prediction import load_classifier, predict_logits
 from tests.registry.conftest import drawn_crops

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 import supcam
-from supcam.data.images import ImageError
 from supcam.errors import SupcamError, UsageError
 from supcam.registry.card import load_card
 from supcam.registry.client import Predictor, load_production, predict_files, pull, route
-from supcam.registry.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.registry.package import write_checksums
 from supcam.registry.promotion import promote
 from supcam.registry.store import Registry, RegistryError
+from supcam.serving.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
+from supcam.serving.images import ImageError
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import drawn_crops
 

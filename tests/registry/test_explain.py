@@ -9,8 +9,8 @@ from PIL import Image
 
 from supcam.cluster_type import ClusterType
 from supcam.data.crops import CropSet
-from supcam.registry.engine import Engine
 from supcam.registry.explain import draw, explain, occlusion_map, training_crops
+from supcam.serving.engine import Engine
 from tests.registry.conftest import drawn_crops
 from tests.registry.test_candidate import crop_set, packaged  # noqa: F401
 

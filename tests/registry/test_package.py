@@ -11,20 +11,20 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from supcam.data.images import letterbox
 from supcam.errors import GateRefused, UsageError
 from supcam.registry import registration
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.client import load_production
-from supcam.registry.engine import ANSWER_COLUMNS, Engine, PackageError, verify_package
 from supcam.registry.package import WEIGHTS_FILE, package_model
 from supcam.registry.promotion import promote
 from supcam.registry.registration import register_candidate, save_served, shipped_code
 from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
+from supcam.serving.engine import ANSWER_COLUMNS, Engine, PackageError, verify_package
+from supcam.serving.images import letterbox
 from supcam.settings import PromoteSettings
-from tests.imports import all_imports, module_path
 from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_crops, make_card, new_run
+from tests.support.imports import all_imports, module_path
 
 
 def test_same_model_gives_the_same_bytes(package: Path, make_package: MakePackage) -> None:
@@ -127,7 +127,7 @@ def test_a_model_with_broken_shipped_code_was_never_replaced(
     package: Path, registry_uri: str, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Code that ships with a model was no part of its identity: mended, it met "nothing to do"."""
-    broken = {"registry/engine.py": "raise ImportError('a module is missing')\n"}
+    broken = {"serving/engine.py": "raise ImportError('a module is missing')\n"}
     with monkeypatch.context() as patch:
         whole = registration._source
         patch.setattr(registration, "_source", lambda path: broken.get(path) or whole(path))
@@ -140,15 +140,15 @@ def test_a_model_with_broken_shipped_code_was_never_replaced(
     assert Registry(registry_uri).aliases() == {"production": 2, "previous": 1, "candidate": 2}
     registry = Registry(registry_uri)
     codes = [registry.package(registry.version(number)).parents[1] / "code" for number in (1, 2)]
-    engines = [next(code.rglob("registry/engine.py")).read_text(encoding="utf-8") for code in codes]
-    assert engines[0] == broken["registry/engine.py"] and "class Engine" in engines[1]
+    engines = [next(code.rglob("serving/engine.py")).read_text(encoding="utf-8") for code in codes]
+    assert engines[0] == broken["serving/engine.py"] and "class Engine" in engines[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry_uri)
     assert load_production().origin == "supcam version 2"
 
 
 def test_every_module_that_a_served_model_imports_ships_with_it(project_root: Path) -> None:
     """A module that the list did not name broke each model that was packaged, and only where supcam is missing."""
-    served = project_root / "supcam/registry/served.py"
+    served = project_root / "supcam/serving/served.py"
     reached = [path for name in all_imports(served) if (path := module_path(name)) and path.name != "__init__.py"]
     assert {str(path.relative_to(project_root / "supcam")) for path in (served, *reached)} == set(shipped_code())
 

@@ -18,14 +18,14 @@ from sqlalchemy.exc import IntegrityError
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.registry import history
 from supcam.registry.card import content_hash, load_card
-from supcam.registry.engine import verify_package
 from supcam.registry.promotion import best_candidate, check_force, promote, promote_or_raise
 from supcam.registry.registration import register_candidate, shipped_hash
 from supcam.registry.rules import Decision, Validation
 from supcam.registry.store import Busy, Registry, RegistryError
+from supcam.serving.engine import verify_package
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, make_card, new_run
-from tests.servers import database
+from tests.support.servers import database
 
 SETTINGS = PromoteSettings(min_test_crops_per_type=10)
 PASSED = Validation(True, "data-1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from supcam.tracking import open_client, quiet
-from tests.servers import postgres, postgres_server
+from tests.support.servers import postgres, postgres_server
 
 __all__ = ["empty_store", "postgres", "postgres_server", "project"]
 

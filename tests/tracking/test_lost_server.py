@@ -12,7 +12,7 @@ import pytest
 from supcam.errors import SupcamError
 from supcam.settings import Settings
 from supcam.tracking import Run, open_client, pending_uploads, spool, stage_run, upload_pending
-from tests.servers import MlflowServer
+from tests.support.servers import MlflowServer
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pipelines.stage import Place, Stage, execute
 from supcam.settings import PretrainSettings, Settings, TuneSettings
 from supcam.tracking import open_client
 from supcam.tuning import tune
-from tests.servers import MlflowServer, database
+from tests.support.servers import MlflowServer, database
 from tests.tuning.objectives import SometimesFaulty
 from tests.tuning.test_study import NONE
 

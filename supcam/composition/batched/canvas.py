@@ -10,7 +10,7 @@ from torch import Tensor
 
 from supcam.composition.batched.masks import within
 from supcam.composition.masks import WHITE
-from supcam.data.images import FOREGROUND
+from supcam.serving.images import FOREGROUND
 
 _BITS = 22  # of the fixed point in which Pillow resizes 8-bit images
 
@@ -18,7 +18,7 @@ _BITS = 22  # of the fixed point in which Pillow resizes 8-bit images
 def fitted(images: Tensor, shapes: Tensor, size: int, scale: Literal["letterbox", "native"]) -> Tensor:
     """Images (N, K, K) uint8 of ``shapes`` (N, 2), each at its frame's first pixel, on white: (N, size, size) uint8.
 
-    The same as ``supcam.data.images.letterbox`` or ``native_canvas`` of each.
+    The same as ``supcam.serving.images.letterbox`` or ``native_canvas`` of each.
     """
     first, shapes = _foreground(images, shapes)
     longest = shapes.amax(1)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from supcam.ablation.cells import Bench, Cell, Result
-from supcam.data.manifest import write_text
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
 from supcam.evaluation.metrics import figures
 from supcam.evaluation.repeats import compare_repeats, holm, labels_of, repeated_figures, subsets
 from supcam.evaluation.report import case_groups, prediction_table, probability_spans
+from supcam.experiments.cells import Bench, Cell, Result
+from supcam.files import write_text
 from supcam.settings import EvaluateSettings
 
 

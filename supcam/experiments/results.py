@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from supcam import tracking
-from supcam.ablation.runner import origin
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.manifest import write_text
 from supcam.errors import SupcamError, UsageError, explained
 from supcam.evaluation.report import told_cases
+from supcam.experiments.runner import origin
+from supcam.files import write_text
 from supcam.settings import Settings, load_settings, with_best_params
 
 # What the project set out to reach on crops of cases never seen, by source and figure.

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from supcam.ablation.shapes import FEATURES, run_forest, shape_features
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
-from tests.ablation.conftest import quick
+from supcam.experiments.shapes import FEATURES, run_forest, shape_features
+from tests.experiments.conftest import quick
 
 
 def canvas() -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.project import call, small_project, succeed
+from tests.support.project import call, small_project, succeed
 
 QUICK = {
     "ablation.rows": "[forest, ce, unified]",
@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_and_trains_nothing(project: Path) -> None:
 
 def test_the_folds_command_judges_every_crop_once(project: Path) -> None:
     settings = [f"{name}={value}" for name, value in QUICK.items() if not name.startswith("ablation")]
-    command = ("python", "-m", "benchmarks.folds", "--folds", "2", "--docs", "--set", *settings)
+    command = ("python", "-m", "supcam.experiments.folds", "--folds", "2", "--docs", "--set", *settings)
     lines = [json.loads(line) for line in succeed(project, *command).splitlines() if line.startswith("{")]
     assert {"accuracy", "macro_sensitivity", "folds_done"} <= {line["name"] for line in lines}
     content = json.loads((project / "reports/folds/folds.json").read_text())

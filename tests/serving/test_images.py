@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from supcam.data.extent import end_of_image
-from supcam.data.images import (
+from supcam.serving.extent import end_of_image
+from supcam.serving.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageError,

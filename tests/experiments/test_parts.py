@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supcam.ablation.parts import grouped_folds, split_parts
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
+from supcam.experiments.parts import grouped_folds, split_parts
 from supcam.settings import SplitSettings
 
 SETTINGS = SplitSettings(validation=0.25)

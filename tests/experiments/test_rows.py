@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from supcam.ablation.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
 from supcam.errors import SettingError, UsageError
+from supcam.experiments.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
 from supcam.settings import PROFILES, AblationSettings, Settings, load_settings, profile_path
-from tests.ablation.conftest import quick
-from tests.imports import ROOT
+from tests.experiments.conftest import quick
+from tests.support.imports import ROOT
 
 FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
 

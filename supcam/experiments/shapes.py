@@ -10,10 +10,10 @@ from skimage.measure import regionprops
 from skimage.morphology import skeletonize
 from sklearn.ensemble import RandomForestClassifier
 
-from supcam.ablation.recipe import Outcome
 from supcam.cluster_type import TYPE_LABELS
 from supcam.composition.masks import EIGHT, Grey, Mask, find_body
 from supcam.data.crops import CropSet
+from supcam.experiments.recipe import Outcome
 from supcam.settings import ComposeSettings, Settings
 from supcam.training.crop_bank import check_training_crops, label_weights
 

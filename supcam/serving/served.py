@@ -16,7 +16,7 @@ class ServedClassifier(PythonModel):
         """Open the package that lies beside this file."""
         from pathlib import Path
 
-        from supcam.registry.engine import Engine
+        from supcam.serving.engine import Engine
 
         self.engine = Engine(Path(context.artifacts["package"]))
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from supcam import tracking
-from supcam.ablation.cells import Bench, Cell, RunReport, run_cells
-from supcam.ablation.parts import Parts
-from supcam.ablation.pictures import draw_rows, draw_sweep
-from supcam.ablation.rows import cell_settings, chosen_rows, with_seed
-from supcam.ablation.table import comparison_table, gather, plain_table, write_predictions
 from supcam.data.crops import CropSet
-from supcam.data.manifest import manifest_hash, write_text
+from supcam.data.manifest import manifest_hash
 from supcam.errors import SupcamError
+from supcam.experiments.cells import Bench, Cell, RunReport, run_cells
+from supcam.experiments.parts import Parts
+from supcam.experiments.pictures import draw_rows, draw_sweep
+from supcam.experiments.rows import cell_settings, chosen_rows, with_seed
+from supcam.experiments.table import comparison_table, gather, plain_table, write_predictions
+from supcam.files import write_text
 from supcam.progress import Progress
 from supcam.settings import Settings
 

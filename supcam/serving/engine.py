@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.images import ImageError, decode_crop, letterbox, native_canvas
 from supcam.errors import SupcamError
+from supcam.serving.images import ImageError, decode_crop, letterbox, native_canvas
 
 CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
 CARD_FILE = "card.json"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chrcluster import draw_stand_in, run_experiment
-from benchmarks.folds import from_one
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.errors import UsageError
-from tests.ablation.conftest import quick
-from tests.imports import ROOT
-from tests.project import small_project, succeed
+from supcam.experiments.chrcluster import draw_stand_in, run_experiment
+from supcam.experiments.folds import from_one
+from tests.experiments.conftest import quick
+from tests.support.imports import ROOT
+from tests.support.project import small_project, succeed
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_numbers_of_seeds_and_workers_begin_with_one(text: str) -> None:
 def test_the_documented_command_runs_to_its_end(tmp_path: Path) -> None:
     project = small_project(tmp_path / "project")
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    command = text[text.index("python -m benchmarks.chrcluster --stand-in") :].partition("```")[0]
+    command = text[text.index("python -m supcam.experiments.chrcluster --stand-in") :].partition("```")[0]
     succeed(project, *command.replace("\\\n", " ").split())
     content = json.loads((project / "reports/chrcluster/chrcluster.json").read_text())
     counts = content["split"]["counts"]

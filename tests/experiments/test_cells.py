@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supcam.ablation import cells as module
-from supcam.ablation.cells import Bench, Cell, run_cells
-from supcam.ablation.parts import Parts, grouped_folds
-from supcam.ablation.recipe import Outcome, run_recipe
-from supcam.ablation.rows import with_seed
-from supcam.ablation.table import gather, subset_figures
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
+from supcam.experiments import cells as module
+from supcam.experiments.cells import Bench, Cell, run_cells
+from supcam.experiments.parts import Parts, grouped_folds
+from supcam.experiments.recipe import Outcome, run_recipe
+from supcam.experiments.rows import with_seed
+from supcam.experiments.table import gather, subset_figures
 from supcam.settings import SplitSettings
-from tests.ablation.conftest import quick
-from tests.imports import ROOT
+from tests.experiments.conftest import quick
+from tests.support.imports import ROOT
 
 Trained = list[tuple[CropSet, CropSet, CropSet]]
 
@@ -162,8 +162,8 @@ def run_sleeping(crops: CropSet, state: Path) -> None:
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """They used to wait for work for ever; whoever lives holds the pipe open."""
     script = (
-        "import sys; from pathlib import Path; from tests.ablation.conftest import bars; "
-        "from tests.ablation.test_cells import run_sleeping; run_sleeping(bars(), Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from tests.experiments.conftest import bars; "
+        "from tests.experiments.test_cells import run_sleeping; run_sleeping(bars(), Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:

@@ -21,15 +21,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam import tracking
-from supcam.ablation.parts import Parts
-from supcam.ablation.recipe import Log, Outcome, run_recipe
-from supcam.ablation.rows import SECTIONS, WITHOUT_EFFECT
-from supcam.ablation.shapes import run_forest
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
-from supcam.data.manifest import write_text
 from supcam.errors import SupcamError, UsageError
 from supcam.evaluation.metrics import confusion, rates
+from supcam.experiments.parts import Parts
+from supcam.experiments.recipe import Log, Outcome, run_recipe
+from supcam.experiments.rows import SECTIONS, WITHOUT_EFFECT
+from supcam.experiments.shapes import run_forest
+from supcam.files import write_text
 from supcam.progress import Progress
 from supcam.settings import Settings
 
@@ -38,11 +38,12 @@ LOGITS = [f"log_p_{label.replace('-', '_')}" for label in TYPE_LABELS]
 
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
-    "ablation/recipe.py",
-    "ablation/shapes.py",
+    "experiments/recipe.py",
+    "experiments/shapes.py",
     "cluster_type.py",
     "composition",
     "data",
+    "serving",
     "losses",
     "models",
     "training",

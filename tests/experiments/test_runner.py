@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.results import ablation_section, chrcluster_section, folds_section, put_file, put_section
-from supcam.ablation import cells as module
-from supcam.ablation.parts import grouped_folds
-from supcam.ablation.rows import with_overrides
-from supcam.ablation.runner import Ablation, ablate
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
-from tests.ablation.conftest import quick
-from tests.imports import ROOT
+from supcam.experiments import cells as module
+from supcam.experiments.parts import grouped_folds
+from supcam.experiments.results import ablation_section, chrcluster_section, folds_section, put_file, put_section
+from supcam.experiments.rows import with_overrides
+from supcam.experiments.runner import Ablation, ablate
+from tests.experiments.conftest import quick
+from tests.support.imports import ROOT
 
 SETTINGS = with_overrides(
     quick(pretrain={"epochs": 1}, compose={"count": 12, "workers": 1}),

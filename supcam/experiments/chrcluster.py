@@ -1,4 +1,4 @@
-"""The paper's experiment on ChrCluster with one command, or its proof on drawn crops: python -m benchmarks.chrcluster.
+"""The paper's experiment on ChrCluster, or its proof on drawn crops: python -m supcam.experiments.chrcluster.
 
 With the data set's zip it imports 6,592 crops, validates them, divides them by the protocol `paper` (80/10/10) and
 trains and judges the recipe of the profile `chrcluster`. `--stand-in` draws as many crops of each type instead, in the
@@ -14,22 +14,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.folds import from_one, pair
 from supcam import tracking
-from supcam.ablation.cells import Bench, Cell, run_cells
-from supcam.ablation.parts import split_parts
-from supcam.ablation.rows import with_seed
-from supcam.ablation.runner import origin
-from supcam.ablation.table import gather, subset_figures, write_predictions
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.data.expectations import validate_crops
 from supcam.data.gate import require_passed
 from supcam.data.importers import import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
-from supcam.data.manifest import manifest_hash, read_manifest, write_text
+from supcam.data.manifest import manifest_hash, read_manifest
 from supcam.data.splits import split_manifest
 from supcam.errors import SupcamError, UsageError, explained
+from supcam.experiments.cells import Bench, Cell, run_cells
+from supcam.experiments.folds import from_one, pair
+from supcam.experiments.parts import split_parts
+from supcam.experiments.rows import with_seed
+from supcam.experiments.runner import origin
+from supcam.experiments.table import gather, subset_figures, write_predictions
+from supcam.files import write_text
 from supcam.settings import Settings, load_settings, profile_path
 from supcam.synthetic import synthesize
 

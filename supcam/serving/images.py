@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from supcam.data.extent import end_of_image
 from supcam.errors import SupcamError
+from supcam.serving.extent import end_of_image
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")

@@ -1,4 +1,4 @@
-"""How well the recipe does on cases it never saw: out-of-fold figures of data/, python -m benchmarks.folds --help."""
+"""Out-of-fold metrics of the recipe on the crops in data/: python -m supcam.experiments.folds --help."""
 
 import argparse
 import json
@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import folds_section, put_section
 from supcam import tracking
-from supcam.ablation.cells import Bench, Cell, RunReport, run_cells
-from supcam.ablation.parts import grouped_folds, links_of
-from supcam.ablation.rows import with_seed
-from supcam.ablation.runner import origin
-from supcam.ablation.table import Answers, gather, subset_figures, write_predictions
 from supcam.data.crops import CropSet
-from supcam.data.manifest import manifest_hash, read_manifest, write_text
+from supcam.data.manifest import manifest_hash, read_manifest
 from supcam.errors import SupcamError, UsageError, explained
+from supcam.experiments.cells import Bench, Cell, RunReport, run_cells
+from supcam.experiments.parts import grouped_folds, links_of
+from supcam.experiments.results import folds_section, put_section
+from supcam.experiments.rows import with_seed
+from supcam.experiments.runner import origin
+from supcam.experiments.table import Answers, gather, subset_figures, write_predictions
+from supcam.files import write_text
 from supcam.settings import Settings, load_settings, profile_path
 
 FIGURES = "folds.json"

@@ -1,0 +1,1 @@
+"""Exactly what travels with a model: decoding of crops, the inference engine, and what MLflow serves."""
