@@ -15,6 +15,7 @@ FLOORS = {
     "supcam.cluster_type": 1,
     "supcam.errors": 1,
     "supcam.files": 1,
+    "supcam.pages": 1,
     "supcam.processes": 1,
     "supcam.progress": 1,
     "supcam.settings": 1,
