@@ -1,4 +1,4 @@
-"""HTML pages that need no network and no other file: one base template, light and dark, and a template for each page."""
+"""HTML pages that need no network and no other file: one base template, and one template for each page."""
 
 import base64
 import io
