@@ -121,8 +121,8 @@ def folds_(
     into: Annotated[Path, typer.Option(help="New folder for the lists of ids and folds.json.")],
 ) -> None:
     """Divide the crops into folds by the protocol of the split, and write the ids each holds out, with hashes."""
+    from supcam.data.folds import fold_manifest, write_folds
     from supcam.data.manifest import read_manifest
-    from supcam.data.splits import fold_manifest, write_folds
     from supcam.experiments.parts import links_of
 
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
+from supcam.data.groups import merged, same_values
 from supcam.data.judge import judge
 from supcam.data.manifest import manifest_hash
-from supcam.data.measure import OK, linked_groups, measure_crops, near_duplicates, same_values
+from supcam.data.measure import OK, measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, write_page
 from supcam.data.rules import composed_rules, raw_rules, split_rules
 from supcam.data.sources import is_image
-from supcam.data.splits import PARTS
+from supcam.data.split_report import PARTS
 from supcam.errors import UsageError
 from supcam.progress import Progress
 from supcam.serving.images import decode_crop
@@ -58,7 +59,7 @@ def validate_crops(
     facts["alike"], facts["near_conflict"] = _others(facts, alike)
     for name in ("contrast", "focus"):
         facts[f"{name}_deviation"] = _deviation(facts, name)
-    links = linked_groups([(group[0], other) for group in [*same, *alike] for other in group[1:]])
+    links = merged([*same, *alike])
     linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in links)
     tables = {"type": _per_type(facts, settings.min_crops_per_type), "file": _unlisted(facts, root)}
     report = judge("raw", facts, tables, rules, manifest_hash(frame), linked)

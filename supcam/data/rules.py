@@ -6,7 +6,7 @@ from typing import Literal
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.measure import OK
-from supcam.data.splits import PARTS
+from supcam.data.split_report import PARTS
 from supcam.errors import SettingError
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from supcam.data.expectations import validate_composed, validate_crops, validate_splits
 from supcam.data.gate import require_passed
+from supcam.data.groups import merged
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
-from supcam.data.measure import linked_groups, measure_crops, near_duplicates
+from supcam.data.measure import measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, read_links
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
@@ -351,7 +352,7 @@ def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
         and np.abs(vectors[one, -2:] - vectors[two, -2:]).max() <= np.log1p(0.1)
     ]
     assert (3, len(frame)) in wanted
-    assert near_duplicates(vectors, 0.9, 0.1) == linked_groups(wanted)
+    assert near_duplicates(vectors, 0.9, 0.1) == merged(wanted)
 
 
 def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:

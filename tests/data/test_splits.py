@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supcam.data.splits import (
-    PARTS,
-    fold_manifest,
-    read_assignments,
-    read_history,
-    split_manifest,
-    write_folds,
-    write_split,
-)
+from supcam.data.folds import fold_manifest, write_folds
+from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
+from supcam.data.splits import split_manifest
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
 
@@ -207,7 +201,7 @@ def test_kept_parts_name_the_seed_that_made_them_and_a_new_division_is_recorded(
 def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
     assert read_history(tmp_path / "absent.json") == []
     (tmp_path / "history.json").write_text(text)
-    with pytest.raises(UsageError, match=r"history\.json is no history of splits.*git checkout"):
+    with pytest.raises(UsageError, match=r"history\.json is not a history of splits.*git checkout"):
         read_history(tmp_path / "history.json")
 
 
