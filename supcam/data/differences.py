@@ -81,7 +81,9 @@ def _manifest_of(version: str, data: Path) -> pd.DataFrame:
     if path.is_file():
         return read_manifest(path)
     if version.startswith("-"):
-        raise UsageError(f"version {version!r} is no git revision. Give a commit, a tag, a data folder or 'workspace'.")
+        raise UsageError(
+            f"version {version!r} is not a git revision. Give a commit, a tag, a data folder or 'workspace'."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / MANIFEST
         fetch_manifest(data, version, target)

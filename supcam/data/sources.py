@@ -1,4 +1,4 @@
-"""What can be imported, seen alike: a folder or a zip as a list of safe relative paths that can be read."""
+"""What can be imported: a folder or a zip, as a list of safe relative paths that can be read."""
 
 import os
 import stat
@@ -20,10 +20,15 @@ LABELS = "labels.csv"
 _ENCRYPTED = 0x1
 
 
-class Source(ABC):
-    """One source: ``files`` are its regular files (POSIX paths below the source), ``refused`` the unsafe ones.
+class ImportSource(ABC):
+    """One source; opening it lists its files, and nothing changes it after that.
 
-    ``table`` is the name of its label table, in any case of its letters.
+    Attributes:
+        name: Begins the ids of its crops.
+        table: Name of its label table, in any case of its letters.
+        files: Crops, label tables and licences, as POSIX paths below the source.
+        refused: Why a file may not be read, by path.
+        ignored: Other files, counted by what they are.
     """
 
     def __init__(self, name: str, table: str = LABELS) -> None:
@@ -71,7 +76,7 @@ class Source(ABC):
     def _descend(self, start: str) -> None: ...
 
     def _keep(self, path: str) -> None:
-        """List a regular file unless its name is unsafe or it is no crop, label table or licence."""
+        """List a regular file unless its name is unsafe or it is not a crop, label table or licence."""
         parts = PurePosixPath(path).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.ignored["hidden files"] += 1
@@ -83,7 +88,7 @@ class Source(ABC):
             self.files.append(path)
 
 
-class FolderSource(Source):
+class FolderSource(ImportSource):
     """A folder. Symbolic links may not leave it; pipes and devices are refused."""
 
     def __init__(self, root: Path, table: str = LABELS) -> None:
@@ -91,7 +96,7 @@ class FolderSource(Source):
         self.root = root.resolve()
         self._base = self.root
         for folder, folders, names in os.walk(self.root):
-            folders.sort()
+            folders.sort()  # os.walk goes on in this order: the same source always gives the same list
             here = Path(folder)
             for name in [entry for entry in folders if (here / entry).is_symlink()]:
                 self._judge_link(here / name, "linked folders")
@@ -139,7 +144,7 @@ class FolderSource(Source):
         self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
 
-class ZipSource(Source):
+class ZipSource(ImportSource):
     """A zip read in place: nothing is unpacked to disk, so no entry can write anywhere."""
 
     def __init__(self, path: Path) -> None:
@@ -150,7 +155,7 @@ class ZipSource(Source):
             self._zip = zipfile.ZipFile(path)
             entries = self._zip.infolist()
         except Exception as error:  # zipfile raises many types on damaged archives
-            raise UsageError(f"{path} is no readable zip: {error}. Download it again.") from None
+            raise UsageError(f"{path} is not a readable zip: {error}. Download it again.") from None
         if len(entries) > MAX_FILES:
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
         for entry in entries:
@@ -166,8 +171,8 @@ class ZipSource(Source):
         """Bytes of one entry, never more than an image may hold."""
         try:
             with self._zip.open(self._entries[path]) as file:
-                content = file.read(MAX_BYTES + 1)
-        except Exception as error:  # zipfile and zlib raise many types on damaged archives
+                content = file.read(MAX_BYTES + 1)  # the size in the header may be false
+        except Exception as error:  # as above, and from zlib
             raise UsageError(f"cannot be unpacked: {error or type(error).__name__}. Download the zip again.") from None
         if len(content) > MAX_BYTES:
             raise UsageError(f"unpacks to more than {MAX_BYTES} bytes. Save single crops.")
@@ -190,21 +195,21 @@ class ZipSource(Source):
         self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> ImportSource:
     """Open a folder, a zip or the folder of a label table, which is a CSV file of any name.
 
     Raises:
         UsageError: for anything else, naming it.
     """
     if path.is_dir():
-        source: Source = FolderSource(path)
+        source: ImportSource = FolderSource(path)
     elif path.is_file() and path.suffix.lower() == ".csv":
         table = path.resolve()
         source = FolderSource(table.parent, table.name)
     elif path.is_file() and path.suffix.lower() == ".zip":
         source = ZipSource(path)
     else:
-        state = "is no folder, zip or CSV table" if path.exists() else "does not exist"
+        state = "is not a folder, zip or CSV table" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a table of labels.")
     if not source.name or source.name.startswith(".") or not _printable(source.name):
         raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
@@ -228,6 +233,7 @@ def _most_unpacked(path: Path) -> int:
 
 
 def _printable(name: str) -> bool:
+    # A name that is not UTF-8 comes as lone surrogates, which no manifest can hold.
     return name.isprintable() and name.encode(errors="replace").decode() == name
 
 
@@ -235,6 +241,7 @@ def _unsafe_entry(entry: zipfile.ZipInfo, twice: bool) -> str | None:
     name = entry.filename
     if name.startswith("/") or "\\" in name or ":" in name or {"..", ""} & set(name.split("/")):
         return "leads out of the zip. Make the zip again from a plain folder."
+    # The upper half holds the mode of the file where a Unix program packed it.
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link. Put the file itself into the zip."
     if entry.flag_bits & _ENCRYPTED:

@@ -66,7 +66,7 @@ def fetch_manifest(data: Path, revision: str, target: Path) -> None:
         if "unknown Git revision" not in str(error):
             raise
         raise UsageError(
-            f"version {revision!r} is no git revision of this project. Give a commit or tag (git log --oneline -- "
+            f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
             f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
         ) from None
 
