@@ -1,7 +1,6 @@
 """What a validation found: verdict by rule, failing crops, and the files and pages that show them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -97,8 +96,3 @@ def write_page(report: ValidationReport, root: Path, docs: Path) -> Path:
         sections += [{"rule": rule, "rows": shown}] if shown else []
     write_text(docs / "index.html", render("validation.html", {"report": report, "sections": sections}))
     return docs / "index.html"
-
-
-def failing_frame(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """Failing crops as a table with the columns ``FAILING_COLUMNS``."""
-    return pd.DataFrame(list(rows), columns=list(FAILING_COLUMNS))
