@@ -203,7 +203,7 @@ def _same(there: Mapping[Hashable, object], row: LabelledCrop, digest: str) -> N
         if old != value:
             raise UsageError(
                 f"is there already with another {name} ({old!r}, now {value!r}). "
-                "Give the source folder another name, correct it, or start afresh with --replace."
+                "Give the source folder another name, correct it, or start from scratch with --replace."
             )
 
 

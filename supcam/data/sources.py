@@ -27,12 +27,14 @@ class ImportSource(ABC):
         name: Begins the ids of its crops.
         table: Name of its label table, in any case of its letters.
         files: Crops, label tables and licences, as POSIX paths below the source.
+        root: Where ``files`` begin below the folder or zip: empty, or the labelled folder and a slash.
         refused: Why a file may not be read, by path.
         ignored: Other files, counted by what they are.
     """
 
     def __init__(self, name: str, table: str = LABELS) -> None:
         self.name, self.table = name, table
+        self.root = ""
         self.files: list[str] = []
         self.refused: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
@@ -66,14 +68,12 @@ class ImportSource(ABC):
                 f"source {self.name!r} has crops outside the folder of {tables[0]}, such as {outside[0]}. "
                 f"Import {folder} by itself."
             )
-        self._descend(f"{folder}/")
+        self.root = f"{folder}/"
+        self.files = [path.removeprefix(self.root) for path in self.files if path.startswith(self.root)]
 
     def is_table(self, path: str) -> bool:
         """Whether a file is the label table of this source, in any case of its letters."""
         return PurePosixPath(path).name.lower() == self.table.lower()
-
-    @abstractmethod
-    def _descend(self, start: str) -> None: ...
 
     def _keep(self, path: str) -> None:
         """List a regular file unless its name is unsafe or it is not a crop, label table or licence."""
@@ -93,9 +93,8 @@ class FolderSource(ImportSource):
 
     def __init__(self, root: Path, table: str = LABELS) -> None:
         super().__init__(root.resolve().name, table)
-        self.root = root.resolve()
-        self._base = self.root
-        for folder, folders, names in os.walk(self.root):
+        self._folder = root.resolve()
+        for folder, folders, names in os.walk(self._folder):
             folders.sort()  # os.walk goes on in this order: the same source always gives the same list
             here = Path(folder)
             for name in [entry for entry in folders if (here / entry).is_symlink()]:
@@ -105,7 +104,7 @@ class FolderSource(ImportSource):
 
     def read(self, path: str) -> bytes:
         """Bytes of one file below the folder."""
-        file = self._base / path
+        file = self._folder / self.root / path
         try:
             if file.stat().st_size > MAX_BYTES:
                 raise UsageError(
@@ -116,7 +115,7 @@ class FolderSource(ImportSource):
             raise UsageError(f"cannot be opened: {error.strerror or error}. Check the file.") from None
 
     def _judge(self, file: Path) -> None:
-        path = file.relative_to(self.root).as_posix()
+        path = file.relative_to(self._folder).as_posix()
         if file.is_symlink() and not self._judge_link(file, None):
             return
         try:
@@ -130,18 +129,13 @@ class FolderSource(ImportSource):
             self.refused[path] = "is a pipe, socket or device, not a file. Remove it."
 
     def _judge_link(self, link: Path, ignore_as: str | None) -> bool:
-        if not link.resolve().is_relative_to(self.root):
-            self.refused[link.relative_to(self.root).as_posix()] = (
-                "is a link out of the source. Replace it by its file."
-            )
+        if not link.resolve().is_relative_to(self._folder):
+            path = link.relative_to(self._folder).as_posix()
+            self.refused[path] = "is a link out of the source. Replace it by its file."
             return False
         if ignore_as:
             self.ignored[ignore_as] += 1
         return True
-
-    def _descend(self, start: str) -> None:
-        self._base /= start
-        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
 
 class ZipSource(ImportSource):
@@ -160,7 +154,8 @@ class ZipSource(ImportSource):
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
         for entry in entries:
             self._judge(entry)
-        total, allowed = sum(entry.file_size for entry in self._entries.values()), _most_unpacked(path)
+        total = sum(entry.file_size for entry in self._entries.values())
+        allowed = max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
         if total > allowed:
             raise UsageError(
                 f"{path} unpacks to {total} bytes; allowed are at most {allowed}, the larger of {MAX_UNPACKED} and "
@@ -170,7 +165,7 @@ class ZipSource(ImportSource):
     def read(self, path: str) -> bytes:
         """Bytes of one entry, never more than an image may hold."""
         try:
-            with self._zip.open(self._entries[path]) as file:
+            with self._zip.open(self._entries[self.root + path]) as file:
                 content = file.read(MAX_BYTES + 1)  # the size in the header may be false
         except Exception as error:  # as above, and from zlib
             raise UsageError(f"cannot be unpacked: {error or type(error).__name__}. Download the zip again.") from None
@@ -189,10 +184,6 @@ class ZipSource(ImportSource):
             return
         self._entries[name] = entry
         self._keep(name)
-
-    def _descend(self, start: str) -> None:
-        self._entries = {name.removeprefix(start): self._entries[name] for name in self.files if name.startswith(start)}
-        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
 
 def open_source(path: Path) -> ImportSource:
@@ -226,10 +217,6 @@ def is_licence(path: str) -> bool:
     """Whether a file holds licence terms, which travel with every copy of the crops."""
     pure = PurePosixPath(path)
     return pure.stem.lower() in {"license", "licence", "copying"} and pure.suffix.lower() in {"", ".txt", ".md"}
-
-
-def _most_unpacked(path: Path) -> int:
-    return max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
 
 
 def _printable(name: str) -> bool:

@@ -12,7 +12,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.versions import record_version
 from supcam.errors import UsageError
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 Make = Callable[..., pd.DataFrame]
 

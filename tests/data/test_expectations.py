@@ -25,7 +25,7 @@ from supcam.data.reports import ValidationReport, read_links
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
 from supcam.settings import SplitSettings, ValidateComposedSettings, ValidateSettings
-from tests.data.samples import draw_crop, encode, write_source
+from tests.support.drawing import draw_crop, encode, write_source
 
 Make = Callable[..., pd.DataFrame]
 STRICT = ValidateSettings()

@@ -17,7 +17,7 @@ from supcam.data.importers import ImportRefused, import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import read_manifest
 from supcam.errors import SupcamError, UsageError
-from tests.data.samples import draw_crop, encode, write_source
+from tests.support.drawing import draw_crop, encode, write_source
 
 CROP = encode(draw_crop(1))
 

@@ -16,7 +16,7 @@ from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.review import apply_review, suspicious_labels, write_review
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 Make = Callable[..., pd.DataFrame]
 
@@ -49,7 +49,7 @@ def test_unsure_predictions_accuse_nobody(manifest: Make) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.ones((2, 4)), np.full((3, 4), 0.3), np.full((3, 4), np.nan)])
-def test_what_is_no_probability_is_refused(manifest: Make, bad: np.ndarray) -> None:
+def test_what_is_not_a_probability_is_refused(manifest: Make, bad: np.ndarray) -> None:
     with pytest.raises(UsageError, match="probabilities"):
         suspicious_labels(manifest({"a": {"instance": 3}}), bad)
 
@@ -110,7 +110,7 @@ def test_wrong_sheets_change_nothing(
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
 
 
-def test_what_is_no_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
+def test_what_is_not_a_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
     """An empty sheet ended in a traceback of the csv module."""
     data = dvc_project / "data"
     for content, message in ((b"", "is empty"), (bytes(range(256)), "not a readable"), (b"a\n", "lacks the column")):
