@@ -6,7 +6,8 @@ from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_splits
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
-from supcam.data.splits import read_assignments, read_history, split_manifest, write_split
+from supcam.data.split_report import read_assignments, read_history, write_split
+from supcam.data.splits import split_manifest
 
 
 def split(stage: Stage) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from supcam.cli import main
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
 from supcam.registry.client import image_files
 from supcam.settings import profile_path
+from tests.support.drawing import bar_crop, write_crop
 
 
 class Ended(NamedTuple):
@@ -57,11 +56,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def draw(path: Path, value: int = 90) -> Path:
     """A crop with one dark bar."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    crop = np.full((40, 30), 255, dtype=np.uint8)
-    crop[8:32, 10:20] = value
-    Image.fromarray(crop).save(path)
-    return path
+    return write_crop(path, bar_crop(value))
 
 
 def source(folder: Path) -> Path:
@@ -168,7 +163,7 @@ def test_predict_refuses_an_output_it_cannot_write_before_it_begins(project: Pat
     assert "name a file in an existing folder" in ended.err
 
 
-def test_brackets_in_a_name_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_brackets_in_a_name_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(pd.DataFrame({"[b]path": ["a[/b].png", "[red]x.png"]}))
     printed = capsys.readouterr().out
     assert "a[/b].png" in printed
@@ -179,7 +174,7 @@ def test_brackets_in_a_name_are_no_markup(capsys: pytest.CaptureFixture[str]) ->
 def test_a_folder_that_cannot_be_made_is_named(project: Path, call: Call) -> None:
     (project / "file").write_text("", encoding="utf-8")
     ended = call("synthesize", "--into", project / "file" / "below", "--crops", 96)
-    assert ended.code in (1, 2)
+    assert ended.code == 1
     assert str(project / "file") in ended.err
     assert "Traceback" not in ended.err
 

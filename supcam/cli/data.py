@@ -32,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 def import_(
     sources: Annotated[list[Path], typer.Argument(help="Folders, zip files, or CSV tables.")],
     into: Annotated[Path | None, typer.Option(help="Data folder; default: data/ of the project.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Start afresh instead of adding.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Start from scratch instead of adding.")] = False,
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
 ) -> None:
@@ -65,11 +65,15 @@ def synthesize(
     """Draw synthetic G-band crops of all four types; take them in with: supcam import INTO."""
     from supcam.synthetic import synthesize as draw
 
+    _require_new(into)
+    frame = draw(into, cases=cases, crops=crops, seed=seed, counts=_read_counts(counts))
+    types = ", ".join(f"{count} {name}" for name, count in frame["type"].value_counts().items())
+    typer.echo(f"{len(frame)} crops of {cases} cases in {into}: {types}")
+
+
+def _require_new(into: Path) -> None:
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
         raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
-    frame = draw(into, cases=cases, crops=crops, seed=seed, counts=_read_counts(counts))
-    told = ", ".join(f"{count} {name}" for name, count in frame["type"].value_counts().items())
-    typer.echo(f"{len(frame)} crops of {cases} cases in {into}: {told}")
 
 
 def _read_counts(text: str | None) -> list[int] | None:
@@ -107,13 +111,13 @@ def diff(
 
 
 def resplit() -> None:
-    """Forget which part each case is in; the next dvc repro divides all crops anew and records it in history.json."""
+    """Forget which part each case is in; the next dvc repro divides all crops from scratch (see history.json)."""
     root = tracking.project_root()
     assignments = root / "outputs" / "split" / "assignments.csv"
     if not assignments.exists():
         raise UsageError(f"{assignments} does not exist: there is no split to give up. Run: dvc repro split")
     assignments.unlink()
-    typer.echo("Cases are divided anew by: dvc repro. Test figures of before and after are of other crops.")
+    typer.echo("Cases are divided from scratch by: dvc repro. Test metrics before and after are of different crops.")
 
 
 def folds_(
@@ -121,12 +125,11 @@ def folds_(
     into: Annotated[Path, typer.Option(help="New folder for the lists of ids and folds.json.")],
 ) -> None:
     """Divide the crops into folds by the protocol of the split, and write the ids each holds out, with hashes."""
+    from supcam.data.folds import fold_manifest, write_folds
     from supcam.data.manifest import read_manifest
-    from supcam.data.splits import fold_manifest, write_folds
     from supcam.experiments.parts import links_of
 
-    if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
-        raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
+    _require_new(into)
     root = tracking.project_root()
     settings = load_settings(root / "params.yaml").split
     frame = read_manifest(root / "data" / "manifest.csv")

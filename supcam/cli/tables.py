@@ -10,7 +10,7 @@ _WIDTH = 120
 
 def print_table(frame: pd.DataFrame) -> None:
     """Print a frame, wide enough to be read also where the output goes into a file."""
-    # Text, not str: brackets in a file name are no markup.
+    # Text, not str: brackets in a file name are not markup.
     table = Table(*(Column(Text(str(name))) for name in frame.columns))
     for row in frame.astype(object).itertuples(index=False):
         table.add_row(*(Text("" if pd.isna(value) else str(value)) for value in row))

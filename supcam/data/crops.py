@@ -41,7 +41,7 @@ class CropSet:
         """Class indices (N,), values of ``ClusterType``.
 
         Raises:
-            UsageError: for a type that is none of the four.
+            UsageError: for a type that is not one of the four.
         """
         codes = {name: int(ClusterType.parse(name)) for name in self.frame["type"].unique()}
         return self.frame["type"].map(codes).to_numpy(dtype=np.int64)

@@ -22,7 +22,10 @@ COLUMNS = ("crop_id", "change", "before", "after")
 
 @dataclass(frozen=True)
 class DataDiff:
-    """``rows`` has one line for each change: crop_id, change, before, after."""
+    """The changes between two versions, named ``before`` and ``after``.
+
+    ``rows`` has one line for each: crop_id, change (added, removed, or a value of ``_COMPARED``), before, after.
+    """
 
     before: str
     after: str
@@ -54,34 +57,28 @@ def diff_versions(before: str, after: str, data: Path) -> DataDiff:
 
 def diff_manifests(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Changes between two manifests, by crop id: columns crop_id, change, before, after."""
-    old = before.drop_duplicates("crop_id").set_index("crop_id")
-    new = after.drop_duplicates("crop_id").set_index("crop_id")
-    rows = [
-        (crop_id, "removed", str(old.at[crop_id, "type"]), "") for crop_id in sorted(set(old.index) - set(new.index))
-    ]
-    rows += [
-        (crop_id, "added", "", str(new.at[crop_id, "type"])) for crop_id in sorted(set(new.index) - set(old.index))
-    ]
-    both = sorted(set(old.index) & set(new.index))
+    old, new = (frame.drop_duplicates("crop_id").set_index("crop_id").astype(str) for frame in (before, after))
+    old_type, new_type = (dict(zip(frame.index, frame["type"], strict=True)) for frame in (old, new))
+    rows = [(crop_id, "removed", old_type[crop_id], "") for crop_id in sorted(old_type.keys() - new_type.keys())]
+    rows += [(crop_id, "added", "", new_type[crop_id]) for crop_id in sorted(new_type.keys() - old_type.keys())]
+    both = sorted(old_type.keys() & new_type.keys())
     for column, change in _COMPARED.items():
-        pair = pd.DataFrame({"before": old.loc[both, column].astype(str), "after": new.loc[both, column].astype(str)})
-        for crop_id, one, two in pair[pair["before"] != pair["after"]].itertuples(name=None):
-            rows.append(
-                (crop_id, change, one[:12] if column == "sha256" else one, two[:12] if column == "sha256" else two)
-            )
+        shown = 12 if column == "sha256" else None
+        pairs = zip(both, old.loc[both, column], new.loc[both, column], strict=True)
+        rows += [(crop_id, change, one[:shown], two[:shown]) for crop_id, one, two in pairs if one != two]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _manifest_of(version: str, data: Path) -> pd.DataFrame:
     if version == "workspace":
         return read_manifest(data / MANIFEST)
-    path = Path(version)
-    if path.is_dir() and (path / MANIFEST).is_file():
-        return read_manifest(path / MANIFEST)
-    if path.is_file():
-        return read_manifest(path)
+    for path in (Path(version) / MANIFEST, Path(version)):
+        if path.is_file():
+            return read_manifest(path)
     if version.startswith("-"):
-        raise UsageError(f"version {version!r} is no git revision. Give a commit, a tag, a data folder or 'workspace'.")
+        raise UsageError(
+            f"version {version!r} is not a git revision. Give a commit, a tag, a data folder or 'workspace'."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / MANIFEST
         fetch_manifest(data, version, target)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from supcam.data.manifest import MANIFEST
 from supcam.data.versions import is_versioned, pointer_of, record_version
 from supcam.errors import SupcamError
@@ -17,40 +19,40 @@ from supcam.errors import SupcamError
 def changing(data: Path) -> Iterator[None]:
     """Hold the right to change a data folder, and first finish or undo what a killed command left.
 
-    The lock is of the operating system, so a command that dies gives it back. Its empty file stays: a name that is
-    removed and made again would let two commands hold it.
+    The lock is the operating system's, so a command that dies gives it back; its empty file stays.
 
     Raises:
         SupcamError: when another command holds it, or the version of a killed one cannot be recorded.
     """
-    import fcntl
-
     data.parent.mkdir(parents=True, exist_ok=True)
-    with data.with_name(f".{data.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SupcamError(
-                f"{data} is being changed by another command. Wait until it has ended and run this one again."
-            ) from None
+    try:
+        lock = FileLock(data.with_name(f".{data.name}.lock")).acquire(timeout=0)
+    except Timeout:
+        raise SupcamError(
+            f"{data} is being changed by another command. Wait until it has ended and run this one again."
+        ) from None
+    with lock:
         _recover(data)
         yield
 
 
 @contextmanager
-def workshop(data: Path) -> Iterator[Path]:
-    """A folder beside ``data`` to build the new one in, gone at the end whatever happens."""
-    folder = Path(tempfile.mkdtemp(dir=data.parent, prefix=_workshops(data)))
+def build_folder(data: Path) -> Iterator[Path]:
+    """An empty folder beside ``data`` to build the new one in; what is still in it at the end is removed."""
+    folder = Path(tempfile.mkdtemp(dir=data.parent, prefix=_build_prefix(data)))
     try:
         built = folder / data.name
-        built.mkdir()
+        built.mkdir()  # below a folder of mkdtemp, which nobody else may read: data/ gets the usual mode
         yield built
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def link_tree(old: Path, new: Path) -> None:
-    """Show the files of ``old`` in ``new`` as hard links, or as copies where the file system has none."""
+    """Show the files of ``old`` in ``new`` as hard links, or as copies where the file system has none.
+
+    A linked file must be replaced, never written to: its bytes are those of ``old`` too.
+    """
 
     def link(source: str, target: str) -> None:
         try:
@@ -59,19 +61,22 @@ def link_tree(old: Path, new: Path) -> None:
             shutil.copy2(source, target)
 
     if old.is_dir():
-        shutil.copytree(old, new, copy_function=link)
+        shutil.copytree(old, new, copy_function=link, dirs_exist_ok=True)
 
 
 def swap_in(built: Path, data: Path) -> bool:
     """Put the new folder in place and record its version; on failure put everything back.
 
-    Returns whether the folder has versions. Each step is one rename, so that a killed command leaves a state that
-    :func:`changing` knows how to finish or undo.
+    Returns whether the folder has versions. A folder cannot replace another in one step, so the old one steps aside.
+    Each step is one rename: a killed command leaves a state that :func:`changing` knows how to finish or undo.
+
+    Raises:
+        SupcamError: when the version cannot be recorded.
     """
     previous = _previous(data)
-    kept = {
-        file: file.read_bytes() if file.exists() else None for file in (pointer_of(data), data.parent / ".gitignore")
-    }
+    # The two files that recording a version writes.
+    recorded = (pointer_of(data), data.parent / ".gitignore")
+    kept = {file: file.read_bytes() if file.exists() else None for file in recorded}
     if data.exists():
         data.rename(previous)
     try:
@@ -79,7 +84,7 @@ def swap_in(built: Path, data: Path) -> bool:
         versioned = is_versioned(data)
         if versioned:
             record_version(data)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: the user's data must not stay aside
         if data.exists():
             data.rename(built)
         if previous.exists():
@@ -91,7 +96,7 @@ def swap_in(built: Path, data: Path) -> bool:
                 file.write_bytes(content)
         raise
     if previous.exists():
-        previous.rename(built)
+        previous.rename(built)  # removed with the build folder
     return versioned
 
 
@@ -100,14 +105,14 @@ def _recover(data: Path) -> None:
     previous = _previous(data)
     if previous.exists():
         if (data / MANIFEST).is_file():
-            # Whole, for it came in by one rename; recording a version twice is as recording it once.
+            # Whole, since it came in by one rename. Recording a version twice does no harm.
             if is_versioned(data):
                 record_version(data)
             shutil.rmtree(previous)
         else:
             shutil.rmtree(data, ignore_errors=True)
             previous.rename(data)
-    for folder in data.parent.glob(f"{glob.escape(_workshops(data))}*"):
+    for folder in data.parent.glob(f"{glob.escape(_build_prefix(data))}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -115,5 +120,5 @@ def _previous(data: Path) -> Path:
     return data.with_name(f".{data.name}.previous")
 
 
-def _workshops(data: Path) -> str:
+def _build_prefix(data: Path) -> str:
     return f".{data.name}.import-"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from supcam.data.folder import changing, link_tree, swap_in, workshop
-from supcam.data.labels import Labelled, label_source
+from supcam.data.folder import build_folder, changing, link_tree, swap_in
+from supcam.data.labels import LabelledCrop, SourceLabels, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
-from supcam.data.sources import Source, is_licence, open_source
+from supcam.data.sources import ImportSource, is_licence, open_source
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
@@ -36,7 +36,18 @@ class ImportRefused(UsageError):
 
 @dataclass
 class ImportReport:
-    """What an import did, counted."""
+    """What an import did.
+
+    Attributes:
+        added: Crops that are new.
+        unchanged: Crops of the sources that were there already, the same in every respect.
+        total: Crops that the data folder holds now; ``types`` counts them by type.
+        ignored: Files left out, by reason.
+        notes: Crops that reading had to change, by what was changed.
+        type_maps: Type by folder name, for each source that needed a map.
+        manifest_hash: Of the new manifest.
+        versioned: Whether DVC recorded the new version.
+    """
 
     added: int = 0
     unchanged: int = 0
@@ -86,9 +97,9 @@ def import_sources(
         if not replace:
             require_checked_out(into)
         before = None if replace or not (into / MANIFEST).is_file() else read_manifest(into / MANIFEST)
-        start = _state(into)
+        begun_with = _state(into)
         report = ImportReport()
-        with workshop(into) as built:
+        with build_folder(into) as built:
             if before is not None:
                 link_tree(into / "crops", built / "crops")
             frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
@@ -96,14 +107,14 @@ def import_sources(
             report.total = len(frame)
             report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
             report.manifest_hash = manifest_hash(frame)
-            if _state(into) != start:
+            if _state(into) != begun_with:  # the lock holds off only our own commands
                 raise SupcamError(f"{into} was changed by another program during the import. Run the import again.")
             report.versioned = swap_in(built, into)
     return report
 
 
 def _take_all(
-    opened: list[Source],
+    opened: list[ImportSource],
     built: Path,
     before: pd.DataFrame | None,
     report: ImportReport,
@@ -112,20 +123,23 @@ def _take_all(
     progress: Progress | None,
 ) -> pd.DataFrame:
     refused: dict[str, str] = {}
-    plan: list[tuple[Source, list[Labelled]]] = []
+    plan: list[tuple[ImportSource, SourceLabels]] = []
     for source in opened:
-        rows, used = label_source(source, type_map, case_pattern)
-        plan.append((source, rows))
-        report.ignored.update(source.ignored)
-        refused.update({f"{source.name}/{path}": reason for path, reason in source.refused.items()})
-        if used:
-            report.type_maps[source.name] = used
+        labels = label_source(source, type_map, case_pattern)
+        plan.append((source, labels))
+        report.ignored.update(source.ignored + labels.ignored)
+        # Of two reasons the source's own counts: a path it refuses is not in the source for the labels.
+        reasons = {**labels.refused, **source.refused}
+        refused.update({f"{source.name}/{path}": reason for path, reason in reasons.items()})
+        if labels.type_map:
+            report.type_maps[source.name] = labels.type_map
     known = {} if before is None else before.drop_duplicates("crop_id").set_index("crop_id").to_dict("index")
-    total, done = sum(len(rows) for _, rows in plan), 0
+    total, done = sum(len(labels.crops) for _, labels in plan), 0
     fresh = []
-    for source, rows in plan:
-        _carry_licences(source, built)
-        for row in rows:
+    for source, labels in plan:
+        for path in filter(is_licence, source.files):
+            _copy(source.read(path), built / "crops" / source.name / path)
+        for row in labels.crops:
             done += 1
             try:
                 fresh += _take(source, row, built, known, report)
@@ -144,8 +158,8 @@ def _take_all(
 
 
 def _take(
-    source: Source,
-    row: Labelled,
+    source: ImportSource,
+    row: LabelledCrop,
     built: Path,
     known: Mapping[Hashable, Mapping[Hashable, object]],
     report: ImportReport,
@@ -167,7 +181,7 @@ def _take(
 
 
 def _copy(content: bytes, target: Path) -> None:
-    """Write a file anew: what lies there may be a hard link to a file of the present data.
+    """Write a new file: what lies there may be a hard link to a file of the present data, and must not change.
 
     Raises:
         UsageError: when the file system cannot hold a file of that name.
@@ -182,24 +196,18 @@ def _copy(content: bytes, target: Path) -> None:
         raise UsageError(f"cannot be copied under its name: {error.strerror}. Rename it.") from None
 
 
-def _same(there: Mapping[Hashable, object], row: Labelled, digest: str) -> None:
+def _same(there: Mapping[Hashable, object], row: LabelledCrop, digest: str) -> None:
     new = {"sha256": digest, "type": row.type, "case_id": row.case_id, "label_certain": row.certain, **row.extra}
     for name, value in new.items():
         old = there.get(name, "")
         if old != value:
             raise UsageError(
                 f"is there already with another {name} ({old!r}, now {value!r}). "
-                "Give the source folder another name, correct it, or start afresh with --replace."
+                "Give the source folder another name, correct it, or start from scratch with --replace."
             )
 
 
-def _carry_licences(source: Source, built: Path) -> None:
-    for path in source.files:
-        if is_licence(path):
-            _copy(source.read(path), built / "crops" / source.name / path)
-
-
-def _refuse_names(sources: Sequence[Path], opened: list[Source], into: Path) -> None:
+def _refuse_names(sources: Sequence[Path], opened: list[ImportSource], into: Path) -> None:
     if not opened:
         raise UsageError("no source was given. Give a folder per type, a zip of one, or a folder with labels.csv.")
     counts = Counter(source.name for source in opened)
@@ -208,8 +216,8 @@ def _refuse_names(sources: Sequence[Path], opened: list[Source], into: Path) -> 
             raise UsageError(
                 f"two sources are named {source.name!r}; names tell crops apart. Rename one of the folders."
             )
-        place = path.resolve()
-        if place.is_relative_to(into) or into.is_relative_to(place):
+        full = path.resolve()
+        if full.is_relative_to(into) or into.is_relative_to(full):
             raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")
 
 

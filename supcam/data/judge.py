@@ -1,14 +1,14 @@
 """Rules run by Great Expectations on tables in memory; every failing row is listed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from supcam.data.reports import RuleResult, ValidationReport, failing_frame
-from supcam.data.rules import REQUIRED, Rule
+from supcam.data.reports import FAILING_COLUMNS, RuleResult, ValidationReport
+from supcam.data.rules import REQUIRED, DataRule
 from supcam.errors import MissingExtra, SupcamError
 
 _VERDICTS = {"stop": "failed", "warn": "warning"}
@@ -16,67 +16,71 @@ _VERDICTS = {"stop": "failed", "warn": "warning"}
 
 def judge(
     suite: str,
-    facts: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
-    rules: list[Rule],
+    rules: Sequence[DataRule],
     digest: str,
-    linked: list[list[str]],
+    linked: Sequence[list[str]] = (),
 ) -> ValidationReport:
-    """Run the rules on the crops and on the smaller ``tables``, whose column ``type`` names rows.
+    """Run every rule on the table that it is about.
+
+    Args:
+        suite: Name of the suite.
+        tables: ``crop`` has a row for each crop, in the order of the manifest; the others name rows by ``type``.
+        rules: Of the suite.
+        digest: Hash of the manifest.
+        linked: Ids of crops that show one picture.
 
     Raises:
         MissingExtra: when Great Expectations is not installed.
+        SupcamError: when a rule cannot be judged.
     """
-    facts = facts.assign(line=range(2, len(facts) + 2))
-    for name in set(REQUIRED) & set(facts.columns):
-        facts[name] = facts[name].replace("", None)
-    rows = _run(f"{suite}_crop", facts, [rule for rule in rules if rule.per == "crop"])
-    for kind, table in tables.items():
-        chosen = [rule for rule in rules if rule.per == kind]
-        rows += _run(f"{suite}_{kind}", table.assign(line=0, crop_id=table["type"]), chosen) if len(table) else []
+    crops = tables["crop"]
+    crops = crops.assign(line=range(2, len(crops) + 2))  # of manifest.csv, whose first line is the head
+    for name in set(REQUIRED) & set(crops.columns):
+        crops[name] = crops[name].replace("", None)  # for Great Expectations an empty text is a value
+    rows: list[dict[str, object]] = []
+    for per in dict.fromkeys(rule.per for rule in rules):
+        table = crops if per == "crop" else tables[per].assign(line=0, crop_id=tables[per]["type"])
+        if len(table):
+            rows += _run(f"{suite}_{per}", table, [rule for rule in rules if rule.per == per])
     order = {rule.name: index for index, rule in enumerate(rules)}
     rows.sort(key=lambda row: (order[str(row["rule"])], row["line"]))
-    paths = dict(zip(facts["line"], facts["path"].fillna(""), strict=True))
-    for row in rows:
-        row["path"] = paths.get(row["line"], row["crop_id"] if row["rule"] == "accounted_for" else "")
-    failing = failing_frame(rows)
+    failing = pd.DataFrame(rows, columns=list(FAILING_COLUMNS))
     counts = failing["rule"].value_counts()
-    severities = {rule.name: rule.severity for rule in rules}
     results = [
         RuleResult(name, severity, _VERDICTS[severity] if counts.get(name, 0) else "passed", int(counts.get(name, 0)))
-        for name, severity in severities.items()
+        for name, severity in {rule.name: rule.severity for rule in rules}.items()
     ]
-    return ValidationReport(suite, len(facts), digest, results, failing, linked)
+    return ValidationReport(suite, len(crops), digest, results, failing, list(linked))
 
 
-def _run(name: str, facts: pd.DataFrame, rules: list[Rule]) -> list[dict[str, object]]:
+def _run(name: str, table: pd.DataFrame, rules: list[DataRule]) -> list[dict[str, object]]:
     """Let Great Expectations judge a table in memory and list every row it finds failing."""
     gx, context = _great_expectations()
     asset = context.data_sources.add_pandas("supcam").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": facts})
-    suite = gx.ExpectationSuite(
-        name=name, expectations=[_expectation(gx, rule, index) for index, rule in enumerate(rules)]
-    )
-    keys = ["line", "crop_id"]
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": table})
+    expectations = [_expectation(gx, rule, index) for index, rule in enumerate(rules)]
+    suite = gx.ExpectationSuite(name=name, expectations=expectations)
+    keys = [key for key in ("line", "crop_id", "path") if key in table.columns]
     found = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": keys})
     rows: list[dict[str, object]] = []
     for result in found.results:
         rule = rules[result.expectation_config.meta["rule"]]
         if result.exception_info.get("raised_exception"):
             raise SupcamError(f"rule {rule.name} cannot be judged: {result.exception_info['exception_message']}")
-        for entry in result.result.get("unexpected_index_list") or []:
-            rows.append(_failing_row(rule, entry))
+        rows += [_failing_row(rule, entry) for entry in result.result.get("unexpected_index_list") or []]
     return rows
 
 
-def _failing_row(rule: Rule, entry: Mapping[str, Any]) -> dict[str, object]:
+def _failing_row(rule: DataRule, entry: Mapping[str, Any]) -> dict[str, object]:
     value = entry.get(rule.column)
     if isinstance(value, float | np.floating):
-        value = "nothing" if np.isnan(value) else f"{value:.4g}"
-    crop_id = entry["crop_id"] if isinstance(entry["crop_id"], str) else ""
+        value = None if np.isnan(value) else f"{value:.4g}"
+    # A missing text comes back as None or as not a number.
+    names = {key: entry[key] if isinstance(entry.get(key), str) else "" for key in ("crop_id", "path")}
     return {
         "line": int(entry["line"]),
-        "crop_id": crop_id,
+        **names,
         "rule": rule.name,
         "severity": rule.severity,
         "value": f"{rule.column} = {value if value is not None else 'nothing'}",
@@ -85,7 +89,7 @@ def _failing_row(rule: Rule, entry: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _expectation(gx: Any, rule: Rule, index: int) -> Any:
+def _expectation(gx: Any, rule: DataRule, index: int) -> Any:
     kinds = gx.expectations
     meta = {"rule": index}
     if rule.unique:

@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.manifest import COLUMNS, parse_certain
-from supcam.data.sources import LABELS, Source, is_image
+from supcam.data.sources import LABELS, ImportSource, is_image
 from supcam.data.tables import read_table
 from supcam.errors import UsageError
 
@@ -26,8 +26,8 @@ _ADDED_BY_STAGES = ("split", "fold", "relation", "parent_a", "parent_b", "seed")
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One crop of a source before it is read: its path below the source and what is known about it."""
+class LabelledCrop:
+    """One crop of a source before it is read: its path below the source and what its labels say."""
 
     path: str
     type: str
@@ -36,13 +36,32 @@ class Labelled:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def label_source(
-    source: Source, type_map: Mapping[str, str] | None = None, case_pattern: str | None = None
-) -> tuple[list[Labelled], dict[str, str]]:
-    """Find type and case of every crop of a source; also returns the map of folder names that was used.
+@dataclass
+class SourceLabels:
+    """What the labels of a source say.
 
-    Files that a label table does not list are counted in ``source.ignored``; what cannot be labelled goes to
-    ``source.refused``.
+    Attributes:
+        crops: Those with a type.
+        type_map: Type by folder name, as given or found.
+        refused: Why a path cannot be labelled.
+        ignored: Images left out because the label table does not list them, counted.
+    """
+
+    crops: list[LabelledCrop] = field(default_factory=list)
+    type_map: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def label_source(
+    source: ImportSource, type_map: Mapping[str, str] | None = None, case_pattern: str | None = None
+) -> SourceLabels:
+    """Find type and case of every crop of a source: from its label table, else from the names of its folders.
+
+    Args:
+        source: An opened source.
+        type_map: Type by name of a folder, or by what the table says instead of a type.
+        case_pattern: Regular expression that finds the case in the path of a crop that has none.
 
     Raises:
         UsageError: for a table without its columns, a wrong map or pattern, or a source without crops.
@@ -50,35 +69,30 @@ def label_source(
     pattern = _compile(case_pattern)
     used = {folder: ClusterType.parse(name).label for folder, name in (type_map or {}).items()}
     table = next((path for path in source.files if source.is_table(path)), None)
-    if table:
-        rows = _from_table(source, used, table)
-    else:
-        if not used:
-            used = _known_counts(source)
-        rows = _from_folders(source, used)
-    if not rows and not source.refused:
+    labels = _from_table(source, used, table) if table else _from_folders(source, used or _known_counts(source))
+    if not (labels.crops or labels.refused or source.refused):
         raise UsageError(
             f"source {source.name!r} holds no crop. Give a folder per type ({', '.join(TYPE_LABELS)}) or a {LABELS}."
         )
     if pattern is not None:
-        rows = [_with_case(row, pattern, source) for row in rows]
-    return rows, used
+        _find_cases(labels, pattern)
+    return labels
 
 
-def _from_folders(source: Source, used: Mapping[str, str]) -> list[Labelled]:
-    rows = []
+def _from_folders(source: ImportSource, used: dict[str, str]) -> SourceLabels:
+    labels = SourceLabels(type_map=used)
     for path in filter(is_image, source.files):
         types = _folder_types(path, used)
         if len(types) == 1:
-            rows.append(Labelled(path, types.pop()))
+            labels.crops.append(LabelledCrop(path, types.pop()))
         elif types:
-            source.refused[path] = f"lies in folders of several types ({', '.join(sorted(types))}). Keep one."
+            labels.refused[path] = f"lies in folders of several types ({', '.join(sorted(types))}). Keep one."
         else:
-            source.refused[path] = (
+            labels.refused[path] = (
                 f"lies in no folder named like a type; allowed are {', '.join(TYPE_LABELS)}. "
                 "Rename the folder, or map it: --map FOLDER=TYPE."
             )
-    return rows
+    return labels
 
 
 def _folder_types(path: str, used: Mapping[str, str]) -> set[str]:
@@ -94,7 +108,7 @@ def _folder_types(path: str, used: Mapping[str, str]) -> set[str]:
     return types
 
 
-def _known_counts(source: Source) -> dict[str, str]:
+def _known_counts(source: ImportSource) -> dict[str, str]:
     """Map numeric folders of the full ChrCluster, whose counts per type are published and all differ."""
     parents = Counter(PurePosixPath(path).parent.name for path in source.files if is_image(path))
     numeric = {name: count for name, count in parents.items() if name.isdigit()}
@@ -104,13 +118,14 @@ def _known_counts(source: Source) -> dict[str, str]:
     return {name: by_count[count] for name, count in numeric.items()}
 
 
-def _from_table(source: Source, used: Mapping[str, str], table: str) -> list[Labelled]:
+def _from_table(source: ImportSource, used: dict[str, str], table: str) -> SourceLabels:
+    labels = SourceLabels(type_map=used)
     frame = _read_labels(source, table)
     present = set(source.files)
+    # A file may bear the very name that looks like another spelling of a path.
     paths = [path if path in present else _plain(path) for path in frame["path"]]
     counts = Counter(paths)
     extras = [name for name in frame.columns if name not in ("path", "type", "case", "label_certain")]
-    rows = []
     for line, path, row in zip(frame.index, paths, frame.to_dict("records"), strict=True):
         where = f"{table} line {line}"
         try:
@@ -123,24 +138,23 @@ def _from_table(source: Source, used: Mapping[str, str], table: str) -> list[Lab
             _agree(path, label, used, where)
             certain = parse_certain(row["label_certain"])
         except UsageError as error:
-            source.refused.setdefault(row["path"], str(error))
+            labels.refused.setdefault(row["path"], str(error))
             continue
-        # One line of the manifest for each crop, whatever line breaks a cell of the table holds.
+        # One line of the manifest for each crop, whatever line breaks a value of the table holds.
         extra = {name: " ".join(row[name].split()) for name in extras}
-        rows.append(Labelled(path, label, row["case"], certain, extra))
-    listed = {row.path for row in rows} | set(source.refused)
-    unlisted = sum(is_image(path) and path not in listed for path in source.files)
+        labels.crops.append(LabelledCrop(path, label, row["case"], certain, extra))
+    unlisted = sum(map(is_image, present - set(paths)))
     if unlisted:
-        source.ignored[f"images not listed in {table}"] += unlisted
-    return rows
+        labels.ignored[f"images not listed in {table}"] = unlisted
+    return labels
 
 
 def _plain(path: str) -> str:
-    """One spelling of a path: slashes forward, no step that leads nowhere."""
+    """One spelling of a path: slashes forward, no step that leads nowhere, or one crop could be listed twice."""
     return PurePosixPath(path.replace("\\", "/")).as_posix()
 
 
-def _read_labels(source: Source, table: str) -> pd.DataFrame:
+def _read_labels(source: ImportSource, table: str) -> pd.DataFrame:
     where = f"{table} of source {source.name!r}"
     frame = read_table(source.read(table), where, "Save it as CSV in UTF-8.")
     known = {name: name for name in ("path", "type", "case", "label_certain")} | {"case_id": "case"}
@@ -183,20 +197,19 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--case-pattern {pattern!r} is no regular expression: {error}. Correct it.") from None
+        raise UsageError(f"--case-pattern {pattern!r} is not a regular expression: {error}. Correct it.") from None
     if not compiled.groups:
-        raise UsageError(
-            f"--case-pattern {pattern!r} has no group; put the case into brackets, such as '(case[0-9]+)/'."
-        )
+        raise UsageError(f"--case-pattern {pattern!r} has no group; put the case in brackets, such as '(case[0-9]+)/'.")
     return compiled
 
 
-def _with_case(row: Labelled, pattern: re.Pattern[str], source: Source) -> Labelled:
-    if row.case_id:
-        return row
-    found = pattern.search(row.path)
-    case = (found["case"] if "case" in pattern.groupindex else found[1]) if found else None
-    if not case:
-        source.refused[row.path] = f"does not match --case-pattern {pattern.pattern!r}. Widen the pattern."
-        return row
-    return Labelled(row.path, row.type, case, row.certain, row.extra)
+def _find_cases(labels: SourceLabels, pattern: re.Pattern[str]) -> None:
+    group = "case" if "case" in pattern.groupindex else 1
+    for index, crop in enumerate(labels.crops):
+        found = pattern.search(crop.path)
+        if crop.case_id:
+            continue
+        if found and found[group]:
+            labels.crops[index] = replace(crop, case_id=found[group])
+        else:
+            labels.refused[crop.path] = f"does not match --case-pattern {pattern.pattern!r}. Widen the pattern."

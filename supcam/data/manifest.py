@@ -39,7 +39,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Further columns are kept as text. Content is judged by the expectations, only the form is checked here.
 
     Raises:
-        UsageError: when the file is missing, is no CSV, lacks a column or holds a value of the wrong kind.
+        UsageError: when the file is missing, is not a CSV, lacks a column or holds a value of the wrong kind.
     """
     if not path.is_file():
         raise UsageError(

@@ -1,116 +1,31 @@
-"""Facts about crops that the expectations judge, each image read once; and which crops show the same picture."""
+"""What is measured of each crop, every image read once; and which crops show nearly the same picture."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import fft, ndimage, sparse
+from scipy import fft, ndimage
 
+from supcam.data.groups import connected, merged
 from supcam.progress import Progress
-from supcam.serving.images import ImageError, border_of, letterbox, read_crop
-
-HALO_LEVEL = 250
-_BODY_LEVEL = 240
-_SPECK = 20
-_SIDE, _COEFFICIENTS = 32, 12
-_EIGHT = np.ones((3, 3), dtype=bool)
-_BLOCK = 256
+from supcam.serving.images import DecodedCrop, ImageError, border_of, letterbox, read_crop
 
 OK = "ok"
 
+_HALO_LEVEL = 250
+_BODY_LEVEL = 240
+# Components of fewer pixels are dust, not bodies.
+_SPECK = 20
+_SIDE, _COEFFICIENTS = 32, 12
+_EIGHT = np.ones((3, 3), dtype=bool)
+# Rows of descriptors compared at a time: bounds the memory, whatever the number of crops.
+_BLOCK = 256
 
-@dataclass(frozen=True)
-class Measured:
-    """Facts (one row per manifest row, in its order) and picture descriptors (N, 145), float32.
-
-    A descriptor holds the low-frequency cosine coefficients of the body's bounding box, of unit length (the continuous
-    form of a perceptual hash), then the logarithms of the box's sides.
-    """
-
-    facts: pd.DataFrame
-    descriptors: NDArray[np.float32]
-
-
-def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None = None) -> Measured:
-    """Read every crop of a manifest once and measure it; what cannot be read has a ``problem`` other than ``ok``."""
-    rows = []
-    descriptors = np.zeros((len(frame), _COEFFICIENTS**2 + 1), dtype=np.float32)
-    for index, row in enumerate(zip(frame["path"], frame["sha256"], frame["width"], frame["height"], strict=True)):
-        facts, descriptor = _measure(root, *row)
-        rows.append(facts)
-        descriptors[index] = descriptor
-        if progress:
-            progress(index + 1, len(frame))
-    facts_frame = pd.DataFrame(rows, columns=list(_EMPTY)) if rows else pd.DataFrame(columns=list(_EMPTY))
-    kept = frame.drop(columns=[name for name in _EMPTY if name in frame.columns]).reset_index(drop=True)
-    return Measured(pd.concat([kept, facts_frame], axis=1), descriptors)
-
-
-def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
-    """Groups of crops linked by pictures that correlate at least ``similarity``, with sides within ``size_ratio``.
-
-    Compared in blocks along the sorted heights, so memory stays bounded and only crops of like height meet.
-    """
-    known = np.flatnonzero(np.abs(descriptors[:, :-2]).sum(axis=1) > 0)
-    order = known[np.argsort(descriptors[known, -2], kind="stable")]
-    ordered = descriptors[order]
-    heights, limit = ordered[:, -2], np.float32(np.log1p(size_ratio))
-    links: list[tuple[int, int]] = []
-    for start in range(0, len(order), _BLOCK):
-        block = ordered[start : start + _BLOCK]
-        others = ordered[start : int(np.searchsorted(heights, block[-1, -2] + limit, side="right"))]
-        first, second = np.nonzero(np.triu(block[:, :-2] @ others[:, :-2].T >= similarity, 1))
-        close = np.abs(block[first, -2:] - others[second, -2:]).max(axis=1, initial=0) <= limit
-        links += _spanning(first[close], second[close], order[start:])
-    return linked_groups(links)
-
-
-def _spanning(first: NDArray[np.intp], second: NDArray[np.intp], names: NDArray[np.intp]) -> list[tuple[int, int]]:
-    """The fewest links that join what the pairs join: many copies of one picture must not become all their pairs."""
-    if not len(first):
-        return []
-    size = int(second.max()) + 1
-    graph = sparse.coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
-    _, component = sparse.csgraph.connected_components(graph, directed=False)
-    leader: dict[int, int] = {}
-    nodes = np.unique(np.concatenate([first, second])).tolist()
-    return [(int(names[leader.setdefault(int(component[node]), node)]), int(names[node])) for node in nodes]
-
-
-def linked_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Connected groups of the pairs, each sorted."""
-    parent: dict[int, int] = {}
-
-    def root(node: int) -> int:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for first, second in pairs:
-        one, two = sorted((root(first), root(second)))
-        parent[two] = one
-    groups: dict[int, list[int]] = {}
-    for node in sorted(parent):
-        groups.setdefault(root(node), []).append(node)
-    return list(groups.values())
-
-
-def same_values(values: Sequence[str]) -> list[list[int]]:
-    """Groups of positions that hold the same text; empty texts and single ones are left out."""
-    places: dict[str, list[int]] = {}
-    for index, value in enumerate(values):
-        if value:
-            places.setdefault(value, []).append(index)
-    return [group for group in places.values() if len(group) > 1]
-
-
-_EMPTY: dict[str, object] = {
+# Facts of a crop that cannot be read.
+_UNKNOWN: dict[str, object] = {
     "problem": OK,
     "bytes": OK,
     "size": OK,
@@ -127,45 +42,98 @@ _EMPTY: dict[str, object] = {
 }
 
 
-def _measure(root: Path, path: str, sha256: str, width: int, height: int) -> tuple[list[object], NDArray[np.float32]]:
-    facts = dict(_EMPTY)
-    nothing = np.zeros(_COEFFICIENTS**2 + 1, dtype=np.float32)
-    pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
-        facts["problem"] = "leads out of the data folder"
-        return list(facts.values()), nothing
+@dataclass(frozen=True)
+class Measured:
+    """What a manifest's crops are like.
+
+    Attributes:
+        facts: The manifest's rows, in its order, with the columns of :func:`measure_crops`.
+        descriptors: (N, 145) float32: the low-frequency cosine coefficients of the body's bounding box, of unit length
+            (the continuous form of a perceptual hash), then the logarithms of the box's sides. All 0 if unreadable.
+    """
+
+    facts: pd.DataFrame
+    descriptors: NDArray[np.float32]
+
+
+def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None = None) -> Measured:
+    """Read every crop of a manifest once and measure it; ``root`` is the folder its paths start from.
+
+    Columns that it adds: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
+    (hash of the decoded picture), ``notes`` (what reading had to change), sides in pixels, ``background`` and
+    ``darkest`` (grey levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
+    The numbers of a crop that cannot be read are not a number.
+    """
+    rows = []
+    descriptors = np.zeros((len(frame), _COEFFICIENTS**2 + 1), dtype=np.float32)
+    for index, row in enumerate(zip(frame["path"], frame["sha256"], frame["width"], frame["height"], strict=True)):
+        facts, descriptors[index] = _measure(root, *row)
+        rows.append(_UNKNOWN | facts)
+        if progress:
+            progress(index + 1, len(frame))
+    kept = frame.drop(columns=list(_UNKNOWN), errors="ignore").reset_index(drop=True)
+    return Measured(pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors)
+
+
+def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
+    """Groups of crops linked by pictures that correlate at least ``similarity``, with sides within ``size_ratio``.
+
+    Compared in blocks along the sorted heights, so memory stays bounded and only crops of similar height meet.
+    """
+    known = np.flatnonzero(np.abs(descriptors[:, :-2]).sum(axis=1) > 0)
+    order = known[np.argsort(descriptors[known, -2], kind="stable")]
+    ordered = descriptors[order]
+    heights, limit = ordered[:, -2], np.float32(np.log1p(size_ratio))
+    groups: list[list[int]] = []
+    for start in range(0, len(order), _BLOCK):
+        block = ordered[start : start + _BLOCK]
+        others = ordered[start : int(np.searchsorted(heights, block[-1, -2] + limit, side="right"))]
+        first, second = np.nonzero(np.triu(block[:, :-2] @ others[:, :-2].T >= similarity, 1))
+        close = np.abs(block[first, -2:] - others[second, -2:]).max(axis=1, initial=0) <= limit
+        # Grouped block by block: the pairs of many copies of one picture are too many to keep.
+        pairs = np.column_stack((first[close], second[close]))
+        groups += [order[start:][group].tolist() for group in connected(pairs)]
+    return merged(groups)
+
+
+def _measure(
+    root: Path, path: str, sha256: str, width: int, height: int
+) -> tuple[dict[str, object], NDArray[np.float32] | float]:
     try:
-        content = (root / path).read_bytes()
+        content = _inside(root, path).read_bytes()
         decoded = read_crop(content)
     except FileNotFoundError:
-        facts["problem"] = "file is missing"
-        return list(facts.values()), nothing
+        return {"problem": "file is missing"}, 0.0
     except OSError as error:  # a folder, a name too long, no permission
-        facts["problem"] = f"cannot be opened: {error.strerror}"
-        return list(facts.values()), nothing
+        return {"problem": f"cannot be opened: {error.strerror}"}, 0.0
     except ImageError as error:
-        facts["problem"] = str(error).removeprefix("image ")
-        return list(facts.values()), nothing
-    digest = hashlib.sha256(content).hexdigest()
-    facts["bytes"] = OK if digest == sha256 else f"sha256 {digest[:12]}"
+        return {"problem": str(error).removeprefix("image ")}, 0.0
+    digest, shape = hashlib.sha256(content).hexdigest(), decoded.image.shape
+    recorded = {
+        "bytes": OK if digest == sha256 else f"sha256 {digest[:12]}",
+        "size": OK if shape == (height, width) else f"{shape[1]} x {shape[0]}",
+    }
+    return recorded | _look(decoded), _describe(decoded.image)
+
+
+def _inside(root: Path, path: str) -> Path:
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        raise ImageError("leads out of the data folder")
+    return root / path
+
+
+def _look(decoded: DecodedCrop) -> dict[str, object]:
     image = decoded.image
-    if image.shape != (height, width):
-        facts["size"] = f"{image.shape[1]} x {image.shape[0]}"
-    facts["notes"] = "; ".join(decoded.notes)
-    facts["pixels"] = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    facts.update(_look(image))
-    return list(facts.values()), _describe(image)
-
-
-def _look(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Figures of one crop (H, W): sides (pixels), background level, foreground share, components, contrast, focus."""
-    halo = image < HALO_LEVEL
+    halo = image < _HALO_LEVEL
     labels, _ = ndimage.label(halo, structure=_EIGHT)
     sizes = np.bincount(labels.ravel())[1:]
     inside = image[halo].astype(np.float32)
-    smooth = ndimage.laplace(image.astype(np.float32))
+    edges = ndimage.laplace(image.astype(np.float32))
     low, high = np.percentile(inside, (5, 95)) if inside.size else (np.nan, np.nan)
     return {
+        "pixels": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(),
+        "notes": "; ".join(decoded.notes),
         "short_side": float(min(image.shape)),
         "long_side": float(max(image.shape)),
         "background": float(np.percentile(border_of(image), 90)),
@@ -173,7 +141,7 @@ def _look(image: NDArray[np.uint8]) -> dict[str, float]:
         "components": float((sizes >= _SPECK).sum()),
         "darkest": float(image.min()),
         "contrast": float(high - low),
-        "focus": float(smooth[halo].std()) if inside.size else np.nan,
+        "focus": float(edges[halo].std()) if inside.size else np.nan,
     }
 
 
@@ -185,7 +153,7 @@ def _describe(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     box = np.ascontiguousarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     spectrum = fft.dctn(letterbox(box, _SIDE).astype(np.float32), norm="ortho")[:_COEFFICIENTS, :_COEFFICIENTS]
-    waves = spectrum.ravel()[1:]
+    waves = spectrum.ravel()[1:]  # without the mean, or a darker copy would be another picture
     length = float(np.linalg.norm(waves))
     if length > 0:
         out[:-2] = waves / length

@@ -1,23 +1,16 @@
 """Pictures of crops inside pages that need no other file."""
 
-import base64
-import io
 from pathlib import Path
 
-from PIL import Image
-
+from supcam.pages import thumbnail
 from supcam.serving.images import ImageError, decode_crop
 
 
 def picture(root: Path, path: str, side: int) -> str:
-    """A crop as an ``img`` element that carries its own bytes, ``side`` pixels at most; words if unreadable."""
-    if not path or ".." in Path(path).parts or Path(path).is_absolute():
+    """A crop, at most ``side`` pixels wide and high, as the source of an ``img`` element; empty if unreadable."""
+    if not path or ".." in Path(path).parts or Path(path).is_absolute():  # a manifest edited by hand may say anything
         return ""
     try:
-        image = Image.fromarray(decode_crop(root / path))
+        return thumbnail(decode_crop(root / path), side)
     except ImageError:
-        return "<span class=none>cannot be read</span>"
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+        return ""

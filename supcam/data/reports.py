@@ -1,8 +1,6 @@
 """What a validation found: verdict by rule, failing crops, and the files and pages that show them."""
 
-import html
 import json
-from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pandas as pd
 from supcam.data.pictures import picture
 from supcam.data.rules import Severity
 from supcam.files import write_text
+from supcam.pages import render
 
 FAILING_COLUMNS = ("line", "crop_id", "path", "rule", "severity", "value", "allowed", "remedy")
 _THUMBNAIL = 96
@@ -64,9 +63,9 @@ class ValidationReport:
         for severity in ("stop", "warn"):
             rows = self.failing[self.failing["severity"] == severity]
             for row in rows.head(limit).to_dict("records"):
-                place = f"line {row['line']} " if row["line"] else ""
+                line = f"line {row['line']} " if row["line"] else ""
                 lines.append(
-                    f"  {severity} {place}{row['crop_id']}: {row['rule']} {row['value']}; "
+                    f"  {severity} {line}{row['crop_id']}: {row['rule']} {row['value']}; "
                     f"allowed: {row['allowed']}. {row['remedy']}"
                 )
             if len(rows) > limit:
@@ -86,54 +85,14 @@ def read_links(path: Path) -> list[list[str]]:
 
 
 def write_page(report: ValidationReport, root: Path, docs: Path) -> Path:
-    """Write ``index.html`` below ``docs``: one file that needs no network, with pictures of the failing crops."""
-    rows = "".join(
-        f"<tr class={rule.verdict}><td><a href='#{rule.name}'>{rule.name}</a></td><td>{rule.severity}</td>"
-        f"<td>{rule.verdict}</td><td>{rule.count}</td></tr>"
-        for rule in report.rules
-    )
-    sections = "".join(_section(rule, report.failing, root) for rule in report.rules if rule.count)
-    verdict = "passed" if report.passed else "failed"
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{report.suite} data: {verdict}</title>"
-        f"<style>{_STYLE}</style><h1>Suite {report.suite}: <span class={verdict}>{verdict}</span></h1>"
-        f"<p>{report.crops} crops, manifest {report.manifest_hash[:12]}</p>"
-        f"<table><tr><th>rule<th>severity<th>verdict<th>failing</tr>{rows}</table>{sections}</html>\n"
-    )
-    write_text(docs / "index.html", page)
+    """Write ``index.html`` below ``docs``: one file that needs no network, with pictures of the failing crops.
+
+    ``root`` is the folder that the paths of the crops start from.
+    """
+    sections = []
+    for rule in report.rules:
+        rows = report.failing[report.failing["rule"] == rule.name].head(_SHOWN_PER_RULE).to_dict("records")
+        shown = [{**row, "picture": picture(root, row["path"], _THUMBNAIL)} for row in rows]
+        sections += [{"rule": rule, "rows": shown}] if shown else []
+    write_text(docs / "index.html", render("validation.html", {"report": report, "sections": sections}))
     return docs / "index.html"
-
-
-def _section(rule: RuleResult, failing: pd.DataFrame, root: Path) -> str:
-    rows = failing[failing["rule"] == rule.name]
-    first = rows.iloc[0]
-    cards = "".join(_card(row, root) for row in rows.head(_SHOWN_PER_RULE).to_dict("records"))
-    more = f"<p>and {len(rows) - _SHOWN_PER_RULE} more</p>" if len(rows) > _SHOWN_PER_RULE else ""
-    return (
-        f"<h2 id='{rule.name}'>{rule.name} ({rule.count})</h2>"
-        f"<p>Allowed: {_text(first['allowed'])}. {_text(first['remedy'])}</p><div class=cards>{cards}</div>{more}"
-    )
-
-
-def _card(row: Mapping[Hashable, object], root: Path) -> str:
-    line = f"line {row['line']}<br>" if row["line"] else ""
-    caption = f"{line}{_text(row['crop_id'])}<br><b>{_text(row['value'])}</b>"
-    return f"<figure>{picture(root, str(row['path']), _THUMBNAIL)}<figcaption>{caption}</figcaption></figure>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def failing_frame(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """Failing crops as a table with the columns ``FAILING_COLUMNS``."""
-    return pd.DataFrame(list(rows), columns=list(FAILING_COLUMNS))
-
-
-_STYLE = """
-body{font:15px system-ui,sans-serif;margin:2rem;color:#222}table{border-collapse:collapse}
-td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}
-.failed,tr.failed td{color:#b00020}tr.warning td{color:#8a5a00}.passed{color:#1b7a2f}
-.cards{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:11rem;border:1px solid #ddd;padding:.4rem}
-figcaption{font-size:12px;overflow-wrap:anywhere}.none{color:#b00020}
-"""

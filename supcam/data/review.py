@@ -1,8 +1,6 @@
 """Suspicious labels: found from out-of-fold predictions, shown on a sheet, and taken back once a person decided."""
 
-import html
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +9,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
-from supcam.data.folder import changing
+from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.pictures import picture
 from supcam.data.tables import read_table
-from supcam.data.versions import is_versioned, pointer_of, record_version, require_checked_out
+from supcam.data.versions import require_checked_out
 from supcam.errors import UsageError
 from supcam.files import write_text
+from supcam.pages import render
 
 SHEET_COLUMNS = ("crop_id", "path", "type", "suggestion", "confidence", "corrected")
+_THUMBNAIL = 160
 
 
 @dataclass(frozen=True)
 class ReviewReport:
-    """What a reviewed sheet changed."""
+    """What a reviewed sheet changed: crops it lists, changes by ``old -> new`` type, and the new version."""
 
     reviewed: int
     changed: dict[str, int]
@@ -46,7 +46,7 @@ def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) 
     Returns the rows of ``SHEET_COLUMNS``, the largest lead over the label first; nothing is changed.
 
     Raises:
-        UsageError: when the shapes disagree or the rows are no probabilities.
+        UsageError: when the shapes disagree or the rows are not probabilities.
     """
     if probabilities.shape != (len(frame), len(TYPE_LABELS)):
         raise UsageError(
@@ -55,10 +55,10 @@ def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) 
     if not np.isfinite(probabilities).all() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
         raise UsageError("probabilities must be finite and sum to 1 in each row. Give the softmax of the logits.")
     labels = np.array([int(ClusterType.parse(name)) for name in frame["type"]], dtype=np.int64)
-    limits = np.full(len(TYPE_LABELS), np.inf)
+    thresholds = np.full(len(TYPE_LABELS), np.inf)  # a type that no crop bears is never suggested
     for kind in np.unique(labels):
-        limits[kind] = probabilities[labels == kind, kind].mean()
-    confident = np.where(probabilities >= limits, probabilities, -1.0)
+        thresholds[kind] = probabilities[labels == kind, kind].mean()
+    confident = np.where(probabilities >= thresholds, probabilities, -1.0)
     best = confident.argmax(axis=1)
     own = probabilities[np.arange(len(frame)), labels]
     chosen = np.flatnonzero((confident.max(axis=1) >= 0) & (best != labels))
@@ -70,22 +70,13 @@ def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) 
 
 
 def write_review(rows: pd.DataFrame, root: Path, out: Path) -> Path:
-    """Write ``review.csv``, to be filled in its column ``corrected``, and ``review.html`` with the pictures."""
+    """Write ``review.csv``, to be filled in its column ``corrected``, and ``review.html`` with the pictures.
+
+    Returns the path of the sheet; ``root`` is the folder that the paths of the crops start from.
+    """
     write_text(out / "review.csv", rows[list(SHEET_COLUMNS)].to_csv(index=False, lineterminator="\n"))
-    body = "".join(
-        f"<tr><td>{picture(root, row['path'], 160)}<td>{html.escape(row['crop_id'])}<td>{html.escape(row['type'])}"
-        f"<td>{html.escape(row['suggestion'])}<td>{html.escape(row['confidence'])}</tr>"
-        for row in rows.astype(str).to_dict("records")
-    )
-    write_text(
-        out / "review.html",
-        "<!doctype html><html lang=en><meta charset=utf-8><title>labels to review</title>"
-        "<style>body{font:15px system-ui,sans-serif;margin:2rem}td,th{padding:.4rem .8rem;border-bottom:1px solid #ddd;"
-        "text-align:left}</style><h1>Labels to review</h1><p>Write the right type into the column "
-        f"<code>corrected</code> of review.csv "
-        f"where a label is wrong ({', '.join(TYPE_LABELS)}); leave it empty where it is right.</p>"
-        f"<table><tr><th>crop<th>id<th>label<th>suggestion<th>confidence</tr>{body}</table></html>\n",
-    )
+    shown = [{**row, "picture": picture(root, str(row["path"]), _THUMBNAIL)} for row in rows.to_dict("records")]
+    write_text(out / "review.html", render("review.html", {"rows": shown, "types": TYPE_LABELS}))
     return out / "review.csv"
 
 
@@ -98,12 +89,16 @@ def apply_review(sheet: Path, data: Path) -> ReviewReport:
         UsageError: for a sheet without its columns, an unknown crop or type, a label that changed since the sheet was
             written, or data that are not checked out.
     """
-    rows = _read_sheet(sheet)
+    rows, data, versioned = _read_sheet(sheet), data.resolve(), False
     with changing(data):
         require_checked_out(data)
         frame = read_manifest(data / MANIFEST)
         changed = _correct(frame, rows, sheet)
-        versioned = _replace_manifest(frame, data) if changed else False
+        if changed:
+            with build_folder(data) as built:
+                link_tree(data, built)
+                write_manifest(frame, built / MANIFEST)
+                versioned = swap_in(built, data)
     return ReviewReport(len(rows), dict(changed), manifest_hash(frame), versioned)
 
 
@@ -112,7 +107,7 @@ def _correct(frame: pd.DataFrame, rows: pd.DataFrame, sheet: Path) -> Counter[st
     twice = frame.loc[frame["crop_id"].duplicated(), "crop_id"]
     if len(twice):
         raise UsageError(f"crop_id {twice.iloc[0]!r} is in the manifest twice. See: supcam validate")
-    place = {crop_id: index for index, crop_id in enumerate(frame["crop_id"])}
+    index_of = {crop_id: index for index, crop_id in enumerate(frame["crop_id"])}
     changed: Counter[str] = Counter()
     seen: set[str] = set()
     for line, row in zip(rows.index, rows.to_dict("records"), strict=True):
@@ -120,13 +115,13 @@ def _correct(frame: pd.DataFrame, rows: pd.DataFrame, sheet: Path) -> Counter[st
         if crop_id in seen:
             raise UsageError(f"{sheet} line {line}: {crop_id} is listed twice. Keep one line.")
         seen.add(crop_id)
-        present = str(frame.at[place[crop_id], "type"]) if crop_id in place else "not in the data"
+        present = str(frame.at[index_of[crop_id], "type"]) if crop_id in index_of else "not in the data"
         if present != old:
             raise UsageError(f"{sheet} line {line}: {crop_id} is {present}, the sheet says {old}. Write a new sheet.")
         label = _type_of(new, sheet, line) if new else old
         if label != old:
-            frame.at[place[crop_id], "type"] = label
-            frame.at[place[crop_id], "label_certain"] = True
+            frame.at[index_of[crop_id], "type"] = label
+            frame.at[index_of[crop_id], "label_certain"] = True
             changed[f"{old} -> {label}"] += 1
     return changed
 
@@ -137,7 +132,7 @@ def _read_sheet(sheet: Path) -> pd.DataFrame:
     except OSError as error:
         raise UsageError(f"review sheet {sheet} cannot be read: {error.strerror}. Check the path.") from None
     rows = read_table(content, f"review sheet {sheet}", "Save it as CSV in UTF-8.")
-    missing: Sequence[str] = [name for name in ("crop_id", "type", "corrected") if name not in rows.columns]
+    missing = [name for name in ("crop_id", "type", "corrected") if name not in rows.columns]
     if missing:
         raise UsageError(
             f"review sheet {sheet} lacks the column {', '.join(missing)}. Fill in the sheet as it was written."
@@ -150,18 +145,3 @@ def _type_of(text: str, sheet: Path, line: int) -> str:
         return ClusterType.parse(text).label
     except UsageError as error:
         raise UsageError(f"{sheet} line {line}: {error}") from None
-
-
-def _replace_manifest(frame: pd.DataFrame, data: Path) -> bool:
-    pointer = pointer_of(data)
-    kept = {file: file.read_bytes() for file in (data / MANIFEST, pointer) if file.exists()}
-    try:
-        write_manifest(frame, data / MANIFEST)
-        versioned = is_versioned(data)
-        if versioned:
-            record_version(data)
-    except BaseException:
-        for file, content in kept.items():
-            file.write_bytes(content)
-        raise
-    return versioned

@@ -6,21 +6,27 @@ from typing import Literal
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.measure import OK
-from supcam.data.splits import PARTS
+from supcam.data.split_report import PARTS
 from supcam.errors import SettingError
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 Severity = Literal["stop", "warn"]
 _RESTORE = "Restore the data (dvc checkout --force data.dvc) or import the crop again."
+_RESPLIT = "Divide from scratch: supcam data resplit, then dvc repro."
+_DUPLICATE = "Keep one of them; the split keeps them together."
 _CORRECT = "Correct or leave out the crop and import with --replace."
 
 
 @dataclass(frozen=True)
-class Rule:
+class DataRule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
-    ``per`` tells the table the column belongs to: one row per crop, per type, per part of the split, or per file
-    without a row.
+    Attributes:
+        name: As reports and ``params.yaml`` name it.
+        column: Of a table of ``facts``.
+        remedy: What a person can do about a failing row.
+        severity: ``stop`` ends the pipeline, ``warn`` is reported.
+        per: The table: one row for each crop, type, part of the split, or image file without a row.
     """
 
     name: str
@@ -47,71 +53,65 @@ class Rule:
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"
 
 
-def raw_rules(settings: ValidateSettings, with_split: bool) -> list[Rule]:
+def raw_rules(settings: ValidateSettings, with_split: bool) -> list[DataRule]:
     """Rules of the suite ``raw``: every crop of the manifest.
 
     Raises:
         SettingError: when ``validate.stop`` or ``validate.warn`` names an unknown rule.
     """
-    return [rule for rule in _validate_rules(settings)[0] if with_split or rule.name != "split_known"]
+    rules = _with_severity(_raw(settings), settings, "validate", also=_splits())
+    return [rule for rule in rules if with_split or rule.name != "split_known"]
 
 
-def split_rules(settings: ValidateSettings, by_case: bool) -> list[Rule]:
+def split_rules(settings: ValidateSettings, by_case: bool) -> list[DataRule]:
     """Rules of the suite ``splits``: nothing crosses between the parts.
 
     Raises:
         SettingError: as :func:`raw_rules`.
     """
-    return [rule for rule in _validate_rules(settings)[1] if by_case or rule.name != "case_crosses"]
+    rules = _with_severity(_splits(), settings, "validate", also=_raw(settings))
+    return [rule for rule in rules if by_case or rule.name != "case_crosses"]
 
 
-def _raw(settings: ValidateSettings) -> list[Rule]:
+def _raw(settings: ValidateSettings) -> list[DataRule]:
     return [
         *_file_rules(_RESTORE),
-        Rule("accounted_for", "listed", "Remove the file from data/crops and import it.", among=[OK], per="file"),
-        Rule("type_known", "type", "Correct the type in the manifest.", among=TYPE_LABELS),
-        Rule("source_of_id", "id_source", _RESTORE, among=[OK]),
-        Rule("short_side", "short_side", _CORRECT, low=settings.min_side),
-        Rule("long_side", "long_side", _CORRECT, high=settings.max_side),
-        Rule("background", "background", "Export the crop on a white background.", low=settings.min_background),
-        Rule("foreground", "foreground", _CORRECT, low=settings.min_foreground, high=settings.max_foreground),
-        Rule("components", "components", "Look whether the crop holds more than one body.", "warn", low=1, high=1),
-        Rule("contrast", "contrast_deviation", "Look at the crop.", "warn", high=settings.outlier_range),
-        Rule("focus", "focus_deviation", "Look whether the crop is blurred.", "warn", high=settings.outlier_range),
-        Rule("normalised", "notes", "Look whether the crop still shows what it should.", "warn", among=[""]),
-        Rule("exact_duplicate", "same_picture", "Keep one of them; the split keeps them together.", "warn", among=[""]),
-        Rule("label_conflict", "conflict", "Decide which type is right and give both that one.", among=[""]),
-        Rule("near_duplicate", "alike", "Keep one of them; the split keeps them together.", "warn", among=[""]),
-        Rule("near_label_conflict", "near_conflict", "Look at both and correct one type.", "warn", among=[""]),
-        Rule("crops_per_type", "count", "Import more crops of it.", low=settings.min_crops_per_type, per="type"),
-        Rule("split_known", "split", "Divide anew: supcam data resplit, then dvc repro.", among=PARTS),
+        DataRule("accounted_for", "listed", "Remove the file from data/crops and import it.", among=[OK], per="file"),
+        DataRule("type_known", "type", "Correct the type in the manifest.", among=TYPE_LABELS),
+        DataRule("source_of_id", "id_source", _RESTORE, among=[OK]),
+        DataRule("short_side", "short_side", _CORRECT, low=settings.min_side),
+        DataRule("long_side", "long_side", _CORRECT, high=settings.max_side),
+        DataRule("background", "background", "Export the crop on a white background.", low=settings.min_background),
+        DataRule("foreground", "foreground", _CORRECT, low=settings.min_foreground, high=settings.max_foreground),
+        DataRule("components", "components", "Look whether the crop holds more than one body.", "warn", low=1, high=1),
+        DataRule("contrast", "contrast_deviation", "Look at the crop.", "warn", high=settings.outlier_range),
+        DataRule("focus", "focus_deviation", "Look whether the crop is blurred.", "warn", high=settings.outlier_range),
+        DataRule("normalised", "notes", "Look whether the crop still shows what it should.", "warn", among=[""]),
+        DataRule("exact_duplicate", "same_picture", _DUPLICATE, "warn", among=[""]),
+        DataRule("label_conflict", "conflict", "Decide which type is correct and give both that one.", among=[""]),
+        DataRule("near_duplicate", "similar_picture", _DUPLICATE, "warn", among=[""]),
+        DataRule("near_label_conflict", "near_conflict", "Look at both and correct one type.", "warn", among=[""]),
+        DataRule("crops_per_type", "count", "Import more crops of it.", low=settings.min_crops_per_type, per="type"),
+        DataRule("split_known", "split", _RESPLIT, among=PARTS),
     ]
 
 
-def _splits() -> list[Rule]:
-    anew = "Divide anew: supcam data resplit, then dvc repro."
+def _splits() -> list[DataRule]:
     return [
-        Rule("split_known", "split", anew, among=PARTS),
-        Rule("case_crosses", "case_in", anew, among=[""]),
-        Rule("duplicate_crosses", "duplicate_in", anew, among=[""]),
-        Rule("near_duplicate_crosses", "near_in", anew, among=[""]),
-        Rule("part_filled", "count", "Import more cases, or divide otherwise.", low=1, per="part"),
-        Rule(
+        DataRule("split_known", "split", _RESPLIT, among=PARTS),
+        DataRule("case_crosses", "case_in", _RESPLIT, among=[""]),
+        DataRule("duplicate_crosses", "duplicate_in", _RESPLIT, among=[""]),
+        DataRule("near_duplicate_crosses", "near_in", _RESPLIT, among=[""]),
+        DataRule("part_filled", "count", "Import more cases, or divide otherwise.", low=1, per="part"),
+        DataRule(
             "type_in_every_part", "count", "Import more cases with it, or divide otherwise.", "warn", low=1, per="type"
         ),
     ]
 
 
-def _validate_rules(settings: ValidateSettings) -> tuple[list[Rule], list[Rule]]:
-    """Both suites that the section ``validate`` serves."""
-    raw, splits = _raw(settings), _splits()
-    _check_names({rule.name for rule in raw + splits}, settings.stop, settings.warn, "validate")
-    return _with_severity(raw, settings), _with_severity(splits, settings)
-
-
 def composed_rules(
     settings: ValidateComposedSettings, darkest: tuple[int, int], sides: tuple[float, float]
-) -> list[Rule]:
+) -> list[DataRule]:
     """Rules of the suite ``composed``; ``darkest`` and ``sides`` are the ranges of the real training crops.
 
     Raises:
@@ -120,15 +120,15 @@ def composed_rules(
     again = "Compose again: dvc repro --force compose."
     rules = [
         *_file_rules(again),
-        Rule("type_known", "type", again, among=TYPE_LABELS),
-        Rule("parents", "parents_known", again, among=[OK]),
-        Rule("label_algebra", "algebra", again, among=[OK]),
-        Rule("background", "background", again, low=250),
-        Rule("intensity", "darkest", again, low=darkest[0], high=darkest[1]),
-        Rule("short_side", "short_side", again, low=sides[0] / settings.max_side_ratio),
-        Rule("long_side", "long_side", again, high=sides[1] * settings.max_side_ratio),
-        Rule("one_component", "components", again, "warn", low=1, high=1),
-        Rule(
+        DataRule("type_known", "type", again, among=TYPE_LABELS),
+        DataRule("parents", "parents_known", again, among=[OK]),
+        DataRule("label_algebra", "algebra", again, among=[OK]),
+        DataRule("background", "background", again, low=250),
+        DataRule("intensity", "darkest", again, low=darkest[0], high=darkest[1]),
+        DataRule("short_side", "short_side", again, low=sides[0] / settings.max_side_ratio),
+        DataRule("long_side", "long_side", again, high=sides[1] * settings.max_side_ratio),
+        DataRule("one_component", "components", again, "warn", low=1, high=1),
+        DataRule(
             "count_as_asked",
             "missing",
             "Raise compose.tries or lower compose.count; were more made than asked, compose again.",
@@ -137,32 +137,36 @@ def composed_rules(
             per="type",
         ),
     ]
-    _check_names({rule.name for rule in rules}, settings.stop, settings.warn, "validate_composed")
-    return _with_severity(rules, settings)
+    return _with_severity(rules, settings, "validate_composed")
 
 
 REQUIRED = ("crop_id", "path", "type", "source", "sha256")
 
 
-def _file_rules(remedy: str) -> list[Rule]:
+def _file_rules(remedy: str) -> list[DataRule]:
     return [
-        *(Rule("complete", name, remedy) for name in REQUIRED),
-        Rule("id_unique", "crop_id", remedy, unique=True),
-        Rule("path_unique", "path", remedy, unique=True),
-        Rule("readable", "problem", remedy, among=[OK]),
-        Rule("bytes_unchanged", "bytes", remedy, among=[OK]),
-        Rule("size_as_recorded", "size", remedy, among=[OK]),
+        *(DataRule("complete", name, remedy) for name in REQUIRED),
+        DataRule("id_unique", "crop_id", remedy, unique=True),
+        DataRule("path_unique", "path", remedy, unique=True),
+        DataRule("readable", "problem", remedy, among=[OK]),
+        DataRule("bytes_unchanged", "bytes", remedy, among=[OK]),
+        DataRule("size_as_recorded", "size", remedy, among=[OK]),
     ]
 
 
-def _with_severity(rules: list[Rule], settings: ValidateSettings | ValidateComposedSettings) -> list[Rule]:
+def _with_severity(
+    rules: list[DataRule],
+    settings: ValidateSettings | ValidateComposedSettings,
+    section: str,
+    also: Sequence[DataRule] = (),
+) -> list[DataRule]:
+    """Rules with the severities that the settings give them; the section may also name those of another suite."""
+    known = {rule.name for rule in [*rules, *also]}
+    for name in [*settings.stop, *settings.warn]:
+        if name not in known:
+            key = "stop" if name in settings.stop else "warn"
+            raise SettingError(f"{section}.{key}", name, ", ".join(sorted(known)))
+        if name in settings.stop and name in settings.warn:
+            raise SettingError(f"{section}.warn", name, "a rule in one of stop and warn")
     changed: dict[str, Severity] = {**dict.fromkeys(settings.warn, "warn"), **dict.fromkeys(settings.stop, "stop")}
     return [replace(rule, severity=changed.get(rule.name, rule.severity)) for rule in rules]
-
-
-def _check_names(known: set[str], stop: Sequence[str], warn: Sequence[str], section: str) -> None:
-    for name in [*stop, *warn]:
-        if name not in known:
-            raise SettingError(f"{section}.{'stop' if name in stop else 'warn'}", name, ", ".join(sorted(known)))
-        if name in stop and name in warn:
-            raise SettingError(f"{section}.warn", name, "a rule in one of stop and warn")

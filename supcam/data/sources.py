@@ -1,4 +1,4 @@
-"""What can be imported, seen alike: a folder or a zip as a list of safe relative paths that can be read."""
+"""What can be imported: a folder or a zip, as a list of safe relative paths that can be read."""
 
 import os
 import stat
@@ -20,14 +20,21 @@ LABELS = "labels.csv"
 _ENCRYPTED = 0x1
 
 
-class Source(ABC):
-    """One source: ``files`` are its regular files (POSIX paths below the source), ``refused`` the unsafe ones.
+class ImportSource(ABC):
+    """One source; opening it lists its files, and nothing changes it after that.
 
-    ``table`` is the name of its label table, in any case of its letters.
+    Attributes:
+        name: Begins the ids of its crops.
+        table: Name of its label table, in any case of its letters.
+        files: Crops, label tables and licences, as POSIX paths below the source.
+        root: Where ``files`` begin below the folder or zip: empty, or the labelled folder and a slash.
+        refused: Why a file may not be read, by path.
+        ignored: Other files, counted by what they are.
     """
 
     def __init__(self, name: str, table: str = LABELS) -> None:
         self.name, self.table = name, table
+        self.root = ""
         self.files: list[str] = []
         self.refused: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
@@ -61,17 +68,15 @@ class Source(ABC):
                 f"source {self.name!r} has crops outside the folder of {tables[0]}, such as {outside[0]}. "
                 f"Import {folder} by itself."
             )
-        self._descend(f"{folder}/")
+        self.root = f"{folder}/"
+        self.files = [path.removeprefix(self.root) for path in self.files if path.startswith(self.root)]
 
     def is_table(self, path: str) -> bool:
         """Whether a file is the label table of this source, in any case of its letters."""
         return PurePosixPath(path).name.lower() == self.table.lower()
 
-    @abstractmethod
-    def _descend(self, start: str) -> None: ...
-
     def _keep(self, path: str) -> None:
-        """List a regular file unless its name is unsafe or it is no crop, label table or licence."""
+        """List a regular file unless its name is unsafe or it is not a crop, label table or licence."""
         parts = PurePosixPath(path).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.ignored["hidden files"] += 1
@@ -83,15 +88,14 @@ class Source(ABC):
             self.files.append(path)
 
 
-class FolderSource(Source):
+class FolderSource(ImportSource):
     """A folder. Symbolic links may not leave it; pipes and devices are refused."""
 
     def __init__(self, root: Path, table: str = LABELS) -> None:
         super().__init__(root.resolve().name, table)
-        self.root = root.resolve()
-        self._base = self.root
-        for folder, folders, names in os.walk(self.root):
-            folders.sort()
+        self._folder = root.resolve()
+        for folder, folders, names in os.walk(self._folder):
+            folders.sort()  # os.walk goes on in this order: the same source always gives the same list
             here = Path(folder)
             for name in [entry for entry in folders if (here / entry).is_symlink()]:
                 self._judge_link(here / name, "linked folders")
@@ -100,7 +104,7 @@ class FolderSource(Source):
 
     def read(self, path: str) -> bytes:
         """Bytes of one file below the folder."""
-        file = self._base / path
+        file = self._folder / self.root / path
         try:
             if file.stat().st_size > MAX_BYTES:
                 raise UsageError(
@@ -111,7 +115,7 @@ class FolderSource(Source):
             raise UsageError(f"cannot be opened: {error.strerror or error}. Check the file.") from None
 
     def _judge(self, file: Path) -> None:
-        path = file.relative_to(self.root).as_posix()
+        path = file.relative_to(self._folder).as_posix()
         if file.is_symlink() and not self._judge_link(file, None):
             return
         try:
@@ -125,21 +129,16 @@ class FolderSource(Source):
             self.refused[path] = "is a pipe, socket or device, not a file. Remove it."
 
     def _judge_link(self, link: Path, ignore_as: str | None) -> bool:
-        if not link.resolve().is_relative_to(self.root):
-            self.refused[link.relative_to(self.root).as_posix()] = (
-                "is a link out of the source. Replace it by its file."
-            )
+        if not link.resolve().is_relative_to(self._folder):
+            path = link.relative_to(self._folder).as_posix()
+            self.refused[path] = "is a link out of the source. Replace it by its file."
             return False
         if ignore_as:
             self.ignored[ignore_as] += 1
         return True
 
-    def _descend(self, start: str) -> None:
-        self._base /= start
-        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
-
-class ZipSource(Source):
+class ZipSource(ImportSource):
     """A zip read in place: nothing is unpacked to disk, so no entry can write anywhere."""
 
     def __init__(self, path: Path) -> None:
@@ -150,12 +149,13 @@ class ZipSource(Source):
             self._zip = zipfile.ZipFile(path)
             entries = self._zip.infolist()
         except Exception as error:  # zipfile raises many types on damaged archives
-            raise UsageError(f"{path} is no readable zip: {error}. Download it again.") from None
+            raise UsageError(f"{path} is not a readable zip: {error}. Download it again.") from None
         if len(entries) > MAX_FILES:
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
         for entry in entries:
             self._judge(entry)
-        total, allowed = sum(entry.file_size for entry in self._entries.values()), _most_unpacked(path)
+        total = sum(entry.file_size for entry in self._entries.values())
+        allowed = max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
         if total > allowed:
             raise UsageError(
                 f"{path} unpacks to {total} bytes; allowed are at most {allowed}, the larger of {MAX_UNPACKED} and "
@@ -165,9 +165,9 @@ class ZipSource(Source):
     def read(self, path: str) -> bytes:
         """Bytes of one entry, never more than an image may hold."""
         try:
-            with self._zip.open(self._entries[path]) as file:
-                content = file.read(MAX_BYTES + 1)
-        except Exception as error:  # zipfile and zlib raise many types on damaged archives
+            with self._zip.open(self._entries[self.root + path]) as file:
+                content = file.read(MAX_BYTES + 1)  # the size in the header may be false
+        except Exception as error:  # as above, and from zlib
             raise UsageError(f"cannot be unpacked: {error or type(error).__name__}. Download the zip again.") from None
         if len(content) > MAX_BYTES:
             raise UsageError(f"unpacks to more than {MAX_BYTES} bytes. Save single crops.")
@@ -185,26 +185,22 @@ class ZipSource(Source):
         self._entries[name] = entry
         self._keep(name)
 
-    def _descend(self, start: str) -> None:
-        self._entries = {name.removeprefix(start): self._entries[name] for name in self.files if name.startswith(start)}
-        self.files = [path.removeprefix(start) for path in self.files if path.startswith(start)]
 
-
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> ImportSource:
     """Open a folder, a zip or the folder of a label table, which is a CSV file of any name.
 
     Raises:
         UsageError: for anything else, naming it.
     """
     if path.is_dir():
-        source: Source = FolderSource(path)
+        source: ImportSource = FolderSource(path)
     elif path.is_file() and path.suffix.lower() == ".csv":
         table = path.resolve()
         source = FolderSource(table.parent, table.name)
     elif path.is_file() and path.suffix.lower() == ".zip":
         source = ZipSource(path)
     else:
-        state = "is no folder, zip or CSV table" if path.exists() else "does not exist"
+        state = "is not a folder, zip or CSV table" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a table of labels.")
     if not source.name or source.name.startswith(".") or not _printable(source.name):
         raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
@@ -223,11 +219,8 @@ def is_licence(path: str) -> bool:
     return pure.stem.lower() in {"license", "licence", "copying"} and pure.suffix.lower() in {"", ".txt", ".md"}
 
 
-def _most_unpacked(path: Path) -> int:
-    return max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
-
-
 def _printable(name: str) -> bool:
+    # A name that is not UTF-8 comes as lone surrogates, which no manifest can hold.
     return name.isprintable() and name.encode(errors="replace").decode() == name
 
 
@@ -235,6 +228,7 @@ def _unsafe_entry(entry: zipfile.ZipInfo, twice: bool) -> str | None:
     name = entry.filename
     if name.startswith("/") or "\\" in name or ":" in name or {"..", ""} & set(name.split("/")):
         return "leads out of the zip. Make the zip again from a plain folder."
+    # The upper half holds the mode of the file where a Unix program packed it.
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link. Put the file itself into the zip."
     if entry.flag_bits & _ENCRYPTED:

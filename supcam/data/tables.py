@@ -18,7 +18,7 @@ def read_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
 
     Raises:
         UsageError: naming ``where``, the line and ``remedy``: for another encoding, an unnamed or doubled column, a
-            row with more values than columns, or what is no table.
+            row with more values than columns, or what is not a table.
     """
     text = _decode(content, where, remedy)
     separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
@@ -62,7 +62,7 @@ def _decode(content: bytes, where: str, remedy: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeError as error:
-        raise UsageError(f"{where} is no readable CSV: {error}. {remedy}") from None
+        raise UsageError(f"{where} is not a readable CSV: {error}. {remedy}") from None
 
 
 def _lines(text: str, separator: str, where: str, remedy: str) -> list[tuple[int, list[str]]]:
@@ -75,7 +75,7 @@ def _lines(text: str, separator: str, where: str, remedy: str) -> list[tuple[int
             rows.append((end + 1, row))
             end = reader.line_num
     except csv.Error as error:
-        raise UsageError(f"{where} is no readable CSV: line {end + 1}: {error}. {remedy}") from None
+        raise UsageError(f"{where} is not a readable CSV: line {end + 1}: {error}. {remedy}") from None
     return rows
 
 

@@ -32,14 +32,14 @@ def require_checked_out(data: Path) -> None:
     if not data.is_dir():
         raise UsageError(
             f"{pointer.name} names data that are not checked out. Run: dvc pull {pointer.name} "
-            "(or start afresh: --replace)"
+            "(or start from scratch: --replace)"
         )
     state = json.loads(_dvc(["status", "--json", pointer.name], data.parent) or "{}")
     if any(_is_changed(change) for change in state.get(pointer.name, [])):
         raise UsageError(
             f"{data.name}/ differs from the version that {pointer.name} names. Go back to it: dvc pull {pointer.name} "
             f"and dvc checkout --force {pointer.name}; or keep your changes: dvc add {data.name}; "
-            "or start afresh: --replace"
+            "or start from scratch: --replace"
         )
 
 
@@ -66,7 +66,7 @@ def fetch_manifest(data: Path, revision: str, target: Path) -> None:
         if "unknown Git revision" not in str(error):
             raise
         raise UsageError(
-            f"version {revision!r} is no git revision of this project. Give a commit or tag (git log --oneline -- "
+            f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
             f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
         ) from None
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
-from supcam.data.splits import Links, fold_manifest
+from supcam.data.folds import fold_manifest
+from supcam.data.groups import Links
 from supcam.progress import Progress
 from supcam.settings import Settings
 from supcam.training.crop_bank import crops_digest

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from supcam.data.folds import divide, fold_manifest
+from supcam.data.groups import Links
 from supcam.data.manifest import manifest_hash
-from supcam.data.splits import Links, divide, fold_manifest
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.errors import UsageError
 from supcam.serving.images import ImageError, decode_crop
-from tests.data.samples import draw_crop, encode
+from tests.support.drawing import draw_crop, encode
 
 SECONDS_EACH = 10.0
 _ARCHIVE_SHARE = 0.1

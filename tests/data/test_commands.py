@@ -13,7 +13,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import manifest_hash, read_manifest
 from supcam.files import write_text
 from supcam.settings import profile_path
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 Call = Callable[..., int]
 

@@ -12,7 +12,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.versions import record_version
 from supcam.errors import UsageError
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 Make = Callable[..., pd.DataFrame]
 
@@ -58,7 +58,7 @@ def test_between_git_revisions_and_the_workspace(dvc_project: Path) -> None:
     git("commit", "--quiet", "-am", "two")
     assert diff_versions("v1", "HEAD", data).rows.equals(changed.rows)
     assert diff_versions("HEAD", str(data), data).lines() == [f"HEAD and {data} hold the same crops and labels"]
-    with pytest.raises(UsageError, match=r"'nonsense' is no git revision.*Give a commit or tag"):
+    with pytest.raises(UsageError, match=r"'nonsense' is not a git revision.*Give a commit or tag"):
         diff_versions("nonsense", "HEAD", data)
-    with pytest.raises(UsageError, match="is no git revision"):
+    with pytest.raises(UsageError, match="is not a git revision"):
         diff_versions("--output=x", "HEAD", data)

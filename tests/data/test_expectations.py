@@ -17,14 +17,15 @@ from PIL import Image
 
 from supcam.data.expectations import validate_composed, validate_crops, validate_splits
 from supcam.data.gate import require_passed
+from supcam.data.groups import merged
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
-from supcam.data.measure import linked_groups, measure_crops, near_duplicates
+from supcam.data.measure import measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, read_links
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
 from supcam.settings import SplitSettings, ValidateComposedSettings, ValidateSettings
-from tests.data.samples import draw_crop, encode, write_source
+from tests.support.drawing import draw_crop, encode, write_source
 
 Make = Callable[..., pd.DataFrame]
 STRICT = ValidateSettings()
@@ -146,10 +147,9 @@ def test_duplicates_and_label_conflicts(own: Path) -> None:
     picture = Image.open(own / frame.loc[first, "path"])
     (own / frame.loc[same_type, "path"]).write_bytes(encode(picture, "PNG", optimize=True))
     report = validate_crops(frame, own, STRICT)
-    assert failed(report) | {"bytes_unchanged": 1, "size_as_recorded": 1} == {
-        "bytes_unchanged": 1,
-        "size_as_recorded": 1,
-        "exact_duplicate": 2,
+    assert failed(report) == {"bytes_unchanged": 1, "size_as_recorded": 1, "exact_duplicate": 2}
+    assert set(report.failing.loc[report.failing["rule"] == "exact_duplicate", "value"]) == {
+        f"same_picture = {frame.loc[index, 'crop_id']}" for index in (first, same_type)
     }
     (own / frame.loc[other_type, "path"]).write_bytes(encode(picture, "BMP"))
     report = validate_crops(frame, own, STRICT)
@@ -351,7 +351,7 @@ def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
         and np.abs(vectors[one, -2:] - vectors[two, -2:]).max() <= np.log1p(0.1)
     ]
     assert (3, len(frame)) in wanted
-    assert near_duplicates(vectors, 0.9, 0.1) == linked_groups(wanted)
+    assert near_duplicates(vectors, 0.9, 0.1) == merged(wanted)
 
 
 def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:

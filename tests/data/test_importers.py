@@ -17,7 +17,7 @@ from supcam.data.importers import ImportRefused, import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import read_manifest
 from supcam.errors import SupcamError, UsageError
-from tests.data.samples import draw_crop, encode, write_source
+from tests.support.drawing import draw_crop, encode, write_source
 
 CROP = encode(draw_crop(1))
 
@@ -335,7 +335,7 @@ def test_changed_crop_of_a_known_source_is_refused(source: Path, tmp_path: Path)
     assert report.total == 24
 
 
-def test_sources_that_cannot_be_told_apart_or_are_no_source(source: Path, tmp_path: Path) -> None:
+def test_sources_of_one_name_and_what_is_not_a_source(source: Path, tmp_path: Path) -> None:
     twin = write_source(tmp_path / "elsewhere" / "lab one", per_type=1)
     with pytest.raises(UsageError, match="two sources are named 'lab one'"):
         import_sources([source, twin], tmp_path / "data")
@@ -347,12 +347,12 @@ def test_sources_that_cannot_be_told_apart_or_are_no_source(source: Path, tmp_pa
     with pytest.raises(UsageError, match="holds no crop"):
         import_sources([tmp_path / "empty"], tmp_path / "data")
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
-    with pytest.raises(UsageError, match="no readable zip"):
+    with pytest.raises(UsageError, match="not a readable zip"):
         import_sources([tmp_path / "no.zip"], tmp_path / "data")
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"), [("(", "no regular"), ("case", "has no group"), ("(slide)", "not match")]
+    ("pattern", "message"), [("(", "not a regular"), ("case", "has no group"), ("(slide)", "not match")]
 )
 def test_wrong_case_pattern(source: Path, tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -424,6 +424,23 @@ def test_an_import_during_another_is_refused_and_loses_nothing(source: Path, tmp
     assert import_sources([source], data, progress=second).total == 24
     assert refusals == [1]
     assert import_sources([other], data).total == 28
+
+
+def test_data_changed_by_another_program_during_the_import_are_left_alone(source: Path, tmp_path: Path) -> None:
+    """The lock holds off this project's commands only: what a person or DVC wrote meanwhile was overwritten."""
+    data, other = tmp_path / "data", write_source(tmp_path / "lab two", per_type=1, seed=7)
+    import_sources([source], data)
+
+    def edit(done: int, total: int) -> None:
+        if done == total:
+            with (data / "manifest.csv").open("a") as file:
+                file.write("\n")
+
+    with pytest.raises(SupcamError, match=r"data was changed by another program during the import. Run the import"):
+        import_sources([other], data, progress=edit)
+    assert (data / "manifest.csv").read_bytes().endswith(b"\n\n")
+    assert not (data / "crops" / "lab two").exists()
+    assert sorted(path.name for path in tmp_path.glob(".data*")) == [".data.lock"]
 
 
 KILLED = """
@@ -500,7 +517,8 @@ def test_both_real_sources_come_in(shared_data: Path, tmp_path: Path) -> None:
     first = import_sources([clinical], tmp_path / "data")
     assert first.types == {"instance": 395, "touching": 45, "overlapping": 17, "touching-overlapping": 7}
     second = import_sources([mfish], tmp_path / "data")
-    assert second.types == {"instance": 3825, "touching": 500, "overlapping": 162, "touching-overlapping": 106}
+    assert second.types == {"instance": 3822, "touching": 503, "overlapping": 162, "touching-overlapping": 106}
     frame = read_manifest(tmp_path / "data" / "manifest.csv")
     assert frame.groupby("source")["case_id"].nunique().to_dict() == {"clinical-12-cases": 12, "mfish-slides": 20}
+    assert (~frame.loc[frame["source"] == "mfish-slides", "label_certain"]).sum() == 121
     assert (tmp_path / "data" / "crops" / "mfish-slides" / "LICENSE.txt").is_file()

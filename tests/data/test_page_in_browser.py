@@ -12,7 +12,7 @@ from supcam.data.expectations import validate_crops
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.settings import ValidateSettings
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "headless_shell")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)

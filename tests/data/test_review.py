@@ -1,5 +1,8 @@
 """Suspicious labels go out for review and come back as a new data version; nothing changes silently."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supcam.data import review
+from supcam.data import folder
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.review import apply_review, suspicious_labels, write_review
+from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
-from tests.data.samples import write_source
+from tests.support.drawing import write_source
 
 Make = Callable[..., pd.DataFrame]
 
@@ -45,7 +49,7 @@ def test_unsure_predictions_accuse_nobody(manifest: Make) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.ones((2, 4)), np.full((3, 4), 0.3), np.full((3, 4), np.nan)])
-def test_what_is_no_probability_is_refused(manifest: Make, bad: np.ndarray) -> None:
+def test_what_is_not_a_probability_is_refused(manifest: Make, bad: np.ndarray) -> None:
     with pytest.raises(UsageError, match="probabilities"):
         suspicious_labels(manifest({"a": {"instance": 3}}), bad)
 
@@ -106,10 +110,10 @@ def test_wrong_sheets_change_nothing(
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
 
 
-def test_what_is_no_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
+def test_what_is_not_a_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
     """An empty sheet ended in a traceback of the csv module."""
     data = dvc_project / "data"
-    for content, message in ((b"", "is empty"), (bytes(range(256)), "no readable CSV"), (b"a\n", "lacks the column")):
+    for content, message in ((b"", "is empty"), (bytes(range(256)), "not a readable"), (b"a\n", "lacks the column")):
         sheet.write_bytes(content)
         with pytest.raises(UsageError, match=message):
             apply_review(sheet, data)
@@ -132,10 +136,10 @@ def test_failing_dvc_leaves_the_labels_as_before(
     before = (dvc_project / "data" / "manifest.csv").read_bytes()
     fill(sheet, "corrected", ["touching", "", ""])
 
-    def broken(folder: Path) -> None:
+    def broken(_: Path) -> None:
         raise SupcamError("dvc add data failed: disk full")
 
-    monkeypatch.setattr(review, "record_version", broken)
+    monkeypatch.setattr(folder, "record_version", broken)
     with pytest.raises(SupcamError, match="disk full"):
         apply_review(sheet, dvc_project / "data")
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
@@ -145,3 +149,26 @@ def test_missing_columns_are_named(sheet: Path, dvc_project: Path) -> None:
     sheet.write_text("crop_id,type\nx,instance\n")
     with pytest.raises(UsageError, match="lacks the column corrected"):
         apply_review(sheet, dvc_project / "data")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from supcam.data import folder
+from supcam.data.review import apply_review
+
+folder.record_version = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+apply_review(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_review_is_finished_by_the_next(sheet: Path, dvc_project: Path) -> None:
+    """Labels came in without a version: every later command found data that differ from data.dvc and refused."""
+    data = dvc_project / "data"
+    fill(sheet, "corrected", ["touching", "", ""])
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(sheet), str(data)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(UsageError, match=r"line 2.*the sheet says instance"):
+        apply_review(sheet, data)
+    assert read_manifest(data / "manifest.csv")["type"].iloc[0] == "touching"
+    require_checked_out(data)

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supcam.data.splits import (
-    PARTS,
-    fold_manifest,
-    read_assignments,
-    read_history,
-    split_manifest,
-    write_folds,
-    write_split,
-)
+from supcam.data.folds import fold_manifest, write_folds
+from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
+from supcam.data.splits import split_manifest
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
 
@@ -117,13 +111,13 @@ def test_new_crops_of_a_known_case_join_it(manifest: Make) -> None:
     assert (new.groupby("case_id")["split"].nunique() == 1).all()
 
 
-def test_another_protocol_starts_anew(manifest: Make) -> None:
+def test_another_protocol_starts_from_scratch(manifest: Make) -> None:
     old, report = split_manifest(manifest(cases(10)), BY_CASE, None)
     _, new = split_manifest(manifest(cases(10)), PAPER, old.assign(protocol=report.protocol))
     assert new.kept == 0
 
 
-def test_new_link_between_parts_is_told_and_moves_nothing(manifest: Make) -> None:
+def test_new_link_between_parts_is_reported_and_moves_nothing(manifest: Make) -> None:
     frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
     old, _ = split_manifest(frame, BY_CASE, None)
     train = old.loc[old["split"] == "train", "crop_id"].iloc[0]
@@ -176,7 +170,7 @@ def test_new_groups_fill_a_part_that_kept_none(manifest: Make) -> None:
     assert set(new.loc[new["case_id"] == "c9", "split"]) == {"test"}
 
 
-def test_crops_without_a_case_are_told(manifest: Make) -> None:
+def test_crops_without_a_case_are_reported(manifest: Make) -> None:
     frame = manifest(cases(6) | {"": {"instance": 7}})
     assert "7 crops have no case" in split_manifest(frame, BY_CASE)[1].warnings[0]
     assert not any("no case" in text for text in split_manifest(frame, PAPER)[1].warnings)
@@ -193,9 +187,9 @@ def test_kept_parts_name_the_seed_that_made_them_and_a_new_division_is_recorded(
     assert (kept.seed, kept.wanted, kept.history) == (42, first.wanted, history)
     assert [text for text in kept.warnings if "made with seed 42, the settings say 7" in text]
     assert [text for text in kept.warnings if "made with wanted" in text]
-    anew, again = split_manifest(frame, other, None, history=history)
+    fresh, again = split_manifest(frame, other, None, history=history)
     assert (again.seed, again.warnings) == (7, [text for text in again.warnings if "made with" not in text])
-    write_split(anew, again, tmp_path)
+    write_split(fresh, again, tmp_path)
     written = json.loads((tmp_path / "split.json").read_text())["history"]
     assert [(entry["seed"], entry["split_hash"]) for entry in written] == [
         (42, first.split_hash),
@@ -207,7 +201,7 @@ def test_kept_parts_name_the_seed_that_made_them_and_a_new_division_is_recorded(
 def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
     assert read_history(tmp_path / "absent.json") == []
     (tmp_path / "history.json").write_text(text)
-    with pytest.raises(UsageError, match=r"history\.json is no history of splits.*git checkout"):
+    with pytest.raises(UsageError, match=r"history\.json is not a history of splits.*git checkout"):
         read_history(tmp_path / "history.json")
 
 

@@ -19,7 +19,7 @@ from supcam.errors import UsageError
         '\n"path","type"\n\n"a.png","touching"\n',
     ],
 )
-def test_every_form_of_one_table_reads_alike(text: str) -> None:
+def test_every_form_of_one_table_reads_the_same(text: str) -> None:
     frame = read_table(text.encode(), "table", "Save it.")
     assert frame.to_dict("records") == [{"path": "a.png", "type": "touching"}]
 
@@ -38,12 +38,12 @@ def test_lines_are_those_of_the_file() -> None:
         (b"path,type,path\na,b,c\n", "two columns named path"),
         (b"path,type\na,b,c\n", "line 2 has the value 'c' in a column without a name"),
         (b'path,type\n"a,b\n', "line 2: unexpected end of data"),
-        ("path,type\nü,b\n".encode("latin-1"), "no readable CSV"),
-        ("path,type\na,b\n".encode("utf-16"), "no readable CSV"),
-        (bytes(range(256)), "no readable CSV"),
+        ("path,type\nü,b\n".encode("latin-1"), "not a readable CSV"),
+        ("path,type\na,b\n".encode("utf-16"), "not a readable CSV"),
+        (bytes(range(256)), "not a readable CSV"),
     ],
 )
-def test_what_is_no_table_is_named(content: bytes, message: str) -> None:
+def test_what_is_not_a_table_is_named(content: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_table(content, "table", "Save it.")
 

@@ -22,7 +22,7 @@ from supcam.serving.images import (
     native_canvas,
     read_crop,
 )
-from tests.data.samples import draw_crop, encode
+from tests.support.drawing import draw_crop, encode
 
 CROP = draw_crop(1)
 
