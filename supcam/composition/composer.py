@@ -148,10 +148,11 @@ class Composer:
         self.keep_masks = keep_masks
         self.defects: dict[str, list[str]] = {}
         ids = [str(name) for name in crops.frame["crop_id"]]
+        self.types = [ClusterType(int(label)) for label in crops.labels]
         self.sources: dict[int, Source] = {}
         for row, image in enumerate(crops.images):
             defect = source_defect(image, settings)
-            if defect is None and int(crops.labels[row]) != ClusterType.INSTANCE and falls_apart(image, settings):
+            if defect is None and self.types[row] is not ClusterType.INSTANCE and falls_apart(image, settings):
                 defect = "several-components"
             if defect:
                 self.defects.setdefault(defect, []).append(ids[row])
@@ -159,7 +160,6 @@ class Composer:
                 self.sources[row] = _prepare(image, settings)
         rows = list(self.sources)
         self.ids, self._groups = ids, list(crops.groups)
-        self.types = [ClusterType(int(label)) for label in crops.labels]
         self._rows = rows
         self._floors: dict[str, int] = {}
         for row, source in self.sources.items():

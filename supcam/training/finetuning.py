@@ -329,8 +329,8 @@ def finetune(
         replay(kept["history"], log)
         return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))
     device = choose_device(settings.runtime)
-    with reproducible(settings.runtime, settings.runtime.seed):
-        bank = training_bank(train, settings, device, state_dir, composed=chosen.use_composed)
+    fresh = training_bank(train, settings, device, state_dir, composed=chosen.use_composed, epochs=chosen.epochs)
+    with reproducible(settings.runtime, settings.runtime.seed), fresh as bank:
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:

@@ -335,8 +335,8 @@ def pretrain(
         replay(kept["history"], log)
         return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))
     device = choose_device(settings.runtime)
-    with reproducible(settings.runtime, settings.runtime.seed):
-        bank = training_bank(train, settings, device, state_dir, composed=True)
+    fresh = training_bank(train, settings, device, state_dir, composed=True, epochs=settings.pretrain.epochs)
+    with reproducible(settings.runtime, settings.runtime.seed), fresh as bank:
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
         if settings.pretrain.epochs:

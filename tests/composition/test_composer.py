@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from benchmarks.label_proof import Outline, _batched, _composites, outlines_in, run_label_proof, true_types
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import blend
-from supcam.composition.batched.composer import BatchComposer
 from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops, _snapped
 from supcam.composition.contact import axis_of
 from supcam.composition.masks import EIGHT
@@ -21,6 +19,7 @@ from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
 from supcam.errors import SettingError
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing, draw_crops
+from tests.composition.label_proof import Outline, composites_of, outlines_in, run_label_proof, true_types
 from tests.composition.test_blend import greys
 from tests.composition.test_masks import BAD
 
@@ -139,12 +138,11 @@ def test_sources_that_cannot_be_placed_are_counted(crops: SourceCrops) -> None:
     assert made.rejected == {"no-admissible-shift": settings.source_tries}
 
 
-@pytest.mark.parametrize(("count", "device"), [(200, None), (40, "cpu")], ids=["one-by-one", "batched"])
-def test_labels_agree_with_the_drawings(count: int, device: str | None) -> None:
-    proof = run_label_proof(count, 11, cases=2, per_case=16, device=device)
-    assert proof["cases"] == 2 * count
+def test_labels_agree_with_the_drawings() -> None:
+    proof = run_label_proof(200, 11, cases=2, per_case=16)
+    assert proof["cases"] == 400
     assert proof["pairs_wrong"] == 0, proof["wrong"]
-    assert float(str(proof["chains_right"])) >= 0.98, proof["wrong"]  # 1 of 181 is 0.6 %: the full count tells
+    assert float(str(proof["chains_correct"])) >= 0.98, proof["wrong"]  # 1 of 181 is 0.6 %: the full count decides
 
 
 def test_bodies_of_a_touching_pair_share_no_pixel_even_where_cores_lost_one() -> None:
@@ -237,20 +235,12 @@ def test_moved_to_the_sources_grey_values_no_pixel_is_lighter_than_either_source
     assert (moved[0] <= np.minimum(moved[1], moved[2])).all()
 
 
-@pytest.mark.parametrize("device", [None, "cpu"], ids=["one-by-one", "batched"])
-def test_no_composite_outgrows_the_canvas_with_its_margins(crops: SourceCrops, device: str | None) -> None:
+def test_no_composite_outgrows_the_canvas_with_its_margins(crops: SourceCrops) -> None:
     wide = [np.pad(image, 16, constant_values=255) for image in crops.images]
     canvas = max(max(image.shape) for image in wide)
     composer = Composer(SourceCrops(crops.frame, wide, crops.labels, crops.groups), ComposeSettings(canvas=canvas))
-    plans = [Plan(Cell(I, I, Relation.TOUCH), 4)]
-    made = (
-        _batched(BatchComposer(composer, device), composer, plans, 12, 0)
-        if device
-        else _composites(composer, plans, 12, 0)
-    )
-    longest = [max(one.image.shape) for _, one in made]
-    assert len(longest) == 12
-    assert max(longest) == canvas
+    made = composites_of(composer, [Plan(Cell(I, I, Relation.TOUCH), 4)], 12, 0)
+    assert max(max(one.image.shape) for _, one in made) == canvas
 
 
 def test_the_policy_draws_targets_variants_and_lengths_as_set() -> None:

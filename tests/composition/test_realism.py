@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.composition import real_crops
-from benchmarks.realism import features, hard_cut, realism
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import SourceCrops
 from supcam.settings import ComposeSettings
+from tests.composition.realism import features, hard_cut, real_crops, realism
 
 
 def test_features_are_finite_even_for_a_speck() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks.label_proof import drawn_bank, outlines_in, true_types
 from supcam.cluster_type import ClusterType
 from supcam.composition.assembly import Assembly
 from supcam.composition.composer import Composer, Composite, SourceCrops
@@ -15,6 +14,7 @@ from supcam.composition.sampling import Cell, Plan
 from supcam.composition.seams import find_seam, lies_below
 from supcam.composition.warp import Sheet, Warp
 from supcam.settings import ComposeSettings
+from tests.composition.label_proof import drawn_bank, outlines_in, true_types
 
 SETTINGS = ComposeSettings()
 
