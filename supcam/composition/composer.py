@@ -9,13 +9,11 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
 from supcam.composition.masks import (
-    EIGHT,
     MAX_PIECE,
     WHITE,
     Body,
@@ -328,9 +326,6 @@ class Composer:
     ) -> Composite | None:
         image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin, self.settings.canvas)
         image = _snapped(image, np.any([self.sources[row].greys for row in rows], axis=0), self.settings.halo_level)
-        if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
-            rejected["several-components"] += 1
-            return None
         placed = tuple(
             Placed(self.ids[row], row, self._matrix(row, warp, member, (top, left)))
             for row, warp, member in zip(rows, warps, assembly.members, strict=True)

@@ -1,7 +1,6 @@
 """Composites: valid images, proper labels, one function of (seed, index)."""
 
 from collections import Counter
-from math import cos, radians, sin
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from scipy import ndimage
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import blend
 from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops, _snapped
-from supcam.composition.contact import axis_of
 from supcam.composition.masks import EIGHT
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
 from supcam.errors import SettingError
@@ -341,8 +339,10 @@ def test_tones_of_one_composite_are_alike() -> None:
     assert pairs == {(0, 1), (2, 3)}
 
 
-@pytest.mark.parametrize("angle", [0.0, 20.0, 90.0, 137.0, 179.0])
-def test_axis_of_a_line(angle: float) -> None:
-    along = np.linspace(-10.0, 10.0, 41)
-    measured = axis_of(along * sin(radians(angle)), along * cos(radians(angle)))
-    assert min(abs(measured - angle), 180.0 - abs(measured - angle)) < 1e-6
+def test_a_plan_whose_third_source_is_missing_gives_nothing(crops: SourceCrops) -> None:
+    """Two that touch or cross are a cluster, but not the touching-overlapping one that was asked for."""
+    two = SourceCrops(crops.frame.iloc[:2], crops.images[:2], crops.labels[:2], crops.groups[:2])
+    composer = Composer(two, ComposeSettings())
+    made = composer.compose_plan(Plan(Cell(I, I, Relation.BOTH)), np.random.default_rng(0))
+    assert isinstance(made, Skipped)
+    assert made.rejected["other-relation"] > 0
