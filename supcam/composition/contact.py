@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, Body, Mask, Points, dilate
+from supcam.composition.masks import EIGHT, Body, Mask, Points, bounding_box, dilate
 from supcam.settings import ComposeSettings
 
 CLEAR = 4  # pixels around a shared core within which a strict crossing must end
@@ -37,16 +37,13 @@ class Window:
 
 def window(first: tuple[int, ...], second: tuple[int, ...], offset: tuple[int, int]) -> Window:
     """Overlap of a frame of shape ``first`` with one of shape ``second`` whose corner lies at ``offset`` in it."""
-    (top, left), (bottom, right) = (
-        (max(offset[0], 0), max(offset[1], 0)),
-        (min(first[0], offset[0] + second[0]), min(first[1], offset[1] + second[1])),
-    )
-    bottom, right = max(bottom, top), max(right, left)
-    rows, columns = slice(top, bottom), slice(left, right)
-    return Window(
-        (rows, columns),
-        (slice(top - offset[0], bottom - offset[0]), slice(left - offset[1], right - offset[1])),
-    )
+    here, there = [], []
+    for length, size, start in zip(first, second, offset, strict=True):
+        low = max(start, 0)
+        high = max(min(length, start + size), low)  # apart: an empty slice, not one that wraps around
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return Window((here[0], here[1]), (there[0], there[1]))
 
 
 def meeting(
@@ -61,9 +58,9 @@ def meeting(
     the crossing must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
-    contact = first.grown[view.first] & second.halo[view.second]
+    contact = first.dilated[view.first] & second.halo[view.second]
     if not contact.any():
-        near = dilate(dilate(first.grown))[view.first] & second.halo[view.second]
+        near = dilate(dilate(first.dilated))[view.first] & second.halo[view.second]
         return Fault.GRAZE if near.any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
     if not shared.any():
@@ -94,7 +91,7 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
     Of two that cross, a further zone of contact is mostly the edge of what lies below.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
-    contact = first.grown[view.first] & second.halo[view.second]
+    contact = first.dilated[view.first] & second.halo[view.second]
     if (first.core[view.first] & second.core[view.second]).any():
         contact = np.zeros_like(contact)
     return np.add(np.argwhere(contact), (view.first[0].start, view.first[1].start))
@@ -102,8 +99,8 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
 
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
-    rows, columns = np.nonzero(shared.any(axis=1))[0], np.nonzero(shared.any(axis=0))[0]
-    near = contact[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1]
+    rows, columns = bounding_box(shared)
+    near = contact[max(rows.start - reach, 0) : rows.stop + reach, max(columns.start - reach, 0) : columns.stop + reach]
     return bool(np.count_nonzero(near) < np.count_nonzero(contact))
 
 
