@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from supcam.composition.composer import Composer, Composite, SourceCrops
+from supcam.composition.composer import Composer, Composite
+from supcam.composition.sources import SourceCrops
 from supcam.composition.stream import ComposedEpochs, ComposedStream
 from supcam.settings import ComposeSettings
 from supcam.synthetic import draw_crops

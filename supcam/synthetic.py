@@ -14,8 +14,9 @@ from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, SourceCrops
+from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import WHITE, Grey, Mask, bounding_box
+from supcam.composition.sources import SourceCrops
 from supcam.errors import SupcamError, UsageError
 from supcam.files import replaced_folder
 from supcam.settings import ComposeSettings

@@ -54,7 +54,7 @@ def meeting(
     Haloes closer than three pixels that do not meet are a graze. Every zone in which the haloes meet counts: one
     without shared core is a touch of at least ``min_contact`` pixels, one with shared core must share the least part
     of the smaller core and read as a crossing. Anything in between is doubtful to a reader and refused. ``strict`` is
-    for overlaps that must not bring a touch nobody knows of: with a source whose chromosomes are not known one by one,
+    for overlaps that must not bring an unnoticed touch: with a source whose chromosomes are not known one by one,
     the crossing must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
@@ -68,6 +68,7 @@ def meeting(
     zones, count = ndimage.label(contact, EIGHT)
     sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
     cores = np.bincount(zones[shared], minlength=count + 1)[1:]
+    # Zone by zone: two bodies that cross in one place may touch in another, and then are both.
     least = settings.min_core_overlap_share * min(first.core_area, second.core_area)
     touches, overlaps = cores == 0, cores >= least
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
@@ -128,24 +129,27 @@ def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: fl
     the crossing must differ by ``min_angle`` degrees or more.
     """
     rows, columns = np.nonzero(shared)
+    # Near the crossing only: far from it chromosomes bend, and a whole one's axis says little.
     centre = (float(rows.mean()), float(columns.mean()))
     radius = 2.0 * float(np.sqrt(rows.size))
     turn = abs(_axis(first.core, view.first, centre, radius) - _axis(second.core, view.second, centre, radius))
-    if min(turn, 180.0 - turn) < min_angle:
+    if min(turn, 180.0 - turn) < min_angle:  # axes have no direction: 178 and 2 degrees differ by 4
         return False
     return _splits(second, view.second, shared) or _splits(first, view.first, shared)
 
 
 def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
-    left = body.core.copy()
-    left[view] &= ~shared
-    parts, count = ndimage.label(left, EIGHT)
+    """Whether a component of the core falls into two parts of some size without the shared pixels."""
+    rest = body.core.copy()
+    rest[view] &= ~shared
+    parts, count = ndimage.label(rest, EIGHT)
     if count < 2:
         return False
-    whole, _ = body.components
-    for component in np.unique(whole[view][shared]):
-        inside = whole == component
-        sizes = np.bincount(parts[inside & left], minlength=count + 1)[1:]
+    # By component: bands can part a core already, and such parts lie beside no crossing.
+    components, _ = body.components
+    for component in np.unique(components[view][shared]):
+        inside = components == component
+        sizes = np.bincount(parts[inside & rest], minlength=count + 1)[1:]
         if np.count_nonzero(sizes >= MIN_PART * np.count_nonzero(inside)) >= 2:
             return True
     return False

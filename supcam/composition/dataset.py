@@ -15,9 +15,10 @@ import pandas as pd
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Skipped, Sources, refuse_leaks
+from supcam.composition.composer import Composer, Composite, Skipped
 from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
+from supcam.composition.sources import Sources, refuse_leaks
 from supcam.composition.workers import Workers, results
 from supcam.data.manifest import COLUMNS, write_manifest
 from supcam.files import replaced_folder

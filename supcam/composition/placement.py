@@ -56,7 +56,7 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
 
 
 def admissible(first: Body, second: Body, relation: Relation, settings: ComposeSettings) -> Shifts:
-    """All shifts at which ``second`` meets ``first`` in ``relation`` as far as areas tell.
+    """All shifts at which ``second`` meets ``first`` in ``relation`` as far as shared areas show.
 
     touch: cores neither share nor adjoin (see ``touch_guards``), the halo of one dilated by a pixel meets the other
     in ``min_contact`` pixels or more, the haloes share little. overlap and both: the cores share the set part of the

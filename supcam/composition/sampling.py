@@ -1,5 +1,6 @@
 """What to compose next: the target type first, then a cell that yields it, a case that can serve it, a chain length."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -97,7 +98,7 @@ class Policy:
     Attributes:
         types, tones: Of each crop.
         pools: group -> type -> rows of its crops.
-        groups: cell that may be drawn -> groups that can serve it.
+        groups_of: cell that may be drawn -> groups that can serve it.
     """
 
     def __init__(
@@ -111,17 +112,16 @@ class Policy:
         self.types = [ClusterType(kind) for kind in types]
         self.tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
-        names = ["" if settings.across_cases else group for group in groups]
-        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {}
-        for name in sorted(set(names)):
-            inside = np.array([other == name for other in names])
-            of_type = {kind: np.flatnonzero(inside & (np.asarray(types) == kind)) for kind in ClusterType}
-            self.pools[name] = {kind: rows for kind, rows in of_type.items() if rows.size}
+        labels, names = np.asarray(types), np.array(["" if settings.across_cases else group for group in groups])
+        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {
+            str(name): {kind: np.flatnonzero((names == name) & (labels == kind)) for kind in ClusterType}
+            for name in np.unique(names)
+        }
         allowed = [Cell.parse(text) for text in settings.cells] if settings.cells else [*CELLS, *BOTH_CELLS]
         self._allowed = frozenset(allowed)
         wanted = [cell for cell in allowed if self._weight(cell.relation) > 0]
         _refuse_what_cannot_be(wanted, settings)
-        self.groups = {cell: able for cell in wanted if (able := self._serving(cell))}
+        self.groups_of = {cell: able for cell in wanted if (able := self._serving(cell))}
         self._targets, self._target_shares = self._shares(np.bincount(types, minlength=len(ClusterType)))
         self._cells = {target: self._weighted(target) for target in self._targets}
         self._length_edges = _edges(settings.chain_shares)
@@ -141,7 +141,7 @@ class Policy:
     def sources(self, plan: Plan, rng: np.random.Generator) -> tuple[list[int], list[Relation]]:
         """Rows of different crops from one group, and the relation of each to what is composed before it."""
         cell = plan.cell
-        pools = [self.pools[group] for group in self.groups.get(cell) or self._serving(cell)]
+        pools = [self.pools[group] for group in self.groups_of.get(cell) or self._serving(cell)]
         sizes = [sum(rows.size for rows in pool.values()) for pool in pools]
         pool = pools[_pick(rng, _edges(sizes))]
         kinds = (cell.first, cell.second) if rng.random() < 0.5 else (cell.second, cell.first)
@@ -196,11 +196,9 @@ class Policy:
         return self._mix.get(relation.label, 0.0)
 
     def _serving(self, cell: Cell) -> list[str]:
-        need = {cell.first: 1, cell.second: 1} if cell.first != cell.second else {cell.first: 2}
+        need = Counter((cell.first, cell.second))
         return [
-            name
-            for name, pool in self.pools.items()
-            if all(pool.get(kind, np.empty(0)).size >= count for kind, count in need.items())
+            name for name, pool in self.pools.items() if all(pool[kind].size >= count for kind, count in need.items())
         ]
 
     def _shares(self, counts: NDArray[np.int64]) -> tuple[list[ClusterType], NDArray[np.float64]]:
@@ -211,13 +209,13 @@ class Policy:
             target: wanted.get(target.label, 0.0) if wanted else 1.0 / (int(counts[target]) or min(present, default=1))
             for target in TARGETS
         }
-        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self.groups)]
+        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self.groups_of)]
         values = np.array([shares[target] for target in kept])
         return kept, values / values.sum() if kept else values
 
     def _weighted(self, target: ClusterType) -> tuple[list[Cell], NDArray[np.float64]]:
         """Cells of a target with their cumulative weights; the variant share holds where both kinds exist."""
-        cells = [cell for cell in self.groups if cell.target == target]
+        cells = [cell for cell in self.groups_of if cell.target == target]
         weights = np.array(
             [self._weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
         )
@@ -253,8 +251,7 @@ class Policy:
     ) -> int | None:
         """A crop of the first of these types that has one left."""
         for kind in kinds:
-            rows = pool.get(kind)
-            if rows is not None and not set(rows.tolist()) <= set(taken):
+            if not set(pool[kind].tolist()) <= set(taken):
                 return self._draw(pool, kind, taken, rng)
         return None
 

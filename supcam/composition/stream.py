@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from supcam.composition.composer import Composer, Composite, Sources
+from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import Grey
+from supcam.composition.sources import Sources
 from supcam.composition.workers import Workers, results
 from supcam.errors import UsageError
 from supcam.serving.images import letterbox, native_canvas

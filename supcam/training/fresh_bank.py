@@ -1,8 +1,6 @@
 """Real crops, and composites of which every epoch has its own, with the interface of the bank that stays the same."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +86,10 @@ class FreshBank(CropBank):
             start = here.stop
         position.epoch = epoch
 
+    def close(self) -> None:
+        """End the processes that compose."""
+        self.epochs.close()
+
     def figures(self) -> dict[str, float]:
         """How many composites of the epoch could not be made, in all and by reason; crops took their place."""
         reasons = self.position.uncomposed
@@ -95,19 +97,13 @@ class FreshBank(CropBank):
         return {"uncomposed": float(reasons.total()), **figures}
 
 
-@contextmanager
 def training_bank(
     crops: CropSet, settings: Settings, device: torch.device, folder: Path, *, composed: bool, epochs: int
-) -> Iterator[CropBank]:
+) -> CropBank:
     """The bank that settings ask for: composites as given, or others in each epoch with ``compose.on_the_fly``.
 
-    Processes that compose for the ``epochs`` end with the block, whatever ends it.
+    ``epochs`` is how many are trained with composites. Close the bank when training ends, however it ends.
     """
-    if not (composed and settings.compose.on_the_fly and settings.compose.count):
-        yield CropBank.from_crops(crops, settings.input, device, folder)
-        return
-    bank = FreshBank.compose(crops, settings, device, folder, epochs=epochs)
-    try:
-        yield bank
-    finally:
-        bank.epochs.close()
+    if composed and settings.compose.on_the_fly and settings.compose.count:
+        return FreshBank.compose(crops, settings, device, folder, epochs=epochs)
+    return CropBank.from_crops(crops, settings.input, device, folder)

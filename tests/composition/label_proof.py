@@ -17,9 +17,10 @@ import pandas as pd
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Placed, SourceCrops
+from supcam.composition.composer import Composer, Composite, Placed
 from supcam.composition.masks import Grey, Mask, dilate
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing, draw_crops
 
@@ -89,14 +90,14 @@ def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterTy
     """
     bits, graze, doubtful = 0, False, False
     masks = [outline.masks(shape) for outline in outlines]
-    for (number, (body, halo)), (place, (other, rim)) in combinations(enumerate(masks), 2):
+    for (number, (body, halo)), (partner, (other, rim)) in combinations(enumerate(masks), 2):
         shared = int(np.count_nonzero(body & other))
         if shared >= _LEAST_OVERLAP * min(np.count_nonzero(body), np.count_nonzero(other)):
             bits |= ClusterType.OVERLAPPING
         elif shared:
             graze = True
         elif (contact := dilate(halo) & rim).any():
-            below = [third for turn, (third, _) in enumerate(masks) if turn not in (number, place)]
+            below = [third for turn, (third, _) in enumerate(masks) if turn not in (number, partner)]
             hidden = contact & np.any(below, axis=0) if below else np.zeros_like(contact)
             if np.count_nonzero(hidden) > _MOST_HIDDEN * np.count_nonzero(contact):
                 doubtful = True

@@ -18,8 +18,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, SourceCrops, Sources
+from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import EIGHT, WHITE, Grey, largest_component
+from supcam.composition.sources import SourceCrops, Sources
 from supcam.data.crops import CropSet
 from supcam.serving.images import decode_crop
 from supcam.settings import ComposeSettings
@@ -115,7 +116,7 @@ def realism(
     control: bool = False,
     bootstrap: int = 1000,
 ) -> Realism:
-    """Compose ``per_real`` crops of ``kind`` for each real one, in the same case, and try to tell them apart.
+    """Compose ``per_real`` crops of ``kind`` for each real one, in the same case, and try to separate them.
 
     Folds leave out whole cases, real and composed together. ``control`` composes from hard-cut sources instead: a
     classifier worth its name finds those. AUC 0.5 is chance.

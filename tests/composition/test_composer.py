@@ -11,9 +11,10 @@ from scipy import ndimage
 
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import blend
-from supcam.composition.composer import Composer, Composite, Skipped, SourceCrops, _snapped
+from supcam.composition.composer import Composer, Composite, Skipped, _snapped
 from supcam.composition.masks import EIGHT
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
+from supcam.composition.sources import SourceCrops
 from supcam.errors import SettingError
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing, draw_crops
@@ -60,7 +61,7 @@ def test_images_are_one_component_on_pure_white(composites: list[Composite]) -> 
         assert made.image[~outside].min() >= 40
 
 
-def test_masks_tell_the_relation(composites: list[Composite]) -> None:
+def test_masks_show_the_relation(composites: list[Composite]) -> None:
     for made in composites:
         assert made.masks is not None
         np.testing.assert_array_equal(made.masks[:-1].any(axis=0), made.image < 250)
@@ -164,7 +165,7 @@ def bars(gap: int | None, bridge: int = 0) -> np.ndarray:
 
 
 def crossing_and_crumb() -> np.ndarray:
-    """Two crossing bars, and a third chromosome of 6 % of their area that hangs on them by two faint pixels."""
+    """Two crossing bars, and a third chromosome of 6 % of their area joined to them by two faint pixels."""
     image = np.full((60, 80), 255, dtype=np.uint8)
     image[7:49, 19:31] = image[21:33, 7:43] = image[8:14, 32:40] = 235
     image[8:48, 20:30] = image[22:32, 8:42] = image[9:13, 33:39] = 120
@@ -181,7 +182,7 @@ def cluster_sources(crops: SourceCrops, image: np.ndarray) -> SourceCrops:
     return SourceCrops(frame, images, labels, [crops.groups[0]] * len(images))
 
 
-def test_a_cluster_in_pieces_is_no_source(crops: SourceCrops) -> None:
+def test_a_cluster_in_pieces_is_not_a_source(crops: SourceCrops) -> None:
     # Only its largest piece would be composed, under the type of the whole.
     apart, joined = (Composer(cluster_sources(crops, bars(gap)), ComposeSettings()) for gap in (2, 0))
     assert apart.defects == {"several-components": ["cluster"]}
@@ -331,7 +332,7 @@ def test_three_instances_make_both_where_only_that_cell_is_allowed() -> None:
     assert set(relations) == {Relation.TOUCH, Relation.OVERLAP}
 
 
-def test_tones_of_one_composite_are_alike() -> None:
+def test_tones_of_one_composite_are_similar() -> None:
     tones = [100.0, 105.0, 180.0, 185.0]
     policy = Policy([I] * 4, ["a"] * 4, ComposeSettings(max_tone_difference=25.0), tones)
     rng = np.random.default_rng(4)

@@ -52,7 +52,7 @@ def test_bars_at_a_narrow_angle_do_not_cross(first: float, second: float) -> Non
 
 
 @pytest.mark.parametrize(("stub", "expected"), [(5, Fault.NOT_CROSSING), (16, OVERLAP)])
-def test_a_stub_beside_a_crossing_is_no_arm(stub: int, expected: int | Fault) -> None:
+def test_a_stub_beside_a_crossing_is_not_an_arm(stub: int, expected: int | Fault) -> None:
     """The upright bar ends inside the level one, so only the level one can be split: ``stub`` of its 96 pixels."""
     level = body(bar(96))
     right = CENTRE + 48

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from supcam.composition.composer import SourceCrops
 from supcam.composition.dataset import compose_set
 from supcam.composition.masks import EIGHT
+from supcam.composition.sources import SourceCrops
 from supcam.data.crops import CropSet
 from supcam.data.manifest import COLUMNS, read_manifest
 from supcam.errors import SupcamError

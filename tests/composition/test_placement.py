@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from supcam.cluster_type import Relation
-from supcam.composition.composer import SourceCrops
 from supcam.composition.contact import window
 from supcam.composition.masks import Body, core_width, dilate, find_body
 from supcam.composition.placement import admissible, correlate
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))

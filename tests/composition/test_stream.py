@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, SourceCrops
+from supcam.composition.composer import Composer, Composite
+from supcam.composition.sources import SourceCrops
 from supcam.composition.stream import Batch, ComposedEpochs, ComposedStream
 from supcam.composition.workers import Workers, results
 from supcam.errors import SettingError, SupcamError

@@ -132,12 +132,9 @@ def test_a_run_that_composes_ahead_and_is_interrupted_ends_like_one_without_proc
 
 
 def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None:
-    with training_bank(drawn, settings_of(), CPU, tmp_path, composed=True, epochs=1) as bank:
-        assert isinstance(bank, FreshBank)
-    with training_bank(drawn, settings_of(), CPU, tmp_path, composed=False, epochs=1) as bank:
-        assert type(bank) is CropBank
-    with training_bank(small_crops(), small_settings(), CPU, tmp_path, composed=True, epochs=1) as bank:
-        assert type(bank) is CropBank
+    assert isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=True, epochs=1), FreshBank)
+    assert type(training_bank(drawn, settings_of(), CPU, tmp_path, composed=False, epochs=1)) is CropBank
+    assert type(training_bank(small_crops(), small_settings(), CPU, tmp_path, composed=True, epochs=1)) is CropBank
 
 
 def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
@@ -156,6 +153,6 @@ def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn:
 
 
 def test_no_composites_asked_for_leaves_the_crops_as_they_are(drawn: CropSet, tmp_path: Path) -> None:
-    with training_bank(drawn, settings_of(count=0), CPU, tmp_path, composed=True, epochs=2) as bank:
-        bank.start_epoch(1)
+    bank = training_bank(drawn, settings_of(count=0), CPU, tmp_path, composed=True, epochs=2)
+    bank.start_epoch(1)
     assert bank.labels.tolist() == drawn.labels.tolist()
