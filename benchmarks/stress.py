@@ -11,8 +11,7 @@ from typing import Any
 
 # Checks that count their own cases and print them as JSON.
 COUNTED = {
-    "label_proof": ["-m", "benchmarks.label_proof"],
-    "label_proof_batched": ["-m", "benchmarks.label_proof", "--batched"],
+    "label_proof": ["-m", "tests.composition.label_proof"],
     "data_fuzz": ["-m", "tests.data.fuzz"],
 }
 # Test folders whose tests marked stress are the full counts.

@@ -1,7 +1,5 @@
 """Drawn G-band-like chromosomes, and a labelled sample of crops made of them."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +14,11 @@ from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, SourceCrops
-from supcam.composition.masks import WHITE, Grey, Mask
+from supcam.composition.composer import Composer, Composite
+from supcam.composition.masks import WHITE, Grey, Mask, bounding_box
+from supcam.composition.sources import SourceCrops
 from supcam.errors import SupcamError, UsageError
+from supcam.files import replaced_folder
 from supcam.settings import ComposeSettings
 
 # Relative length (% of the haploid autosomes) and centromere position of chromosomes 1-22, X, Y: the standard human
@@ -107,9 +107,9 @@ def _centre_line(length: float, bend: float, rng: np.random.Generator) -> NDArra
     count = max(int(length / _STEP), 2)
     s = np.linspace(0.0, 1.0, count)
     reach = min(length / 45.0, 1.4)  # short chromosomes hardly bend
-    arc, wave, phase, kink, place = rng.normal(size=5)
+    arc, wave, phase, kink, shift = rng.normal(size=5)
     turn = reach * bend * (0.8 * arc * s + 0.3 * wave * np.sin(2 * np.pi * (s + phase)))
-    turn += reach * bend * 0.5 * kink / (1.0 + np.exp(-(s - 0.5 - 0.1 * place) * 14.0))
+    turn += reach * bend * 0.5 * kink / (1.0 + np.exp(-(s - 0.5 - 0.1 * shift) * 14.0))
     turn += rng.uniform(0.0, 2 * np.pi)
     return np.cumsum(np.column_stack((np.cos(turn), np.sin(turn))) * _STEP, axis=0)
 
@@ -160,8 +160,9 @@ def _exposed(density: NDArray[np.float64]) -> Grey:
 
 
 def _tight(mask: Mask) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2), slice(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2)
+    """The box of a mask with a pixel around it."""
+    rows, columns = bounding_box(mask)
+    return slice(max(rows.start - 1, 0), rows.stop + 1), slice(max(columns.start - 1, 0), columns.stop + 1)
 
 
 def draw_crops(cases: int, per_case: int, seed: int) -> tuple[SourceCrops, list[Drawing]]:
@@ -201,21 +202,12 @@ def synthesize(
         raise UsageError(f"crops = {crops} in {cases} cases: at least 8 crops a case and one case are needed.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not an empty folder. Name another folder, or remove this one first.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with replaced_folder(out) as folder:
         rows = [
-            row for case in range(cases) for row in _write_case(scratch, case, _case_counts(case, cases, totals), seed)
+            row for case in range(cases) for row in _write_case(folder, case, _case_counts(case, cases, totals), seed)
         ]
         table = pd.DataFrame(rows, columns=["path", "type", "case"])
-        table.to_csv(scratch / "labels.csv", index=False, lineterminator="\n")
-        if out.exists():
-            out.rmdir()
-        scratch.chmod(0o755)
-        scratch.replace(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        table.to_csv(folder / "labels.csv", index=False, lineterminator="\n")
     return table
 
 

@@ -130,7 +130,7 @@ class TrainViews(nn.Module):
         gamma = gamma.to(draws.dtype)
         detail = draws[:, 7] * (ranges.blur + ranges.sharpen) - ranges.blur
         grain = draws[:, 8] * ranges.noise * _sign(draws[:, 10])
-        # In place from here on: each pass over fresh memory would cost several over memory at hand.
+        # In place from here on: each pass over fresh memory would cost several over memory in use.
         tone = darkness.clamp(min=HALO).sub_(HALO).pow_(gamma.reshape(shape)).mul_(contrast.reshape(shape))
         tone.clamp_(max=1.0)
         tone.lerp_(_blurred(tone), -detail.reshape(shape))

@@ -1,1 +1,1 @@
-"""Category-variant composition: new clusters, with proper labels, from the crops at hand."""
+"""Category-variant composition: new clusters, with proper labels, from existing crops."""

@@ -19,6 +19,8 @@ def blend(first: Grey, second: Grey, floor: int = 40) -> Grey:
     Optical densities add. White is the identity, the order does not matter, the result is never lighter than either
     and never pushed below ``floor`` (a scanner's black) unless a source is already darker there.
     """
+    # Beer-Lambert: light passes one chromosome and then the other, so transmitted shares multiply. In whole numbers,
+    # rounded half up: a blend must not depend on a machine's floating point.
     product = first.astype(np.uint32) * second
     dark = np.minimum(np.minimum(first, second), floor)
     return np.maximum(((product + WHITE // 2) // WHITE).astype(np.uint8), dark)
@@ -90,6 +92,7 @@ class Assembly:
             halo[view] |= body.halo
             core[view] |= body.core
             white[view] &= body.image == WHITE
+        # The tail darkens what lies under it but is never drawn on white: no real crop has such a fringe.
         image = tail.copy()
         image[white] = WHITE
         # Haloes that add up can pass the core level; a later source must not take that for light background.
@@ -129,6 +132,6 @@ def _touches(placed: Sequence[Member]) -> Iterator[tuple[Points, set[int]]]:
     for number, member in enumerate(placed):
         if member.body.seam is not None:
             yield member.body.seam + np.array(member.offset), {number}
-    for (number, first), (place, second) in combinations(enumerate(placed), 2):
+    for (number, first), (other, second) in combinations(enumerate(placed), 2):
         step = (second.offset[0] - first.offset[0], second.offset[1] - first.offset[1])
-        yield touch_points(first.body, second.body, step) + first.offset, {number, place}
+        yield touch_points(first.body, second.body, step) + first.offset, {number, other}

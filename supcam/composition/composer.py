@@ -1,71 +1,33 @@
 """Make one composite: draw a plan and sources, place, check, blend; bounded tries with counted reasons."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from supcam.cluster_type import ClusterType, Relation
 from supcam.composition.assembly import Assembly, Member
 from supcam.composition.contact import Fault
 from supcam.composition.masks import (
-    EIGHT,
     MAX_PIECE,
     WHITE,
     Body,
     Grey,
     Mask,
     Points,
-    core_width,
+    bounding_box,
     falls_apart,
     find_body,
     source_defect,
 )
 from supcam.composition.placement import LEAST_CROSSING, admissible
 from supcam.composition.sampling import Plan, Policy
-from supcam.composition.seams import find_seam
-from supcam.composition.warp import Sheet, Warp
-from supcam.errors import SupcamError
+from supcam.composition.sources import Source, Sources, refuse_leaks
+from supcam.composition.warp import Warp
 from supcam.settings import ComposeSettings
 
 LEAST_KEPT = 0.9  # of the halo that a warp must keep; less means that a thin bridge broke
 MAX_MARGIN = 16  # pixels of white that a composite takes over from its first source's crop
-
-
-class Sources(Protocol):
-    """Crops to compose from; ``supcam.data.crops.CropSet`` is one."""
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per crop with a column ``crop_id``."""
-
-    @property
-    def images(self) -> Sequence[Grey]:
-        """Grey crops (H, W), white background 255."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """ClusterType of each crop."""
-
-    @property
-    def groups(self) -> Sequence[str]:
-        """What each crop shares its appearance with: source and case."""
-
-
-@dataclass(frozen=True)
-class SourceCrops:
-    """Crops in memory as ``Sources``, for those that are drawn or changed rather than read."""
-
-    frame: pd.DataFrame
-    images: Sequence[Grey]
-    labels: NDArray[np.int64]
-    groups: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -104,42 +66,14 @@ class Skipped:
         return self.rejected.most_common(1)[0][0] if self.rejected else "no-sources"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A crop that passed the quality gates: its masks, and the margins (top, left, bottom, right) around its halo."""
-
-    body: Body
-    margin: tuple[int, int, int, int]
-
-    @cached_property
-    def sheet(self) -> Sheet:
-        """What is warped; made at the first use, since most sets hold more crops than one run takes."""
-        return Sheet.of(self.body.image)
-
-    @cached_property
-    def greys(self) -> Mask:
-        """Which grey values (256,) it holds."""
-        return np.bincount(self.body.image.ravel(), minlength=256) > 0
-
-    @cached_property
-    def width(self) -> float:
-        """Thickness of its chromosomes in pixels, measured once and scaled with each warp."""
-        return core_width(self.body.core)
-
-    @cached_property
-    def seam(self) -> Points | None:
-        """Pixels (K, 2) of the body's frame in which its clearest touch lies, if it is a cluster that touches."""
-        return find_seam(self.body, self.width)
-
-
 class Composer:
     """Composes clusters from crops; each composite is a function of (seed, index) alone.
 
     Attributes:
         defects: reason -> crop ids of the sources that the quality gates left out.
-        sources: The others, by their position among the crops.
+        sources: The others, by their position among the crops; ``rows`` are those positions.
         types: Type of every crop.
-        policy: What to compose next; it numbers the sources by their place in ``rows``.
+        policy: What to compose next; it numbers the sources by their position in ``rows``.
     """
 
     def __init__(self, crops: Sources, settings: ComposeSettings, *, keep_masks: bool = False) -> None:
@@ -148,30 +82,24 @@ class Composer:
         self.keep_masks = keep_masks
         self.defects: dict[str, list[str]] = {}
         ids = [str(name) for name in crops.frame["crop_id"]]
+        self.types = [ClusterType(int(label)) for label in crops.labels]
         self.sources: dict[int, Source] = {}
         for row, image in enumerate(crops.images):
             defect = source_defect(image, settings)
-            if defect is None and int(crops.labels[row]) != ClusterType.INSTANCE and falls_apart(image, settings):
+            if defect is None and self.types[row] is not ClusterType.INSTANCE and falls_apart(image, settings):
                 defect = "several-components"
             if defect:
                 self.defects.setdefault(defect, []).append(ids[row])
             else:
-                self.sources[row] = _prepare(image, settings)
-        rows = list(self.sources)
+                self.sources[row] = Source.of(image, settings)
+        self.rows = rows = list(self.sources)
         self.ids, self._groups = ids, list(crops.groups)
-        self.types = [ClusterType(int(label)) for label in crops.labels]
-        self._rows = rows
         self._floors: dict[str, int] = {}
         for row, source in self.sources.items():
-            darkest = min(int(source.body.image.min()), self._floors.get(self._groups[row], settings.floor))
-            self._floors[self._groups[row]] = darkest
+            group = self._groups[row]
+            self._floors[group] = min(int(source.body.image.min()), self._floors.get(group, settings.floor))
         tones = [float(np.median(source.body.image[source.body.core])) for source in self.sources.values()]
         self.policy = Policy([self.types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
-
-    @property
-    def rows(self) -> list[int]:
-        """Positions of the sources that passed the quality gates."""
-        return self._rows
 
     def __len__(self) -> int:
         """Number of sources that passed the quality gates."""
@@ -192,7 +120,7 @@ class Composer:
             return Skipped(Counter({"no-sources": 1}))
         for _ in range(self.settings.source_tries):
             positions, relations = self.policy.sources(plan, rng)
-            made = self._attempt(plan, [self._rows[p] for p in positions], relations, rng, rejected)
+            made = self._attempt(plan, [self.rows[p] for p in positions], relations, rng, rejected)
             if made is not None:
                 return made
         return Skipped(rejected)
@@ -205,12 +133,14 @@ class Composer:
         rng: np.random.Generator,
         rejected: Counter[str],
     ) -> Composite | None:
+        # What no placement can give is refused before the warps and the transform, which take most of the time.
         if relations[0] is not Relation.TOUCH and not self._can_cross(rows[0], rows[1]):
             rejected["no-admissible-shift"] += 1
             return None
         if relations[0] is Relation.OVERLAP and self._shows_none(rows[0], rows[1]):
             rejected[Fault.HIDDEN_TOUCH.value] += 1
             return None
+        # Masks are found again in each warped image: a mask that is turned itself has another outline than its image.
         first = self._warped(rows[0], rng, rejected)
         if first is None:
             return None
@@ -221,13 +151,14 @@ class Composer:
             warped = self._warped(row, rng, rejected)
             if warped is None:
                 return None
-            target, floor = plan.cell.target, self.floor_of(row)
+            # A scanner's black is one for all crops of a case: where the case's own crops are darker, so may blends be.
+            target, floor = plan.cell.target, self._floors[self._groups[row]]
             # Between sources of the target type already, an extra touch or overlap changes nothing.
             joined = self._join(assembly, warped[1], relation, kind | self.types[row], target, floor, rng, rejected)
             if joined is None:
                 if len(placed_rows) < 2:
                     return None
-                break
+                break  # a shorter chain is as good, if it is of the type that was planned
             assembly, found = joined
             kind, bits = ClusterType(kind | self.types[row] | found), bits | found
             placed_rows.append(row)
@@ -236,14 +167,6 @@ class Composer:
             rejected["other-relation"] += 1
             return None
         return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
-
-    def group_of(self, row: int) -> str:
-        """Source and case of a crop."""
-        return self._groups[row]
-
-    def floor_of(self, row: int) -> int:
-        """Darkest grey value that a blend with this source may take: the settings' own, or its case's where darker."""
-        return self._floors[self._groups[row]]
 
     def seam_of(self, row: int) -> Points | None:
         """Clearest touch of a source, pixels (K, 2) of its body; ``None`` where its type has none, or none shows."""
@@ -296,7 +219,7 @@ class Composer:
         if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
-        strict = target is ClusterType.OVERLAPPING  # elsewhere a touch nobody knows of changes nothing
+        strict = target is ClusterType.OVERLAPPING  # elsewhere an unnoticed touch changes nothing
         for _ in range(self.settings.tries):
             offset = shifts.draw(rng)
             found = assembly.relation_to(body, offset, self.settings, strict=strict)
@@ -325,12 +248,11 @@ class Composer:
         relation: Relation,
         kind: ClusterType,
         rejected: Counter[str],
-    ) -> Composite | None:
+    ) -> Composite:
+        # No check that this is one component is needed: haloes in contact meet in neighbouring pixels, blending only
+        # darkens, and outside the haloes only their own rims can get as dark as the halo level.
         image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin, self.settings.canvas)
         image = _snapped(image, np.any([self.sources[row].greys for row in rows], axis=0), self.settings.halo_level)
-        if ndimage.label(image < self.settings.halo_level, EIGHT)[1] != 1:
-            rejected["several-components"] += 1
-            return None
         placed = tuple(
             Placed(self.ids[row], row, self._matrix(row, warp, member, (top, left)))
             for row, warp, member in zip(rows, warps, assembly.members, strict=True)
@@ -352,51 +274,23 @@ class Composer:
         return (a, b, a * x + b * y + c + source.corner[1], d, e, d * x + e * y + f + source.corner[0])
 
 
-def refuse_leaks(frame: pd.DataFrame) -> None:
-    """Refuse sources whose column ``split``, where they have one, is not train.
-
-    Raises:
-        SupcamError: for the first such source.
-    """
-    if "split" not in frame:
-        return
-    leaks = frame.loc[frame["split"] != "train", "crop_id"]
-    if len(leaks):
-        raise SupcamError(
-            f"{len(leaks)} sources are not of the training split, first {leaks.iloc[0]!r}: "
-            "composites of them would leak into training. Pass the rows with split = train only."
-        )
-
-
-def _prepare(image: Grey, settings: ComposeSettings) -> Source:
-    body = find_body(image, settings)
-    if body is None:
-        raise AssertionError("source_defect passed an empty crop")
-    rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
-    top, left = body.corner[0] + int(rows[0]), body.corner[1] + int(columns[0])
-    bottom = image.shape[0] - 1 - body.corner[0] - int(rows[-1])
-    right = image.shape[1] - 1 - body.corner[1] - int(columns[-1])
-    return Source(body, (top, left, bottom, right))
-
-
 def _framed(body: Body, margin: tuple[int, int, int, int], canvas: int) -> tuple[Grey, tuple[int, int]]:
     """The image on the tight box of its halo plus white margins, and that frame's corner in the body's frame.
 
     Margins shrink where the frame would outgrow the canvas.
     """
-    rows, columns = np.nonzero(body.halo.any(axis=1))[0], np.nonzero(body.halo.any(axis=0))[0]
-    spare = [(canvas - int(line[-1] - line[0]) - 1) // 2 for line in (rows, columns)]
+    box = rows, columns = bounding_box(body.halo)
+    spare = [(canvas - side) // 2 for side in body.halo[box].shape]
     top, left, bottom, right = (min(side, MAX_MARGIN, most) for side, most in zip(margin, spare * 2, strict=True))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     image = np.pad(body.image[box], ((top, bottom), (left, right)), constant_values=WHITE)
-    return image, (int(rows[0]) - top, int(columns[0]) - left)
+    return image, (rows.start - top, columns.start - left)
 
 
 def _snapped(image: Grey, greys: Mask, halo_level: int) -> Grey:
     """``image`` with each grey value below the halo level moved to the nearest one that its sources hold.
 
     Stretching the contrast leaves a comb of grey values that never occur. Warping and blending fill the gaps, which
-    tells composites from real crops at a glance.
+    alone is enough to recognise composites.
     """
     held = np.flatnonzero(greys[:halo_level])
     values = np.arange(256)

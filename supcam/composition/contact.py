@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, Body, Mask, Points, dilate
+from supcam.composition.masks import EIGHT, Body, Mask, Points, bounding_box, dilate
 from supcam.settings import ComposeSettings
 
 CLEAR = 4  # pixels around a shared core within which a strict crossing must end
@@ -37,16 +37,13 @@ class Window:
 
 def window(first: tuple[int, ...], second: tuple[int, ...], offset: tuple[int, int]) -> Window:
     """Overlap of a frame of shape ``first`` with one of shape ``second`` whose corner lies at ``offset`` in it."""
-    (top, left), (bottom, right) = (
-        (max(offset[0], 0), max(offset[1], 0)),
-        (min(first[0], offset[0] + second[0]), min(first[1], offset[1] + second[1])),
-    )
-    bottom, right = max(bottom, top), max(right, left)
-    rows, columns = slice(top, bottom), slice(left, right)
-    return Window(
-        (rows, columns),
-        (slice(top - offset[0], bottom - offset[0]), slice(left - offset[1], right - offset[1])),
-    )
+    here, there = [], []
+    for length, size, start in zip(first, second, offset, strict=True):
+        low = max(start, 0)
+        high = max(min(length, start + size), low)  # apart: an empty slice, not one that wraps around
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return Window((here[0], here[1]), (there[0], there[1]))
 
 
 def meeting(
@@ -57,13 +54,13 @@ def meeting(
     Haloes closer than three pixels that do not meet are a graze. Every zone in which the haloes meet counts: one
     without shared core is a touch of at least ``min_contact`` pixels, one with shared core must share the least part
     of the smaller core and read as a crossing. Anything in between is doubtful to a reader and refused. ``strict`` is
-    for overlaps that must not bring a touch nobody knows of: with a source whose chromosomes are not known one by one,
+    for overlaps that must not bring an unnoticed touch: with a source whose chromosomes are not known one by one,
     the crossing must then lie clear of everything else.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
-    contact = first.grown[view.first] & second.halo[view.second]
+    contact = first.dilated[view.first] & second.halo[view.second]
     if not contact.any():
-        near = dilate(dilate(first.grown))[view.first] & second.halo[view.second]
+        near = dilate(dilate(first.dilated))[view.first] & second.halo[view.second]
         return Fault.GRAZE if near.any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
     if not shared.any():
@@ -71,6 +68,7 @@ def meeting(
     zones, count = ndimage.label(contact, EIGHT)
     sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
     cores = np.bincount(zones[shared], minlength=count + 1)[1:]
+    # Zone by zone: two bodies that cross in one place may touch in another, and then are both.
     least = settings.min_core_overlap_share * min(first.core_area, second.core_area)
     touches, overlaps = cores == 0, cores >= least
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
@@ -94,7 +92,7 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
     Of two that cross, a further zone of contact is mostly the edge of what lies below.
     """
     view = window(first.halo.shape, second.halo.shape, offset)
-    contact = first.grown[view.first] & second.halo[view.second]
+    contact = first.dilated[view.first] & second.halo[view.second]
     if (first.core[view.first] & second.core[view.second]).any():
         contact = np.zeros_like(contact)
     return np.add(np.argwhere(contact), (view.first[0].start, view.first[1].start))
@@ -102,8 +100,8 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
 
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
-    rows, columns = np.nonzero(shared.any(axis=1))[0], np.nonzero(shared.any(axis=0))[0]
-    near = contact[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1]
+    rows, columns = bounding_box(shared)
+    near = contact[max(rows.start - reach, 0) : rows.stop + reach, max(columns.start - reach, 0) : columns.stop + reach]
     return bool(np.count_nonzero(near) < np.count_nonzero(contact))
 
 
@@ -131,24 +129,27 @@ def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: fl
     the crossing must differ by ``min_angle`` degrees or more.
     """
     rows, columns = np.nonzero(shared)
+    # Near the crossing only: far from it chromosomes bend, and a whole one's axis says little.
     centre = (float(rows.mean()), float(columns.mean()))
     radius = 2.0 * float(np.sqrt(rows.size))
     turn = abs(_axis(first.core, view.first, centre, radius) - _axis(second.core, view.second, centre, radius))
-    if min(turn, 180.0 - turn) < min_angle:
+    if min(turn, 180.0 - turn) < min_angle:  # axes have no direction: 178 and 2 degrees differ by 4
         return False
     return _splits(second, view.second, shared) or _splits(first, view.first, shared)
 
 
 def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
-    left = body.core.copy()
-    left[view] &= ~shared
-    parts, count = ndimage.label(left, EIGHT)
+    """Whether a component of the core falls into two parts of some size without the shared pixels."""
+    rest = body.core.copy()
+    rest[view] &= ~shared
+    parts, count = ndimage.label(rest, EIGHT)
     if count < 2:
         return False
-    whole, _ = body.components
-    for component in np.unique(whole[view][shared]):
-        inside = whole == component
-        sizes = np.bincount(parts[inside & left], minlength=count + 1)[1:]
+    # By component: bands can part a core already, and such parts lie beside no crossing.
+    components, _ = body.components
+    for component in np.unique(components[view][shared]):
+        inside = components == component
+        sizes = np.bincount(parts[inside & rest], minlength=count + 1)[1:]
         if np.count_nonzero(sizes >= MIN_PART * np.count_nonzero(inside)) >= 2:
             return True
     return False

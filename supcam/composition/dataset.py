@@ -3,12 +3,8 @@
 import hashlib
 import io
 import json
-import multiprocessing
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,21 +15,26 @@ import pandas as pd
 from PIL import Image
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, Skipped, Sources, refuse_leaks
+from supcam.composition.composer import Composer, Composite, Skipped
 from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
+from supcam.composition.sources import Sources, refuse_leaks
+from supcam.composition.workers import Workers, results
 from supcam.data.manifest import COLUMNS, write_manifest
+from supcam.files import replaced_folder
 from supcam.progress import Progress
 from supcam.settings import ComposeSettings
 
-_BLOCK = 16  # composites a worker makes before it reports
+_BLOCK = 16  # composites that a worker makes before it hands them over
 _ROUNDS = 4  # times the missing composites are asked for again
 _SHARED_BIT = 128
 _ON_SHEET = 12  # crops of a type on the contact sheet
 # Starting a process costs about a second of imports: below this many composites one process is faster.
 _WORTH_A_PROCESS = 256
+_EXTRA_COLUMNS = ("split", "relation", "parent_a", "parent_b", "parents", "cell", "seed", "index", "mask")
 
 Row = dict[str, Any]
+Made = Composite | Skipped
 
 
 @dataclass
@@ -88,17 +89,8 @@ def compose_set(
         SupcamError: when a source is not of the training split.
     """
     refuse_leaks(crops.frame)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        report = _write(crops, settings, scratch, progress)
-        scratch.chmod(0o755)
-        shutil.rmtree(out, ignore_errors=True)
-        scratch.replace(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return report
+    with replaced_folder(out) as folder:
+        return _write(crops, settings, folder, progress)
 
 
 def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Progress | None) -> ComposeReport:
@@ -106,80 +98,72 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
     if settings.masks:
         (root / "masks").mkdir()
     composer = Composer(crops, settings, keep_masks=settings.masks)
-    report = ComposeReport(settings.count, settings.seed, sources=len(composer), skipped_sources=composer.defects)
     rows: list[Row] = []
-    skipped: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    shown: dict[ClusterType, list[Any]] = {}
+    counts: dict[str, Counter[str]] = {
+        name: Counter()
+        for name in ("types", "relations", "cells", "chain_lengths", "skipped_composites", "rejected_tries")
+    }
+    shown: dict[ClusterType, list[Grey]] = {}
     for index, made in _composites(composer, settings):
-        rejected += made.rejected
+        counts["rejected_tries"] += made.rejected
         if isinstance(made, Skipped):
-            skipped[made.reason] += 1
+            counts["skipped_composites"][made.reason] += 1
             continue
         rows.append(_saved(made, crops.frame, settings.seed, index, root))
+        counts["types"][made.type.label] += 1
+        counts["relations"][made.relation.label] += 1
+        counts["cells"][made.plan.cell.label] += 1
+        counts["chain_lengths"][str(len(made.parents))] += 1
         if progress:
             progress(len(rows), settings.count)
         if len(shown.setdefault(made.type, [])) < _ON_SHEET:
             shown[made.type].append(made.image)
-        _count(report, made)
-    _write_rows(rows, root / "manifest.csv")
-    report.composed = len(rows)
-    report.skipped_composites, report.rejected_tries = dict(sorted(skipped.items())), dict(sorted(rejected.items()))
-    for name in ("types", "relations", "cells", "chain_lengths"):
-        setattr(report, name, dict(sorted(getattr(report, name).items())))
+    write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), root / "manifest.csv")
+    report = ComposeReport(
+        settings.count,
+        settings.seed,
+        composed=len(rows),
+        sources=len(composer),
+        skipped_sources=composer.defects,
+        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+    )
     (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
     return report
 
 
-def _composites(composer: Composer, settings: ComposeSettings) -> Iterator[tuple[int, Composite | Skipped]]:
+def _composites(composer: Composer, settings: ComposeSettings) -> Iterator[tuple[int, Made]]:
     """The first ``count`` accepted composites by index, with what was skipped before each of them."""
     accepted = asked = 0
-    with _mapper(composer, settings) as blocks:
+    with _compose_function(composer, settings) as compose:
         for _ in range(_ROUNDS):
-            missing = settings.count - accepted
-            if missing <= 0:
-                return
-            wanted = range(asked, asked + missing)
-            asked += missing
-            before = accepted
-            for index, made in zip(wanted, blocks(settings.seed, wanted), strict=True):
+            wanted = range(asked, asked + settings.count - accepted)
+            asked, before = wanted.stop, accepted
+            for index, made in zip(wanted, compose(wanted), strict=True):
                 accepted += isinstance(made, Composite)
                 yield index, made
-            if accepted == before:
+            if accepted in (before, settings.count):
                 return
 
 
 @contextmanager
-def _mapper(composer: Composer, settings: ComposeSettings) -> Iterator[Any]:
-    """A function (seed, indices) -> composites in order: in this process, or in ``settings.workers`` others."""
+def _compose_function(composer: Composer, settings: ComposeSettings) -> Iterator[Callable[[range], Iterable[Made]]]:
+    """A function from indices to what comes of them, in order: here, or in ``settings.workers`` processes."""
     if settings.workers == 1 or settings.count < _WORTH_A_PROCESS:
-        yield lambda seed, wanted: (composer.compose(seed, index) for index in wanted)
+        yield lambda wanted: (composer.compose(settings.seed, index) for index in wanted)
         return
-    # Not forked: a parent may hold threads (trackers, torch) whose locks a fork would copy in any state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.workers, context, initializer=_adopt, initargs=(composer,)) as pool:
+    with Workers(composer, settings.workers) as workers:
 
-        def blocks(seed: int, wanted: range) -> Iterator[Composite | Skipped]:
-            cuts = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
-            for block in pool.map(_compose_block, [seed] * len(cuts), cuts):
+        def compose(wanted: range) -> Iterator[Made]:
+            blocks = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
+            for block in results(workers.submit(_compose_block, blocks)):
                 yield from block
 
-        yield blocks
+        yield compose
 
 
-_adopted: Composer | None = None
-
-
-def _adopt(composer: Composer) -> None:
-    global _adopted
-    _adopted = composer
-
-
-def _compose_block(seed: int, indices: range) -> list[Composite | Skipped]:
-    if _adopted is None:
-        raise RuntimeError("a composing process was started without its composer")
-    return [_adopted.compose(seed, index) for index in indices]
+def _compose_block(composer: Composer, indices: range) -> list[Made]:
+    return [composer.compose(composer.settings.seed, index) for index in indices]
 
 
 def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Path) -> Row:
@@ -222,28 +206,12 @@ def mask_bits(masks: Mask) -> Grey:
     return bits
 
 
-def _count(report: ComposeReport, made: Composite) -> None:
-    for counts, key in (
-        (report.types, made.type.label),
-        (report.relations, made.relation.label),
-        (report.cells, made.plan.cell.label),
-        (report.chain_lengths, str(len(made.parents))),
-    ):
-        counts[key] = counts.get(key, 0) + 1
-
-
-def _some_sources(crops: Sources) -> dict[ClusterType, list[Any]]:
+def _some_sources(crops: Sources) -> dict[ClusterType, list[Grey]]:
     """Source crops spread evenly over each type."""
-    chosen: dict[ClusterType, list[Any]] = {}
+    chosen: dict[ClusterType, list[Grey]] = {}
+    labels = crops.labels
     for kind in ClusterType:
-        rows = np.flatnonzero(np.asarray(crops.labels) == kind)
+        rows = np.flatnonzero(labels == kind)
         spread = np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)).astype(int)
         chosen[kind] = [crops.images[row] for row in rows[spread]]
     return chosen
-
-
-_EXTRA_COLUMNS = ("split", "relation", "parent_a", "parent_b", "parents", "cell", "seed", "index", "mask")
-
-
-def _write_rows(rows: list[Row], path: Path) -> None:
-    write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), path)

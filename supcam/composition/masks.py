@@ -12,7 +12,7 @@ from supcam.settings import ComposeSettings
 
 WHITE = 255
 EIGHT = np.ones((3, 3), dtype=bool)
-RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a grown neighbour
+RIM = 4  # pixels of frame kept around a halo, for its tail and the contact with a dilated neighbour
 _MAX_FILL = 0.95  # a halo that fills more of its crop than this has no white background around it
 MAX_PIECE = 0.05  # of the dark pixels in any component but the largest
 _MIN_WHITE = 0.5  # of the pixels outside the halo; real crops measure 0.97 and more
@@ -49,8 +49,8 @@ class Body:
     seam: Points | None = None
 
     @cached_property
-    def grown(self) -> Mask:
-        """The halo grown by a pixel: what another halo must meet to be in contact."""
+    def dilated(self) -> Mask:
+        """The halo dilated by a pixel: what another halo must meet to be in contact."""
         return dilate(self.halo)
 
     @cached_property
@@ -58,6 +58,12 @@ class Body:
         """8-connected components of the core: labels (H, W) from 1, and their number."""
         labels, count = ndimage.label(self.core, EIGHT)
         return labels, int(count)
+
+
+def bounding_box(mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns that ``mask`` (H, W) spans; it must hold a pixel."""
+    rows, columns = ndimage.find_objects(mask.view(np.uint8))[0]
+    return rows, columns
 
 
 def largest_component(mask: Mask) -> Mask:
@@ -83,11 +89,11 @@ def core_mask(image: Grey, halo: Mask, settings: ComposeSettings) -> Mask:
     core: Mask = (image < level) & halo
     labels, count = ndimage.label(~core)
     if count > 1:
+        # Light bands inside a chromosome are its own; a gap between chromosomes shows background somewhere.
         enclosed = np.ones(count + 1, dtype=bool)
-        enclosed[labels[~halo]] = False
+        for outside in (labels[~halo], labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            enclosed[outside] = False
         enclosed[0] = False
-        border = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
-        enclosed[border] = False
         core |= enclosed[labels]
     return core
 
@@ -99,12 +105,11 @@ def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) 
     next to it (at or above ``halo_level``), which belongs to its halo.
     """
     halo = largest_component(image < settings.halo_level)
-    rows = np.nonzero(halo.any(axis=1))[0]
-    if rows.size == 0:
+    if not halo.any():
         return None
-    columns = np.nonzero(halo.any(axis=0))[0]
-    top, left = max(int(rows[0]) - RIM, 0), max(int(columns[0]) - RIM, 0)
-    box = np.s_[top : rows[-1] + 1 + RIM, left : columns[-1] + 1 + RIM]
+    rows, columns = bounding_box(halo)
+    top, left = max(rows.start - RIM, 0), max(columns.start - RIM, 0)
+    box = np.s_[top : rows.stop + RIM, left : columns.stop + RIM]
     halo, image, tail = halo[box], image[box], (image if tail is None else tail)[box]
     image = np.where(dilate(halo), image, np.uint8(WHITE))
     # Another component can lie inside the rim.
@@ -125,7 +130,8 @@ def core_width(core: Mask) -> float:
 
 
 def dilate(mask: Mask) -> Mask:
-    """``mask`` (H, W) grown by one pixel in all eight directions, on the same frame."""
+    """``mask`` (H, W) dilated by one pixel in all eight directions, on the same frame."""
+    # Several times as fast as scipy's binary_dilation, and called for every warp and every shift that is tried.
     tall = mask.copy()
     tall[1:] |= mask[:-1]
     tall[:-1] |= mask[1:]

@@ -48,6 +48,7 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
     size = (fft.next_fast_len(rows, real=True), fft.next_fast_len(columns, real=True))
     if rows * columns > SINGLE:
         first, second = first.astype(np.float64), second.astype(np.float64)
+    # Correlation is convolution with the mirrored mask: a product of spectra, for every shift at once.
     spectrum = fft.rfft2(first, size, overwrite_x=True)
     spectrum *= fft.rfft2(second[:, ::-1, ::-1], size)
     counts: Counts = fft.irfft2(spectrum, size, overwrite_x=True)[:, :rows, :columns]
@@ -55,9 +56,9 @@ def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> Counts
 
 
 def admissible(first: Body, second: Body, relation: Relation, settings: ComposeSettings) -> Shifts:
-    """All shifts at which ``second`` meets ``first`` in ``relation`` as far as areas tell.
+    """All shifts at which ``second`` meets ``first`` in ``relation`` as far as shared areas show.
 
-    touch: cores neither share nor adjoin (see ``touch_guards``), the halo of one grown by a pixel meets the other
+    touch: cores neither share nor adjoin (see ``touch_guards``), the halo of one dilated by a pixel meets the other
     in ``min_contact`` pixels or more, the haloes share little. overlap and both: the cores share the set part of the
     smaller one.
     """
@@ -72,7 +73,7 @@ def admissible(first: Body, second: Body, relation: Relation, settings: ComposeS
 
 
 def touch_guards(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, Mask]:
-    """What of two touching sources must share no pixel: one core grown by a pixel, and all near the other's level.
+    """What of two touching sources must share no pixel: one core dilated by a pixel, and all near the other's level.
 
     A body can reach a pixel beyond its core, faintly darker than the rest of the halo, so cores that adjoin may hide
     bodies that share a pixel. Crops cut at a dark level have no room for that pixel: real ones lie closer.
@@ -92,11 +93,11 @@ def least_shared(first: Body, second: Body) -> int:
 
 
 def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Mask, NDArray[np.float64]]:
-    left = np.empty((3, *first.halo.shape), dtype=np.float32)
-    right = np.empty((3, *second.halo.shape), dtype=np.float32)
-    left[0], right[0] = touch_guards(first, second, settings)
-    left[1], left[2], right[1:] = first.halo, first.grown, second.halo
-    cores, haloes, contact = correlate(left, right)
+    guard, other_guard = touch_guards(first, second, settings)
+    cores, haloes, contact = correlate(
+        np.stack((guard, first.halo, first.dilated)).astype(np.float32),
+        np.stack((other_guard, second.halo, second.halo)).astype(np.float32),
+    )
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * min(first.halo_area, second.halo_area))
     fits = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)
     fits &= haloes > least_shared(first, second) - 0.5

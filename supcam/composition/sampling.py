@@ -1,11 +1,12 @@
 """What to compose next: the target type first, then a cell that yields it, a case that can serve it, a chain length."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from supcam.cluster_type import ClusterType, Relation, composed_type
 from supcam.errors import SettingError, UsageError
@@ -34,7 +35,7 @@ class Cell:
         return self.target not in (self.first, self.second)
 
     @property
-    def thirded(self) -> bool:
+    def needs_third_source(self) -> bool:
         """Whether it takes three sources: two that cross show no touch besides, so that a third must bring it."""
         return self.relation is Relation.BOTH and not (self.first | self.second) & ClusterType.TOUCHING
 
@@ -97,8 +98,7 @@ class Policy:
     Attributes:
         types, tones: Of each crop.
         pools: group -> type -> rows of its crops.
-        homes: cell that may be drawn -> groups that can serve it.
-        length_edges: cumulative shares of 2, 3, ... sources.
+        groups_of: cell that may be drawn -> groups that can serve it.
     """
 
     def __init__(
@@ -112,21 +112,19 @@ class Policy:
         self.types = [ClusterType(kind) for kind in types]
         self.tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
-        names = ["" if settings.across_cases else group for group in groups]
-        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {}
-        for name in sorted(set(names)):
-            inside = np.array([other == name for other in names])
-            of_type = {kind: np.flatnonzero(inside & (np.asarray(types) == kind)) for kind in ClusterType}
-            self.pools[name] = {kind: rows for kind, rows in of_type.items() if rows.size}
+        labels, names = np.asarray(types), np.array(["" if settings.across_cases else group for group in groups])
+        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {
+            str(name): {kind: np.flatnonzero((names == name) & (labels == kind)) for kind in ClusterType}
+            for name in np.unique(names)
+        }
         allowed = [Cell.parse(text) for text in settings.cells] if settings.cells else [*CELLS, *BOTH_CELLS]
         self._allowed = frozenset(allowed)
-        wanted = [cell for cell in allowed if self.weight(cell.relation) > 0]
+        wanted = [cell for cell in allowed if self._weight(cell.relation) > 0]
         _refuse_what_cannot_be(wanted, settings)
-        self.homes = {cell: homes for cell in wanted if (homes := self._serving(cell))}
+        self.groups_of = {cell: able for cell in wanted if (able := self._serving(cell))}
         self._targets, self._target_shares = self._shares(np.bincount(types, minlength=len(ClusterType)))
         self._cells = {target: self._weighted(target) for target in self._targets}
-        lengths = np.asarray(settings.chain_shares, dtype=np.float64)
-        self.length_edges = np.cumsum(lengths / lengths.sum())
+        self._length_edges = _edges(settings.chain_shares)
 
     def can(self, cell: Cell) -> bool:
         """Whether some group holds sources for this cell."""
@@ -138,34 +136,36 @@ class Policy:
             return None
         target = self._targets[_pick(rng, np.cumsum(self._target_shares))]
         cells, edges = self._cells[target]
-        return Plan(cells[_pick(rng, edges)], 2 + _pick(rng, self.length_edges))
+        return Plan(cells[_pick(rng, edges)], 2 + _pick(rng, self._length_edges))
 
     def sources(self, plan: Plan, rng: np.random.Generator) -> tuple[list[int], list[Relation]]:
         """Rows of different crops from one group, and the relation of each to what is composed before it."""
         cell = plan.cell
-        homes = self.homes.get(cell) or self._serving(cell)
-        pool = self.pools[homes[_pick(rng, self.home_edges(homes))]]
+        pools = [self.pools[group] for group in self.groups_of.get(cell) or self._serving(cell)]
+        sizes = [sum(rows.size for rows in pool.values()) for pool in pools]
+        pool = pools[_pick(rng, _edges(sizes))]
         kinds = (cell.first, cell.second) if rng.random() < 0.5 else (cell.second, cell.first)
         rows: list[int] = []
         for kind in kinds:
             rows.append(self._draw(pool, kind, rows, rng))
         relations = [cell.relation]
         length = plan.length
-        if cell.thirded:
+        if cell.needs_third_source:
             first, then = (
                 (Relation.TOUCH, Relation.OVERLAP) if rng.random() < 0.5 else (Relation.OVERLAP, Relation.TOUCH)
             )
             relations, length = [first], max(length, 3)
-            if (third := self._draw_extra(pool, self.thirds(cell), rows, rng)) is not None:
+            # Where no third is left the composer refuses the pair: it is not of the type that the cell gives.
+            if (third := self._draw_extra(pool, self._thirds(cell), rows, rng)) is not None:
                 rows.append(third)
                 relations.append(then)
-        extras = self.extras(cell)
+        extras = self._extras(cell)
         while len(rows) < length and (extra := self._draw_extra(pool, list(extras), rows, rng)) is not None:
             rows.append(extra)
             relations.append(self._mixed(extras[self.types[extra]], rng))
         return rows, relations
 
-    def extras(self, cell: Cell) -> dict[ClusterType, list[Relation]]:
+    def _extras(self, cell: Cell) -> dict[ClusterType, list[Relation]]:
         """Types that sources beyond the cell's two may have, and in which relations they may meet what is there.
 
         A further source keeps the target, pairs its type with one of the cell's two types in a cell that is allowed,
@@ -176,14 +176,14 @@ class Policy:
                 relation
                 for relation in (Relation.TOUCH, Relation.OVERLAP)
                 if (kind | relation | cell.target) == cell.target
-                and self.weight(relation) > 0
+                and self._weight(relation) > 0
                 and any(other in self._allowed for other in cell.paired(kind, relation))
             ]
             for kind in ClusterType
         }
         return {kind: relations for kind, relations in found.items() if relations}
 
-    def thirds(self, cell: Cell) -> list[ClusterType]:
+    def _thirds(self, cell: Cell) -> list[ClusterType]:
         """Types of the source that completes a cell of three: those that any allowed cell pairs with its two."""
         return [
             kind
@@ -191,30 +191,14 @@ class Policy:
             if any(other in self._allowed for relation in Relation for other in cell.paired(kind, relation))
         ]
 
-    def weight(self, relation: Relation) -> float:
+    def _weight(self, relation: Relation) -> float:
         """How often cells of this relation are drawn; 0 for never."""
         return self._mix.get(relation.label, 0.0)
 
-    def cell_shares(self) -> dict[Cell, float]:
-        """How often each cell is planned."""
-        return {
-            cell: float(share * part)
-            for target, share in zip(self._targets, self._target_shares, strict=True)
-            for cell, part in zip(self._cells[target][0], np.diff(self._cells[target][1], prepend=0.0), strict=True)
-        }
-
-    def home_edges(self, homes: list[str]) -> NDArray[np.float64]:
-        """Cumulative shares of groups, by the number of sources that each holds."""
-        sizes = np.array([sum(rows.size for rows in self.pools[home].values()) for home in homes], dtype=np.float64)
-        edges: NDArray[np.float64] = np.cumsum(sizes / sizes.sum())
-        return edges
-
     def _serving(self, cell: Cell) -> list[str]:
-        need = {cell.first: 1, cell.second: 1} if cell.first != cell.second else {cell.first: 2}
+        need = Counter((cell.first, cell.second))
         return [
-            name
-            for name, pool in self.pools.items()
-            if all(pool.get(kind, np.empty(0)).size >= count for kind, count in need.items())
+            name for name, pool in self.pools.items() if all(pool[kind].size >= count for kind, count in need.items())
         ]
 
     def _shares(self, counts: NDArray[np.int64]) -> tuple[list[ClusterType], NDArray[np.float64]]:
@@ -225,21 +209,21 @@ class Policy:
             target: wanted.get(target.label, 0.0) if wanted else 1.0 / (int(counts[target]) or min(present, default=1))
             for target in TARGETS
         }
-        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self.homes)]
+        kept = [target for target in TARGETS if shares[target] > 0 and any(c.target == target for c in self.groups_of)]
         values = np.array([shares[target] for target in kept])
         return kept, values / values.sum() if kept else values
 
     def _weighted(self, target: ClusterType) -> tuple[list[Cell], NDArray[np.float64]]:
         """Cells of a target with their cumulative weights; the variant share holds where both kinds exist."""
-        cells = [cell for cell in self.homes if cell.target == target]
+        cells = [cell for cell in self.groups_of if cell.target == target]
         weights = np.array(
-            [self.weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
+            [self._weight(cell.relation) * (_PREFERENCE if cell in _PREFERRED else 1.0) for cell in cells]
         )
         variant = np.array([cell.variant for cell in cells])
         for kind, share in ((variant, self._settings.variant_share), (~variant, 1.0 - self._settings.variant_share)):
             if weights[kind].sum() > 0 and weights[~kind].sum() > 0:
                 weights[kind] *= share / weights[kind].sum()
-        return cells, np.cumsum(weights / weights.sum())
+        return cells, _edges(weights)
 
     def _draw(
         self,
@@ -267,14 +251,12 @@ class Policy:
     ) -> int | None:
         """A crop of the first of these types that has one left."""
         for kind in kinds:
-            rows = pool.get(kind)
-            if rows is not None and not set(rows.tolist()) <= set(taken):
+            if not set(pool[kind].tolist()) <= set(taken):
                 return self._draw(pool, kind, taken, rng)
         return None
 
     def _mixed(self, relations: list[Relation], rng: np.random.Generator) -> Relation:
-        weights = np.array([self.weight(relation) for relation in relations])
-        return relations[_pick(rng, np.cumsum(weights / weights.sum()))]
+        return relations[_pick(rng, _edges([self._weight(relation) for relation in relations]))]
 
 
 def _refuse_what_cannot_be(cells: list[Cell], settings: ComposeSettings) -> None:
@@ -295,6 +277,13 @@ def _refuse_what_cannot_be(cells: list[Cell], settings: ComposeSettings) -> None
             "(a relation of weight 0 is never drawn)",
             "Give such a cell and its relation, or set the share in compose.target_shares to 0.",
         )
+
+
+def _edges(weights: ArrayLike) -> NDArray[np.float64]:
+    """Cumulative shares of weights, ending at 1."""
+    values = np.asarray(weights, dtype=np.float64)
+    edges: NDArray[np.float64] = np.cumsum(values / values.sum())
+    return edges
 
 
 def _pick(rng: np.random.Generator, edges: NDArray[np.float64]) -> int:

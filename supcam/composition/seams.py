@@ -23,6 +23,7 @@ def find_seam(body: Body, width: float) -> Points | None:
     density = ndimage.gaussian_filter(
         np.where(body.halo, WHITE - body.image.astype(np.float64), 0.0), max(_LEAST_SMOOTH, _SMOOTH * width)
     )
+    # Two that touch keep a lighter line between them; a single chromosome's light bands part smaller pieces only.
     for level in np.quantile(density[body.halo], np.linspace(0.02, 0.8, _LEVELS)):
         parts, _ = ndimage.label((density > level) & body.halo, EIGHT)
         large = np.flatnonzero(np.bincount(parts.ravel())[1:] >= _MIN_PART * body.core_area) + 1

@@ -54,9 +54,9 @@ class Warp:
         """Where pixels (K, 2), row and column, of a source of ``shape`` lie in its warped image."""
         a, b, c, d, e, f = self.inverse(*shape)
         y, x = points.T + 0.5 - np.array([[f], [c]])
-        whole = a * e - b * d
-        placed = np.column_stack(((a * y - d * x) / whole, (e * x - b * y) / whole))
-        return np.asarray(np.floor(placed), dtype=np.int64)
+        determinant = a * e - b * d
+        warped = np.column_stack(((a * y - d * x) / determinant, (e * x - b * y) / determinant))
+        return np.asarray(np.floor(warped), dtype=np.int64)
 
     def apply(self, source: "Sheet") -> tuple[Grey, Grey]:
         """Warp a sheet: the crop (H, W) on white with an edge as sharp as it was, and the same with its tail."""

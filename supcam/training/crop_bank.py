@@ -66,6 +66,9 @@ class CropBank:
     def start_epoch(self, epoch: int) -> None:
         """Bring the crops of an epoch into place. Here every epoch has the same ones."""
 
+    def close(self) -> None:
+        """End what brings the crops. Here nothing does."""
+
     def figures(self) -> dict[str, float]:
         """What to log about the crops of the present epoch."""
         return {}

@@ -3,6 +3,7 @@
 The head first, then all layers, and at the end on real crops alone.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -329,8 +330,12 @@ def finetune(
         replay(kept["history"], log)
         return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))
     device = choose_device(settings.runtime)
-    with reproducible(settings.runtime, settings.runtime.seed):
-        bank = training_bank(train, settings, device, state_dir, composed=chosen.use_composed)
+    with (
+        reproducible(settings.runtime, settings.runtime.seed),
+        closing(
+            training_bank(train, settings, device, state_dir, composed=chosen.use_composed, epochs=chosen.epochs)
+        ) as bank,
+    ):
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:

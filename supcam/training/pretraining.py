@@ -1,5 +1,6 @@
 """Step 1: supervised contrastive pre-training with a momentum encoder, a labelled queue and the self-margin loss."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -335,8 +336,12 @@ def pretrain(
         replay(kept["history"], log)
         return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))
     device = choose_device(settings.runtime)
-    with reproducible(settings.runtime, settings.runtime.seed):
-        bank = training_bank(train, settings, device, state_dir, composed=True)
+    with (
+        reproducible(settings.runtime, settings.runtime.seed),
+        closing(
+            training_bank(train, settings, device, state_dir, composed=True, epochs=settings.pretrain.epochs)
+        ) as bank,
+    ):
         watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
         task = PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
         if settings.pretrain.epochs:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supcam.composition.composer import SourceCrops
+from supcam.composition.sources import SourceCrops
 from supcam.synthetic import Drawing, draw_crops
 
 

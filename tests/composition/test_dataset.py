@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks.composition import real_crops
-from supcam.composition.composer import SourceCrops
 from supcam.composition.dataset import compose_set
 from supcam.composition.masks import EIGHT
+from supcam.composition.sources import SourceCrops
 from supcam.data.crops import CropSet
 from supcam.data.manifest import COLUMNS, read_manifest
 from supcam.errors import SupcamError
 from supcam.serving.images import decode_crop
 from supcam.settings import ComposeSettings
+from tests.composition.realism import real_crops
 from tests.composition.test_masks import BAD
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from supcam.composition.composer import SourceCrops
 from supcam.composition.masks import EIGHT, core_mask, core_width, dilate, find_body, source_defect
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing
 
@@ -55,7 +55,7 @@ def test_drawn_chromosomes_pass_every_gate(crops: SourceCrops) -> None:
     assert [source_defect(image, LIMITS) for image in crops.images] == [None] * len(crops.images)
 
 
-def test_chromosomes_cut_tight_are_no_frames(crops: SourceCrops) -> None:
+def test_chromosomes_cut_tight_are_not_frames(crops: SourceCrops) -> None:
     for image in crops.images:
         halo = image < 250
         assert source_defect(image[np.ix_(halo.any(axis=1), halo.any(axis=0))], LIMITS) is None

@@ -1,16 +1,20 @@
 """Exact placement: the cross-correlation finds what trying every shift finds."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.composition import reference_shifts
 from supcam.cluster_type import Relation
-from supcam.composition.composer import SourceCrops
-from supcam.composition.masks import core_width, find_body
+from supcam.composition.contact import window
+from supcam.composition.masks import Body, core_width, dilate, find_body
 from supcam.composition.placement import admissible, correlate
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -34,15 +38,51 @@ def test_every_count_is_the_number_of_shared_pixels(first, second) -> None:
             assert abs(counts[row, column] - shared.sum()) < 0.01
 
 
+def plain_search(
+    first: Body, second: Body, relation: Relation, limits: ComposeSettings
+) -> Iterator[tuple[tuple[int, int], float]]:
+    """Shifts and weights by looking at one placement after the other: slow, and nothing is transformed."""
+    smaller_core, smaller_halo = min(first.core_area, second.core_area), min(first.halo_area, second.halo_area)
+    most_halo = min(limits.max_halo_overlap, limits.max_halo_overlap_share * smaller_halo)
+    # An overlap shares 1.2 times the product of the widths or more: with less neither core is split.
+    least_core = max(limits.min_core_overlap_share * smaller_core, 1.2 * first.width * second.width)
+    near = second.halo & (second.image < limits.core_level + 10)
+    (height, width), (tall, wide) = first.halo.shape, second.halo.shape
+    for offset in product(range(1 - tall, height), range(1 - wide, width)):
+        view = window(first.halo.shape, second.halo.shape, offset)
+        halo, other = first.halo[view.first], second.halo[view.second]
+        cores = np.count_nonzero(first.core[view.first] & second.core[view.second])
+        contact = np.count_nonzero(dilate(first.halo)[view.first] & other)
+        if relation is Relation.OVERLAP:
+            if least_core <= cores <= limits.max_core_overlap_share * smaller_core:
+                yield offset, 1.0
+            continue
+        guarded = dilate(first.core)[view.first] & (second.core | near)[view.second]
+        if not guarded.any() and 1 <= np.count_nonzero(halo & other) <= most_halo and contact >= limits.min_contact:
+            yield offset, float(contact) ** limits.contact_power
+
+
 @pytest.mark.parametrize("relation", [Relation.TOUCH, Relation.OVERLAP])
 def test_admissible_shifts_are_those_of_a_plain_search(crops: SourceCrops, relation: Relation) -> None:
     limits = ComposeSettings()
     for a, b in ((0, 1), (2, 20), (17, 5)):
         first, second = (_body(crops.images[row], limits) for row in (a, b))
-        fast, slow = admissible(first, second, relation, limits), reference_shifts(first, second, relation, limits)
-        np.testing.assert_array_equal(fast.offsets, slow.offsets)
-        np.testing.assert_allclose(fast.edges, slow.edges, rtol=1e-5)
-        assert len(slow.offsets) > 0
+        fast, slow = admissible(first, second, relation, limits), list(plain_search(first, second, relation, limits))
+        assert [tuple(offset) for offset in fast.offsets.tolist()] == [offset for offset, _ in slow]
+        edges = np.cumsum([weight for _, weight in slow])
+        np.testing.assert_allclose(fast.edges, edges / edges[-1], rtol=1e-5)
+
+
+def test_crossings_share_more_than_the_product_of_their_widths(crops: SourceCrops) -> None:
+    """Of thin bodies this binds where the share of the smaller core would allow less."""
+    limits = ComposeSettings(min_core_overlap_share=0.001)
+    first, second = (_body(crops.images[row], limits) for row in (0, 1))
+    least = 1.2 * first.width * second.width
+    shared = []
+    for row, column in admissible(first, second, Relation.OVERLAP, limits).offsets:
+        view = window(first.halo.shape, second.halo.shape, (int(row), int(column)))
+        shared.append(np.count_nonzero(first.core[view.first] & second.core[view.second]))
+    assert least <= min(shared) < least + 5
 
 
 def test_no_composite_outgrows_the_canvas(crops: SourceCrops) -> None:
@@ -54,9 +94,7 @@ def test_no_composite_outgrows_the_canvas(crops: SourceCrops) -> None:
     assert (bottom_right - top_left <= 64).all()
 
 
-def _body(image, limits: ComposeSettings):
-    from dataclasses import replace
-
+def _body(image, limits: ComposeSettings) -> Body:
     body = find_body(image, limits)
     assert body is not None
     return replace(body, width=core_width(body.core))

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.composition import real_crops
-from benchmarks.realism import features, hard_cut, realism
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import SourceCrops
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
+from tests.composition.realism import features, hard_cut, real_crops, realism
 
 
 def test_features_are_finite_even_for_a_speck() -> None:
@@ -29,7 +28,7 @@ def test_hard_cut_takes_the_rim_and_only_the_rim(crops: SourceCrops) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("kind", [ClusterType.TOUCHING, ClusterType.OVERLAPPING], ids=lambda kind: str(kind.label))
 @pytest.mark.parametrize("name", ["clinical-12-cases", "mfish-slides"])
-def test_real_and_composed_crops_are_hardly_told_apart(shared_data: Path, name: str, kind: ClusterType) -> None:
+def test_real_and_composed_crops_are_hardly_separable(shared_data: Path, name: str, kind: ClusterType) -> None:
     crops = real_crops(shared_data / name)
     control = realism(crops, kind, ComposeSettings(), per_real=1, control=True, bootstrap=50)
     assert control.auc >= 0.95, "a classifier that misses hard-cut edges proves nothing"

@@ -1,6 +1,6 @@
-"""Composites made anew in every epoch: the same run whatever interrupts it."""
+"""Other composites in every epoch: the same run whatever interrupts it and however many processes compose."""
 
-from dataclasses import replace
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from supcam.composition.stream import ComposedStream, DeviceStream, stream_on
+from supcam.composition.stream import ComposedStream
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
-from supcam.settings import ComposeSettings, Settings
+from supcam.settings import Settings
 from supcam.synthetic import draw_crops
 from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, finetune
@@ -36,7 +36,7 @@ def drawn() -> CropSet:
 
 def settings_of(**compose: object) -> Settings:
     return small_settings(
-        compose={"on_the_fly": True, "count": 40, **compose}, pretrain={"epochs": 3, "watch_crops": 0}
+        compose={"on_the_fly": True, "count": 40, "workers": 1, **compose}, pretrain={"epochs": 3, "watch_crops": 0}
     )
 
 
@@ -50,7 +50,7 @@ def test_the_composites_of_an_epoch_take_the_place_of_the_set(drawn: CropSet) ->
     assert bank.composed.tolist() == [False] * 24 + [True] * 40
     bank.start_epoch(2)
     expected = ComposedStream(real, settings.compose, size=32).batch(2, range(40))
-    assert torch.equal(bank.images[24:], expected.images)
+    assert np.array_equal(bank.images[24:].numpy(), expected.images)
     assert bank.labels[24:].tolist() == expected.labels.tolist()
     doubtful = [0 in rows for rows in expected.rows]
     assert any(doubtful)
@@ -74,19 +74,6 @@ def test_a_mapped_bank_composes_the_same(drawn: CropSet, tmp_path: Path) -> None
     mapped = settings.model_copy(update={"input": settings.input.model_copy(update={"memory_map": True})})
     plain = FreshBank.compose(drawn, settings, CPU)
     assert torch.equal(plain.images, FreshBank.compose(drawn, mapped, CPU, tmp_path).images)
-
-
-def test_a_bank_composes_in_batches_where_its_stream_does(drawn: CropSet) -> None:
-    bank = FreshBank.compose(drawn, settings_of(count=8), CPU)
-    assert isinstance(bank.stream, ComposedStream)
-    assert type(stream_on(torch.device("cpu"), drawn.subset(range(24)), ComposeSettings(), size=32)) is ComposedStream
-    stream = DeviceStream(drawn.subset(range(24)), ComposeSettings(), size=32, device="cpu")
-    batched = replace(bank, stream=stream, position=type(bank.position)())
-    batched.start_epoch(1)
-    expected = stream.batch(1, range(8))
-    assert torch.equal(batched.images[24:], expected.images)
-    assert batched.labels[24:].tolist() == expected.labels.tolist()
-    assert batched.weights[24:].tolist() == [0.5 if 0 in rows else 1.0 for rows in expected.rows]
 
 
 class Interrupted(Exception):
@@ -131,11 +118,23 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(drawn: CropSet, tmp_
     assert all(torch.equal(whole.model_state[name], resumed.model_state[name]) for name in whole.model_state)
 
 
+def test_a_run_that_composes_ahead_and_is_interrupted_ends_like_one_without_processes(
+    drawn: CropSet, tmp_path: Path
+) -> None:
+    nothing = drawn.subset([])
+    whole = pretrain(drawn, nothing, settings_of(), state_dir=tmp_path / "whole").encoder_state
+    ahead = settings_of(workers=2)
+    with pytest.raises(Interrupted):
+        pretrain(drawn, nothing, ahead, state_dir=tmp_path / "cut", on_epoch=interrupt_after(1))
+    assert multiprocessing.active_children() == []
+    resumed = pretrain(drawn, nothing, ahead, state_dir=tmp_path / "cut").encoder_state
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None:
-    assert isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=True), FreshBank)
-    assert not isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=False), FreshBank)
-    plain = training_bank(small_crops(), small_settings(), CPU, tmp_path, composed=True)
-    assert type(plain) is CropBank
+    assert isinstance(training_bank(drawn, settings_of(), CPU, tmp_path, composed=True, epochs=1), FreshBank)
+    assert type(training_bank(drawn, settings_of(), CPU, tmp_path, composed=False, epochs=1)) is CropBank
+    assert type(training_bank(small_crops(), small_settings(), CPU, tmp_path, composed=True, epochs=1)) is CropBank
 
 
 def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
@@ -154,6 +153,6 @@ def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn:
 
 
 def test_no_composites_asked_for_leaves_the_crops_as_they_are(drawn: CropSet, tmp_path: Path) -> None:
-    bank = training_bank(drawn, settings_of(count=0), CPU, tmp_path, composed=True)
+    bank = training_bank(drawn, settings_of(count=0), CPU, tmp_path, composed=True, epochs=2)
     bank.start_epoch(1)
     assert bank.labels.tolist() == drawn.labels.tolist()

@@ -41,7 +41,7 @@ def test_the_random_state_and_the_threads_come_back() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-@pytest.mark.parametrize("module", ["supcam", "pipelines.finetune", "benchmarks.label_proof"])
+@pytest.mark.parametrize("module", ["supcam", "pipelines.finetune", "benchmarks.pretraining"])
 def test_threads_sleep_while_they_wait(module: str, given: str | None, expected: str) -> None:
     # Awake they hold up whatever else runs on the machine, and wait for it: steps took 40 times as long.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

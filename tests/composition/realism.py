@@ -1,9 +1,16 @@
-"""Can a classifier tell real clusters from composed ones? Features, case-wise folds, AUC with its interval."""
+"""Can a classifier tell real clusters from composed ones? Features, case-wise folds, AUC with its interval.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+``python -m tests.composition.realism FOLDER ...`` prints one JSON object a line for folders of real crops.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import ExtraTreesClassifier
@@ -11,8 +18,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.composer import Composer, Composite, SourceCrops, Sources
+from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import EIGHT, WHITE, Grey, largest_component
+from supcam.composition.sources import SourceCrops, Sources
+from supcam.data.crops import CropSet
+from supcam.serving.images import decode_crop
 from supcam.settings import ComposeSettings
 
 _RINGS = 6  # one-pixel rings from the edge inwards
@@ -64,12 +74,12 @@ def features(image: Grey) -> NDArray[np.float64]:
         # Interpolation fills the grey values that stretching the contrast left out, and smooths the grain.
         np.unique(inside).size / np.log1p(inside.size),
         *np.bincount(inside.astype(np.int64) % 4, minlength=4) / inside.size,
-        *_alike(grey, core),
+        *_autocorrelation(grey, core),
     ]
     return np.asarray(values, dtype=np.float64)
 
 
-def _alike(grey: NDArray[np.float64], core: NDArray[np.bool_]) -> list[float]:
+def _autocorrelation(grey: NDArray[np.float64], core: NDArray[np.bool_]) -> list[float]:
     """Correlation of the fine detail with itself one and two pixels along rows and columns, inside ``core``."""
     detail = grey - ndimage.gaussian_filter(grey, 1.5)
     values = []
@@ -106,7 +116,7 @@ def realism(
     control: bool = False,
     bootstrap: int = 1000,
 ) -> Realism:
-    """Compose ``per_real`` crops of ``kind`` for each real one, in the same case, and try to tell them apart.
+    """Compose ``per_real`` crops of ``kind`` for each real one, in the same case, and try to separate them.
 
     Folds leave out whole cases, real and composed together. ``control`` composes from hard-cut sources instead: a
     classifier worth its name finds those. AUC 0.5 is chance.
@@ -120,10 +130,10 @@ def realism(
         sources = SourceCrops(crops.frame, images, crops.labels, crops.groups)
     groups = np.asarray(crops.groups)
     rows = np.flatnonzero(np.asarray(crops.labels) == kind)
-    made, homes = _composed_like(sources, groups[rows], kind, settings, seed, per_real)
+    made, of_case = _composed_like(sources, groups[rows], kind, settings, seed, per_real)
     x = np.stack([features(image) for image in (*(crops.images[int(row)] for row in rows), *made)])
     y = np.concatenate((np.zeros(rows.size, dtype=int), np.ones(len(made), dtype=int)))
-    cases = np.concatenate((groups[rows], homes))
+    cases = np.concatenate((groups[rows], of_case))
     names = np.unique(groups[rows])
     if names.size < 2:
         raise ValueError(f"{kind.label}: real crops of {names.size} case(s); at least 2 are needed for folds")
@@ -133,18 +143,18 @@ def realism(
 
 
 def _composed_like(
-    crops: Sources, homes: NDArray[np.str_], kind: ClusterType, settings: ComposeSettings, seed: int, per_real: int
+    crops: Sources, cases: NDArray[np.str_], kind: ClusterType, settings: ComposeSettings, seed: int, per_real: int
 ) -> tuple[list[Grey], NDArray[np.str_]]:
     """As many composites in each case as there are real crops, times ``per_real``."""
     wanted = settings.model_copy(update={"target_shares": {kind.label: 1.0}})
     images: list[Grey] = []
     of_case: list[str] = []
-    for name in np.unique(homes):
+    for name in np.unique(cases):
         inside = np.asarray(crops.groups) == name
         frame = crops.frame[inside].reset_index(drop=True)
         part = [image for image, keep in zip(crops.images, inside, strict=True) if keep]
         composer = Composer(SourceCrops(frame, part, np.asarray(crops.labels)[inside], [name] * len(part)), wanted)
-        count = per_real * int((homes == name).sum())
+        count = per_real * int((cases == name).sum())
         tried = (composer.compose(seed, index) for index in range(3 * count))
         kept = [made.image for made in tried if isinstance(made, Composite)][:count]
         images += kept
@@ -178,3 +188,25 @@ def _interval(
     ]
     low, high = np.percentile(drawn, (2.5, 97.5))
     return float(low), float(high)
+
+
+def real_crops(folder: Path) -> CropSet:
+    """Crops of a folder with a ``labels.csv`` (path, type, case)."""
+    frame = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
+    frame = frame.assign(crop_id=frame["path"], case_id=frame["case"], source=folder.name)
+    return CropSet(frame, [decode_crop(folder / path) for path in frame["path"]])
+
+
+def realism_rows(folder: Path) -> Iterator[dict[str, object]]:
+    """AUC of real against composed crops for both pair types, each beside its hard-cut control."""
+    crops = real_crops(folder)
+    for kind in (ClusterType.TOUCHING, ClusterType.OVERLAPPING):
+        for control in (False, True):
+            result = realism(crops, kind, ComposeSettings(), control=control)
+            yield {"source": folder.name, "type": kind.label, "control": control, **asdict(result)}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        for row in realism_rows(Path(name)):
+            print(json.dumps(row), flush=True)

@@ -1,4 +1,7 @@
-"""Proof that composed labels are right, against the drawings' own masks, which the composer never sees."""
+"""Proof that composed labels are correct, against the drawings' own masks, which the composer never sees.
+
+``python -m tests.composition.label_proof --count 10000`` prints the counts as one JSON object.
+"""
 
 import argparse
 import json
@@ -11,15 +14,13 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
-from supcam.cluster_type import ClusterType, Relation
-from supcam.composition.batched.composer import BatchComposer, Made
-from supcam.composition.batched.draws import Plans as BatchPlans
-from supcam.composition.composer import Composer, Composite, Placed, SourceCrops
+from supcam.cluster_type import ClusterType
+from supcam.composition.composer import Composer, Composite, Placed
 from supcam.composition.masks import Grey, Mask, dilate
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan
+from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 from supcam.synthetic import Drawing, draw_crops
 
@@ -29,8 +30,6 @@ _LEAST_OVERLAP = 0.04  # of the smaller body
 _MOST_HIDDEN = 0.5  # of a contact: with more of it below other bodies the touch does not show
 _CHAINS_WRONG = 0.005  # of the chains may read otherwise before it counts as a failure
 _CLUSTERS = 10  # sources of each cluster type in a case
-_BATCH = 1024  # composites asked for at once of the batched composer
-_ON_CPU = 2000  # composites of the batched composer without a GPU, where it is slow
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,14 @@ def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterTy
     """
     bits, graze, doubtful = 0, False, False
     masks = [outline.masks(shape) for outline in outlines]
-    for (number, (body, halo)), (place, (other, rim)) in combinations(enumerate(masks), 2):
+    for (number, (body, halo)), (partner, (other, rim)) in combinations(enumerate(masks), 2):
         shared = int(np.count_nonzero(body & other))
         if shared >= _LEAST_OVERLAP * min(np.count_nonzero(body), np.count_nonzero(other)):
             bits |= ClusterType.OVERLAPPING
         elif shared:
             graze = True
         elif (contact := dilate(halo) & rim).any():
-            below = [third for turn, (third, _) in enumerate(masks) if turn not in (number, place)]
+            below = [third for turn, (third, _) in enumerate(masks) if turn not in (number, partner)]
             hidden = contact & np.any(below, axis=0) if below else np.zeros_like(contact)
             if np.count_nonzero(hidden) > _MOST_HIDDEN * np.count_nonzero(contact):
                 doubtful = True
@@ -110,15 +109,12 @@ def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterTy
     return {ClusterType(bits | reading) for reading in readings}
 
 
-def run_label_proof(
-    count: int = 10_000, seed: int = 0, *, cases: int = 8, per_case: int = 24, device: str | None = None
-) -> dict[str, object]:
+def run_label_proof(count: int = 10_000, seed: int = 0, *, cases: int = 8, per_case: int = 24) -> dict[str, object]:
     """Compose ``count`` clusters evenly over all 30 cells and compare each label with the truth of the drawings.
 
     A quarter are chains of three to five sources. As many pairs of single chromosomes follow. Returns counts of cases
     and failures, of two-chromosome composites and of all others (chains and clusters of clusters), the wrong ones by
-    cell, seed and seconds. Failures are wrong pairs, and wrong chains beyond 0.5 %. With ``device`` the batched
-    composer is judged, on that device.
+    cell, seed and seconds. Failures are wrong pairs, and wrong chains beyond 0.5 %.
     """
     begun = time.perf_counter()
     bank = drawn_bank(cases, per_case, seed)
@@ -126,12 +122,8 @@ def run_label_proof(
     tally: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     pairs = [Plan(Cell.parse(f"instance+instance:{name}")) for name in ("touch", "overlap")]
-    batched = BatchComposer(composer, device) if device else None
     for cell, made in chain(
-        *(
-            _batched(batched, composer, plans, count, start) if batched else _composites(composer, plans, count, start)
-            for plans, start in ((_plans(), seed), (pairs, seed + 1))
-        )
+        composites_of(composer, _plans(), count, seed), composites_of(composer, pairs, count, seed + 1)
     ):
         truth = true_types(outlines_in(made, bank.outlines), _shape(made))
         kind = "pairs" if len(made.parents) == 2 and cell.second is ClusterType.INSTANCE else "chains"
@@ -141,14 +133,14 @@ def run_label_proof(
             readings = " or ".join(sorted(reading.label for reading in truth))
             wrong[f"{cell.label} of {len(made.parents)}: labelled {made.type.label}, is {readings}"] += 1
     return {
-        "name": f"label_proof_batched_{device}" if device else "label_proof",
+        "name": "label_proof",
         "cases": tally["pairs"] + tally["chains"],
         "failures": tally["pairs_wrong"] + max(0, tally["chains_wrong"] - int(_CHAINS_WRONG * tally["chains"])),
         "pairs": tally["pairs"],
         "pairs_wrong": tally["pairs_wrong"],
         "chains": tally["chains"],
         "chains_wrong": tally["chains_wrong"],
-        "chains_right": 1.0 - tally["chains_wrong"] / max(tally["chains"], 1),
+        "chains_correct": 1.0 - tally["chains_wrong"] / max(tally["chains"], 1),
         "wrong": dict(wrong),
         "seed": seed,
         "seconds": round(time.perf_counter() - begun, 1),
@@ -166,7 +158,8 @@ def _plans() -> list[Plan]:
     return [Plan(cell, length) for length in lengths for cell in (*CELLS, *BOTH_CELLS)]
 
 
-def _composites(composer: Composer, plans: list[Plan], count: int, seed: int) -> Iterator[tuple[Cell, Composite]]:
+def composites_of(composer: Composer, plans: list[Plan], count: int, seed: int) -> Iterator[tuple[Cell, Composite]]:
+    """``count`` composites of the plans in turn, each with its cell."""
     done = attempt = 0
     while done < count:
         plan = plans[done % len(plans)]
@@ -177,54 +170,6 @@ def _composites(composer: Composer, plans: list[Plan], count: int, seed: int) ->
             yield plan.cell, made
         elif attempt > 20 * count + 1000:
             raise RuntimeError(f"only {done} of {count} composites could be made; last reasons: {made.rejected}")
-
-
-def _batched(
-    batched: BatchComposer, composer: Composer, plans: list[Plan], count: int, seed: int
-) -> Iterator[tuple[Cell, Composite]]:
-    """The same of the batched composer."""
-    assert batched.draws is not None
-    cells = torch.tensor([batched.draws.cells.index(plan.cell) for plan in plans], device=batched.device)
-    lengths = torch.tensor([plan.length for plan in plans], device=batched.device)
-    done = asked = 0
-    while done < count:
-        if asked > 20 * count + 1000:
-            raise RuntimeError(f"only {done} of {count} composites could be made")
-        numbers = torch.arange(asked, asked + min(_BATCH, count - done))
-        asked += len(numbers)
-        place = (numbers % len(plans)).to(batched.device)
-        for made in batched.compose(seed, numbers, BatchPlans(cells[place], lengths[place])):
-            if isinstance(made, Made):
-                done += len(made.places)
-                for number, one in unpacked(made, composer, plans, numbers):
-                    yield plans[number % len(plans)].cell, one
-
-
-def unpacked(
-    made: Made, composer: Composer, plans: list[Plan], numbers: torch.Tensor
-) -> Iterator[tuple[int, Composite]]:
-    """Composites of a batch one by one, each with its number."""
-    columns = (made.places, made.images, made.shapes, made.types, made.relations, made.rows, made.matrices)
-    for place, image, shape, kind, relation, rows, matrices in zip(*(c.cpu() for c in columns), strict=True):
-        number = int(numbers[place])
-        placed = tuple(
-            Placed(composer.ids[row], row, (m[0], m[1], m[2], m[3], m[4], m[5]))
-            for row, m in zip(rows.tolist(), matrices.tolist(), strict=True)
-            if row >= 0
-        )
-        height, width = shape.tolist()
-        yield (
-            number,
-            Composite(
-                image[:height, :width].numpy(),
-                ClusterType(int(kind)),
-                Relation(int(relation)),
-                tuple(one.crop_id for one in placed),
-                composer.group_of(placed[0].row),
-                plans[number % len(plans)],
-                placed,
-            ),
-        )
 
 
 def drawn_bank(cases: int, per_case: int, seed: int) -> Bank:
@@ -264,14 +209,10 @@ def _warped(mask: Mask, matrix: Matrix, shape: tuple[int, int]) -> Mask:
 def main() -> None:
     """Print the proof's result as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, help=f"10,000 by default; batched on a CPU, where it is slow, {_ON_CPU}")
-    parser.add_argument("--batched", action="store_true", help="judge the batched composer, on a GPU if any")
+    parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="400 composites")
     options = parser.parse_args()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.batched else None
-    count = options.count or (_ON_CPU if device == "cpu" else 10_000)
-    print(json.dumps(run_label_proof(400 if options.quick else count, options.seed, device=device)))
+    print(json.dumps(run_label_proof(options.count, options.seed)))
 
 
 if __name__ == "__main__":
