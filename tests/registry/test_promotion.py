@@ -18,10 +18,12 @@ from sqlalchemy.exc import IntegrityError
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.registry import history
 from supcam.registry.card import content_hash, load_card
+from supcam.registry.lock import Busy
 from supcam.registry.promotion import best_candidate, check_force, promote, promote_or_raise
+from supcam.registry.reach import RegistryError
 from supcam.registry.registration import register_candidate, shipped_hash
 from supcam.registry.rules import Decision, Validation
-from supcam.registry.store import Busy, Registry, RegistryError
+from supcam.registry.store import Registry
 from supcam.serving.engine import verify_package
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, make_card, new_run
