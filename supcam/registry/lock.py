@@ -137,7 +137,7 @@ def _dead(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in clock ticks since boot, which tells it from a later one of its number; "" if gone.
+    """When a process began, in clock ticks since boot: a later one of its number began later. "" if it is gone.
 
     Seconds since boot, unlike the time of day that psutil gives, stay the same when the clock is set.
     """

@@ -61,7 +61,7 @@ def drawn_crops(count: int, seed: int, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0.9) -> ModelCard:
-    figures = {name: Metric(value=sensitivity, low=0.8, high=0.95, crops=40) for name in TYPE_LABELS}
+    metrics = {name: Metric(value=sensitivity, low=0.8, high=0.95, crops=40) for name in TYPE_LABELS}
     return ModelCard(
         input=InputCard(size=SIZE),
         encoder="small",
@@ -69,7 +69,7 @@ def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0
         data=DataCard(manifest_hash=data, split_hash="split-1", sources=["drawn"]),
         code_hash=code,
         metrics={"macro_sensitivity": Metric(value=sensitivity), "accuracy": Metric(value=sensitivity)},
-        sensitivity=figures,
+        sensitivity=metrics,
         calibration=CalibrationCard(error=0.05),
         review=ReviewCard(risk=0.1),
     )

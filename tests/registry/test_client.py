@@ -207,7 +207,7 @@ def test_pulled_model_needs_no_registry(in_production: Registry, images: list[Pa
 
 
 def test_a_registered_model_changed_with_its_list_is_found(in_production: Registry, tmp_path: Path) -> None:
-    """The list of hashes lies beside the files, so only the registry's own hash tells when both were changed."""
+    """The list of hashes lies beside the files, so only the registry's own hash shows that both were changed."""
     package = in_production.package(in_production.resolve("production"))
     with pytest.MonkeyPatch.context() as patch:
         copy = Path(shutil.copytree(package, tmp_path / "copy"))

@@ -152,6 +152,13 @@ def test_a_sensitivity_equal_to_its_floor_passes() -> None:
         assert all(verdict(decision, f"floor {label}") is passed for label in TYPE_LABELS)
 
 
+def test_a_value_equal_to_its_limit_passes() -> None:
+    limits = PromoteSettings(max_calibration_error=0.25, max_parity_difference=1e-6, max_latency_ms=7.0)
+    decision = run(model(1, calibration=CalibrationCard(error=0.25)), settings=limits, latency_ms=7.0)
+    assert decision.outcome == "promoted"
+    assert [verdict(decision, name) for name in ("ONNX parity", "calibration", "latency")] == [True] * 3
+
+
 def test_better_is_promoted_and_worse_is_refused() -> None:
     better = run(model(2), model(1), comparison(20, 1, 3))
     assert better.outcome == "promoted"

@@ -91,6 +91,8 @@ def test_paper_darker_than_half_is_not_stretched(paper: int) -> None:
     decoded = read_crop(encode(crop))
     assert np.array_equal(decoded.image, crop)
     assert decoded.notes == ()
+    brighter = read_crop(encode(np.where(crop == paper, np.uint8(128), crop)))
+    assert brighter.notes == ("grey background 128 stretched to 255",)
 
 
 def test_exif_rotation_is_applied() -> None:
