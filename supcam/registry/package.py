@@ -119,16 +119,11 @@ def measure_parity(module: "nn.Module", probabilities: NDArray[np.float32], canv
     import torch
 
     module.eval()
-    checked = min(len(canvases), PARITY_CROPS)
+    checked = canvases[:PARITY_CROPS]
     with torch.inference_mode():
-        expected = np.concatenate(
-            [
-                module(torch.from_numpy(canvases[start : min(start + _BATCH, checked)])).cpu().numpy()
-                for start in range(0, checked, _BATCH)
-            ]
-        )
-    difference = np.abs(expected - probabilities[:checked]).max()
-    return ParityCard(difference=float(f"{difference:.3g}"), crops=checked)
+        expected = np.concatenate([module(torch.from_numpy(batch)).cpu().numpy() for batch in _batches(checked)])
+    difference = np.abs(expected - probabilities[: len(checked)]).max()
+    return ParityCard(difference=float(f"{difference:.3g}"), crops=len(checked))
 
 
 def case_hashes(frame: pd.DataFrame) -> list[str]:
@@ -180,10 +175,11 @@ def _write_weights(module: "nn.Module", path: Path) -> None:
 def _run_graph(graph: Path, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
     session = open_session(graph)
     name = session.get_inputs()[0].name
-    batches = [
-        session.run(None, {name: canvases[start : start + _BATCH]})[0] for start in range(0, len(canvases), _BATCH)
-    ]
-    return np.concatenate(batches)
+    return np.concatenate([session.run(None, {name: batch})[0] for batch in _batches(canvases)])
+
+
+def _batches(canvases: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return np.split(canvases, range(_BATCH, len(canvases), _BATCH))
 
 
 def _write_rows(frame: pd.DataFrame, path: Path) -> None:
