@@ -95,15 +95,16 @@ class Engine:
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
         for start, batch in self._decoded(sources):
-            good = [offset for offset, item in enumerate(batch) if not isinstance(item, ImageError)]
-            for offset, item in enumerate(batch):
-                if isinstance(item, ImageError):
-                    if strict:
-                        raise item
-                    errors[start + offset] = str(item)
+            good: dict[int, NDArray[np.uint8]] = {}
+            for row, item in enumerate(batch, start):
+                if not isinstance(item, ImageError):
+                    good[row] = item
+                elif strict:
+                    raise item
+                else:
+                    errors[row] = str(item)
             if good:
-                stacked = np.stack([item for item in batch if not isinstance(item, ImageError)])
-                result[np.add(start, good)] = self.probabilities(stacked)
+                result[list(good)] = self.probabilities(np.stack(list(good.values())))
         return result, errors
 
     def answer(self, probabilities: NDArray[np.float32]) -> dict[str, list[Any]]:
