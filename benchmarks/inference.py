@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import DataCard, Figure, InputCard, ModelCard
+from supcam.registry.card import DataCard, InputCard, Metric, ModelCard
 from supcam.registry.client import Predictor, load_production
 from supcam.serving.engine import GRAPH_FILE, PROBABILITY_COLUMNS, Engine, open_session
 from supcam.settings import ModelSettings
@@ -115,7 +115,7 @@ def make_package(module: Any, crops: list[bytes], out: Path) -> Path:
         data=DataCard(manifest_hash="benchmark", split_hash="benchmark"),
         code_hash="benchmark",
         metrics={},
-        sensitivity={label: Figure(value=0, crops=0) for label in TYPE_LABELS},
+        sensitivity={label: Metric(value=0, crops=0) for label in TYPE_LABELS},
     )
     canvases = np.stack([letterbox(decode_crop(crop), SIZE)[np.newaxis] for crop in crops[:16]])
     return package_model(module, card, out, split=rows.assign(split="test"), test=rows, canvases=canvases)
@@ -132,14 +132,14 @@ def _batches(module: Any, flavor: Any, package: Path, crops: list[bytes], repeat
     }
     agreed = predictor.predict(crops[:8])[list(PROBABILITY_COLUMNS)].to_numpy()
     seconds = _side_by_side(sides, repeats)
-    told: dict[str, object] = {
+    details: dict[str, object] = {
         f"{name}_crops_per_second": round(len(crops) / value, 1) for name, value in seconds.items()
     }
-    told |= {"crops": len(crops), "batch": BATCH, "encoder": ENCODER, "size": SIZE, "views": VIEWS}
+    details |= {"crops": len(crops), "batch": BATCH, "encoder": ENCODER, "size": SIZE, "views": VIEWS}
     assert agreed.shape == (8, 4)
-    row("batch_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **told, limit=1.2)
-    row("batch_over_torch", seconds["client"] / seconds["torch"], "ratio", **told)
-    row("batch_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **told)
+    row("batch_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **details, limit=1.2)
+    row("batch_over_torch", seconds["client"] / seconds["torch"], "ratio", **details)
+    row("batch_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **details)
 
 
 def _singles(module: Any, flavor: Any, package: Path, crops: list[bytes]) -> None:
@@ -149,10 +149,10 @@ def _singles(module: Any, flavor: Any, package: Path, crops: list[bytes]) -> Non
     tensors = list(_tensors(predictor, crops)[:, np.newaxis])
     seconds = _in_turns({"client": (predictor.predict, crops), "onnx": (engine.probabilities, tensors)})
     seconds |= _in_turns({"torch": (_eager_torch(module), tensors), "mlflow_pytorch": (flavor.predict, tensors)})
-    told = {f"{name}_ms": round(value * 1000, 3) for name, value in seconds.items()}
-    row("single_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **told, limit=1.5)
-    row("single_over_torch", seconds["client"] / seconds["torch"], "ratio", **told)
-    row("single_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **told)
+    details = {f"{name}_ms": round(value * 1000, 3) for name, value in seconds.items()}
+    row("single_over_onnx", seconds["client"] / seconds["onnx"], "ratio", **details, limit=1.5)
+    row("single_over_torch", seconds["client"] / seconds["torch"], "ratio", **details)
+    row("single_over_mlflow_pytorch", seconds["client"] / seconds["mlflow_pytorch"], "ratio", **details)
 
 
 def _starts(package: Path, crop: bytes, scratch: Path, repeats: int) -> None:
@@ -162,9 +162,9 @@ def _starts(package: Path, crop: bytes, scratch: Path, repeats: int) -> None:
     for name, code in (("client", LIGHT_START), ("torch", TORCH_START)):
         runs = [_start(code, package, image) for _ in range(repeats)]
         found[name] = (median(run[0] for run in runs), median(run[1] for run in runs))
-    told = {"what": "import, load a pulled model, predict one file", "repeats": repeats}
-    row("client_cold_start_seconds", found["client"][0], "s", torch_seconds=round(found["torch"][0], 3), **told)
-    row("client_peak_mb", found["client"][1], "MB", torch_mb=round(found["torch"][1], 1), **told)
+    details = {"what": "import, load a pulled model, predict one file", "repeats": repeats}
+    row("client_cold_start_seconds", found["client"][0], "s", torch_seconds=round(found["torch"][0], 3), **details)
+    row("client_peak_mb", found["client"][1], "MB", torch_mb=round(found["torch"][1], 1), **details)
 
 
 def _workers(package: Path, crops: list[bytes], scratch: Path, copies: int) -> None:
@@ -201,9 +201,9 @@ def _workers(package: Path, crops: list[bytes], scratch: Path, copies: int) -> N
     finally:
         ray.shutdown()
     alone = _seconds(lambda: predictor.predict(files))
-    told = {"crops": len(files), "workers": 2, "cores": os.cpu_count(), "start_seconds": round(start, 2)}
-    told |= {"single_process_crops_per_second": round(len(files) / alone, 1)}
-    row("ray_crops_per_second", len(files) / spent, "1/s", what="with the start of the workers", **told)
+    details = {"crops": len(files), "workers": 2, "cores": os.cpu_count(), "start_seconds": round(start, 2)}
+    details |= {"single_process_crops_per_second": round(len(files) / alone, 1)}
+    row("ray_crops_per_second", len(files) / spent, "1/s", what="with the start of the workers", **details)
 
 
 def _start(code: str, package: Path, image: Path) -> tuple[float, float]:
@@ -275,7 +275,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def row(name: str, value: float | None, unit: str, **explained: object) -> None:
-    """Print one figure."""
+    """Print one metric."""
     rounded = None if value is None else round(value, 4)
     print(json.dumps({"name": name, "value": rounded, "unit": unit, **explained}), flush=True)
 

@@ -1,4 +1,4 @@
-"""supcam: tells what type of chromosome cluster a crop shows."""
+"""supcam: the type of chromosome cluster that a crop shows."""
 
 import os
 from typing import TYPE_CHECKING, Any

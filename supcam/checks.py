@@ -15,7 +15,7 @@ from supcam.data.crops import CropSet
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import wilson
 from supcam.evaluation.metrics import confusion, rates
-from supcam.registry.rules import Rule
+from supcam.registry.rules import GateRule as Rule
 from supcam.settings import CheckSettings, ComposeSettings
 
 Grey: TypeAlias = NDArray[np.uint8]

@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Self
 
-from supcam.errors import UsageError
+from .errors import UsageError  # relative: this file also ships inside a model's own folder
 
 
 class _Named(IntEnum):

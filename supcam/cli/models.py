@@ -11,7 +11,7 @@ from supcam import tracking
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
 from supcam.files import write_text
-from supcam.registry.client import default_uri, image_files, load_production, predict_files
+from supcam.registry.client import PRODUCTION_URI, default_uri, image_files, load_production, predict_files
 from supcam.registry.client import pull as fetch
 from supcam.registry.client import route as sort
 from supcam.registry.store import PRODUCTION, Registry
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
-PRODUCTION_URI = "models:/supcam@production"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -39,7 +38,7 @@ def predict(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
 ) -> None:
-    """Tell the type of each crop. A bad image is a row with an error; the exit code is then 1."""
+    """Print the type of each crop. A bad image is a row with an error; the exit code is then 1."""
     piped = output == Path("-")
     if output is not None and not piped:
         _refuse_output(output)
@@ -77,17 +76,17 @@ def explain(
     output: Annotated[Path, typer.Option(help="PNG file.")] = Path("explanation.png"),
     model: Model = PRODUCTION_URI,
 ) -> None:
-    """Draw why a crop got its type: where the answer hangs on the picture, and the most alike training crops."""
+    """Draw why a crop got its type: the places on which the answer depends, and the most similar training crops."""
     from supcam.registry.explain import draw
     from supcam.registry.explain import explain as explained
 
     if not crop.is_file():
-        raise UsageError(f"{crop} is no file; name the image of one crop.")
+        raise UsageError(f"{crop} is not a file; name the image of one crop.")
     _refuse_output(output)
     package = load_production(model).package
     answer = explained(crop, package, _training_crops(package))
     draw(answer, output)
-    alone = "" if answer.neighbours else "; no crop that trained this model is at hand, so no likeness is shown"
+    alone = "" if answer.neighbours else "; no crop that trained this model is available, so no similar one is shown"
     typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}{alone}")
 
 
@@ -131,25 +130,25 @@ def pull(
 
 
 def models() -> None:
-    """List the registered versions with their aliases, and the test figures of the one in production."""
+    """List the registered versions with their aliases, and the test metrics of the one in production."""
     from supcam.registry.history import models as listed
 
     registry = _registry()
     print_table(listed(registry))
     if PRODUCTION in registry.aliases():
-        print_table(_figures(load_production(f"models:/{registry.name}@{PRODUCTION}").card))
+        print_table(_metrics(load_production(f"models:/{registry.name}@{PRODUCTION}").card))
 
 
-def _figures(card: Mapping[str, Any]) -> pd.DataFrame:
-    figures = {**card["metrics"], **{f"sensitivity, {label}": row for label, row in card["sensitivity"].items()}}
+def _metrics(card: Mapping[str, Any]) -> pd.DataFrame:
+    metrics = {**card["metrics"], **{f"sensitivity, {label}": row for label, row in card["sensitivity"].items()}}
     rows = [
         {
             "production, test crops": name,
-            "value": f"{figure['value']:.4f}" if figure["crops"] else "no test crop",
-            "interval": f"{figure['low']:.4f} - {figure['high']:.4f}" if figure["low"] is not None else "",
-            "crops": figure["crops"],
+            "value": f"{metric['value']:.4f}" if metric["crops"] else "no test crop",
+            "interval": f"{metric['low']:.4f} - {metric['high']:.4f}" if metric["low"] is not None else "",
+            "crops": metric["crops"],
         }
-        for name, figure in figures.items()
+        for name, metric in metrics.items()
     ]
     return pd.DataFrame(rows)
 
@@ -158,7 +157,9 @@ def promote(
     run_id: Annotated[
         str | None, typer.Argument(help="Run of a candidate; default: the best of the present data.")
     ] = None,
-    force: Annotated[str | None, typer.Option(help="Reason to promote in spite of figures; it is recorded.")] = None,
+    force: Annotated[
+        str | None, typer.Option(help="Reason to promote in spite of the metrics; it is recorded.")
+    ] = None,
 ) -> None:
     """Take a candidate through the gate into production. Exit code 3: refused."""
     from supcam.data.manifest import manifest_hash, read_manifest
@@ -194,7 +195,7 @@ def rollback(
 
 
 def history() -> None:
-    """Tell who was production, when, from which version, why, newest first."""
+    """Show who was production, when, from which version, why, newest first."""
     from supcam.registry.history import history as record
 
     print_table(record(_registry()))

@@ -218,3 +218,45 @@ def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
     differ = only_first + only_second
     p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     return McNemar(only_first, only_second, p_value)
+
+
+_PAIRED_CHUNK = 1_000  # resamples whose counts of all cases are held at a time
+
+
+def paired_bootstrap(
+    labels: Ints, first: Ints, second: Ints, groups: Sequence[str], *, repeats: int, confidence: float, seed: int
+) -> dict[str, Interval]:
+    """Percentile intervals of the differences between two models on the same crops, resampling whole cases.
+
+    Args:
+        labels: (N,) actual types.
+        first: (N,) types that the first model predicts.
+        second: (N,) types that the second model predicts.
+        groups: (N,) the case of each crop; with one case only, crops are resampled.
+        repeats: Number of resamples; 0 gives no intervals.
+        confidence: For example 0.95.
+        seed: Of the resampling.
+
+    Returns:
+        Intervals of first minus second by metric, of each type's sensitivity as ``sensitivity/TYPE``. A resample in
+        which a metric is not defined does not count for it; a metric that is defined in none has no interval.
+    """
+    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(names) == 1:
+        member = np.arange(len(labels))
+    units = int(member.max()) + 1
+    tables = [confusion_by_group(labels, predicted, member, units) for predicted in (first, second)]
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, repeats, _PAIRED_CHUNK):
+        count = min(_PAIRED_CHUNK, repeats - start)
+        # The same cases for both models: what a case adds to both cancels out in the difference.
+        times = rng.multinomial(units, np.full(units, 1 / units), size=count)
+        ours, theirs = (resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0)) for table in tables)
+        for name, values in ours.items():
+            if values.ndim == 1:
+                drawn.setdefault(name, []).append(values - theirs[name])
+        for index, label in enumerate(TYPE_LABELS):
+            difference = ours["sensitivity"][:, index] - theirs["sensitivity"][:, index]
+            drawn.setdefault(f"sensitivity/{label}", []).append(difference)
+    return _percentiles(drawn, confidence)

@@ -14,13 +14,13 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.evaluation.calibration import fit_temperature, probabilities_of, risk_coverage
 from supcam.models.classifier import InferenceModel
-from supcam.registry.card import CalibrationCard, DataCard, Figure, InputCard, ModelCard, ReviewCard
+from supcam.registry.card import CalibrationCard, DataCard, InputCard, Metric, ModelCard, ReviewCard
 from supcam.registry.package import package_model
 from supcam.settings import Settings
 from supcam.tracking import package_versions
 from supcam.training.prediction import load_classifier
 
-_FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
+_METRICS = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
 _SECTIONS = ("profile", "runtime", "input", "model", "split", "compose", "pretrain", "finetune")
 _CURVE_POINTS = 20
 
@@ -45,7 +45,7 @@ def package_candidate(
         out: Folder of the package, replaced as a whole.
         manifest: Every crop with its column ``split``.
         hashes: ``split``, ``composed`` and ``code`` hash.
-        metrics: Figures of the evaluation on the test crops.
+        metrics: Metrics of the evaluation on the test crops.
         test: The test crops; parity of ONNX and torch is measured on them.
         validation_logits: (M, 4) logits of the validation crops.
         validation_labels: (M,) their types.
@@ -61,10 +61,10 @@ def package_candidate(
     card = ModelCard(
         input=InputCard(size=settings.input.size, scale=settings.input.scale),
         encoder=settings.model.encoder,
-        settings=_told_settings(settings),
+        settings=_recorded_settings(settings),
         data=_data_card(manifest, hashes),
         code_hash=hashes["code"],
-        metrics={name: figure for name in _FIGURES if (figure := _figure(metrics, name)) is not None},
+        metrics={name: metric for name in _METRICS if (metric := _metric(metrics, name)) is not None},
         sensitivity={label: _sensitivity(metrics["per_type"].get(label)) for label in TYPE_LABELS},
         validation=_numbers(metrics.get("validation") or {}),
         calibration=CalibrationCard(
@@ -109,7 +109,7 @@ def review_threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int6
     )
 
 
-def _told_settings(settings: Settings) -> dict[str, Any]:
+def _recorded_settings(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json", by_alias=True)
     del values["compose"]["workers"], values["runtime"]["progress"]
     return {name: values[name] for name in _SECTIONS}
@@ -129,18 +129,18 @@ def _data_card(manifest: pd.DataFrame, hashes: Mapping[str, str]) -> DataCard:
     )
 
 
-def _figure(metrics: Mapping[str, Any], name: str) -> Figure | None:
+def _metric(metrics: Mapping[str, Any], name: str) -> Metric | None:
     value = metrics.get(name)
     if value is None:
         return None
-    return Figure(value=value, low=metrics.get(f"{name}_low"), high=metrics.get(f"{name}_high"), crops=metrics["crops"])
+    return Metric(value=value, low=metrics.get(f"{name}_low"), high=metrics.get(f"{name}_high"), crops=metrics["crops"])
 
 
-def _sensitivity(row: Mapping[str, Any] | None) -> Figure:
-    # A type without a test crop has no figure; crops = 0 tells the gate that no floor can hold it.
+def _sensitivity(row: Mapping[str, Any] | None) -> Metric:
+    # A type without a test crop has no sensitivity; crops = 0 makes the gate leave out its floor.
     if row is None or row["sensitivity"] is None:
-        return Figure(value=0.0, crops=0)
-    return Figure(
+        return Metric(value=0.0, crops=0)
+    return Metric(
         value=row["sensitivity"], low=row["sensitivity_low"], high=row["sensitivity_high"], crops=row["count"]
     )
 

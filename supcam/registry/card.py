@@ -15,26 +15,26 @@ INTENDED_USE = (
     "doubtful crops go to a person."
 )
 LIMITS = (
-    "Not a medical device and not a diagnosis: it tells types of clusters, never abnormalities.",
+    "Not a medical device and not a diagnosis: it names types of clusters, never abnormalities.",
     "Trained on the stains, microscopes and segmentations of the data named here; measure it on yours before use.",
     "Expects one cluster a crop, on a white or evenly grey background.",
 )
 
 
-class Part(BaseModel):
+class CardSection(BaseModel):
     """A section of the card: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InputCard(Part):
+class InputCard(CardSection):
     """What the graph takes: one square of 8-bit grey on white, (N, 1, size, size) uint8."""
 
     size: int = Field(ge=8)
     scale: Literal["letterbox", "native"] = "letterbox"
 
 
-class DataCard(Part):
+class DataCard(CardSection):
     """Which crops made and judged the model; ``counts`` is crops by part and type."""
 
     manifest_hash: str
@@ -44,8 +44,8 @@ class DataCard(Part):
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
-class Figure(Part):
-    """A figure on the test part with its confidence interval; ``crops`` is what it was measured on."""
+class Metric(CardSection):
+    """A metric on the test part with its confidence interval; ``crops`` is what it was measured on."""
 
     value: float
     low: float | None = None
@@ -53,14 +53,14 @@ class Figure(Part):
     crops: int | None = None
 
 
-class CalibrationCard(Part):
+class CalibrationCard(CardSection):
     """Temperature fitted on validation (it is inside the graph) and the calibration error on test, 0-1."""
 
     temperature: float = Field(1.0, gt=0)
     error: float | None = Field(None, ge=0, le=1)
 
 
-class ReviewCard(Part):
+class ReviewCard(CardSection):
     """Confidence below which a crop goes to review, chosen on validation to keep ``coverage`` of the crops."""
 
     threshold: float = Field(0.0, ge=0, le=1)
@@ -69,14 +69,14 @@ class ReviewCard(Part):
     risk_coverage: list[tuple[float, float]] = Field(default_factory=list)
 
 
-class ParityCard(Part):
+class ParityCard(CardSection):
     """Largest absolute difference of probabilities between the ONNX graph and torch on real crops."""
 
     difference: float = Field(ge=0)
     crops: int = Field(ge=1)
 
 
-class ModelCard(Part):
+class ModelCard(CardSection):
     """The whole card; everything in it is determined by code, data and settings, so a rebuild writes the same."""
 
     format: Literal[2] = CARD_FORMAT
@@ -86,8 +86,8 @@ class ModelCard(Part):
     settings: dict[str, Any]
     data: DataCard
     code_hash: str
-    metrics: dict[str, Figure]
-    sensitivity: dict[str, Figure]
+    metrics: dict[str, Metric]
+    sensitivity: dict[str, Metric]
     validation: dict[str, float] = Field(default_factory=dict)
     calibration: CalibrationCard = CalibrationCard()
     review: ReviewCard = ReviewCard()
@@ -127,13 +127,13 @@ def load_card(folder: Path) -> ModelCard:
     """Read and check the card of a package.
 
     Raises:
-        PackageError: when the card is missing, no JSON, of another format, or lacks an entry.
+        PackageError: when the card is missing, not JSON, of another format, or lacks an entry.
     """
     try:
         return ModelCard.model_validate(read_card(folder))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise PackageError(f"{folder / CARD_FILE} is no card of format {CARD_FORMAT}: {wrong}. {REMEDY}") from None
+        raise PackageError(f"{folder / CARD_FILE} is not a card of format {CARD_FORMAT}: {wrong}. {REMEDY}") from None
 
 
 def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:
@@ -144,7 +144,7 @@ def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> s
         files: SHA-256 of every file of the package, by name.
         shipped: Hash of the code that ships with the model; "" for versions registered before it was kept.
     """
-    # The card tells about the model, and stored answers follow from it (their last digit may differ by machine).
+    # The card describes the model, and stored answers follow from it (their last digit may differ by machine).
     derived = (CARD_FILE, PREDICTIONS_FILE)
     parts: dict[str, Any] = {
         "files": {name: digest for name, digest in files.items() if name not in derived},

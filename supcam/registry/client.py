@@ -15,9 +15,9 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.files import replaced_folder
 from supcam.registry.card import content_hash, load_card
-from supcam.registry.package import SPLIT_FILE
-from supcam.registry.store import CONTENT_TAG, PRODUCTION, SHIPPED_TAG, Registry, Version
-from supcam.serving.engine import ANSWER_COLUMNS, CARD_FILE, Engine, PackageError, Source, verify_package
+from supcam.registry.package import read_split
+from supcam.registry.store import CONTENT_TAG, PRODUCTION, SHIPPED_TAG, Registry, Version, package_below
+from supcam.serving.engine import ANSWER_COLUMNS, CARD_FILE, CropInput, Engine, PackageError, verify_package
 from supcam.serving.images import IMAGE_SUFFIXES
 
 PRODUCTION_URI = "models:/supcam@production"
@@ -43,7 +43,7 @@ class Predictor:
         """Folder of the model's files."""
         return self._engine.folder
 
-    def canvas(self, crop: Source) -> NDArray[np.uint8]:
+    def canvas(self, crop: CropInput) -> NDArray[np.uint8]:
         """The square the model sees for one crop, (1, S, S) on white.
 
         Raises:
@@ -53,14 +53,16 @@ class Predictor:
 
     def split(self) -> dict[str, str]:
         """Part (train, validation or test) of every crop that made or judged the model, by the SHA-256 of its bytes."""
-        rows = pd.read_csv(self.package / SPLIT_FILE, dtype=str)
+        rows = read_split(self.package)
         return dict(zip(rows["sha256"], rows["split"], strict=True))
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities (N, 4) of decoded crops, each (H, W)."""
         return self._engine.predict(images, strict=True)[0]
 
-    def predict(self, crops: "Source | Iterable[Source] | pd.DataFrame", *, errors: str = "raise") -> pd.DataFrame:
+    def predict(
+        self, crops: "CropInput | Iterable[CropInput] | pd.DataFrame", *, errors: str = "raise"
+    ) -> pd.DataFrame:
         """Type of each crop.
 
         Args:
@@ -137,7 +139,7 @@ def load_production(uri: str | None = None, *, threads: int | None = None) -> Pr
     folder = Path(wanted)
     if not folder.is_dir():
         raise UsageError(f"model {wanted!r} is neither models:/NAME@ALIAS, models:/NAME/VERSION nor a folder.")
-    return Predictor(Engine(_package_below(folder), threads=threads), str(folder))
+    return Predictor(Engine(package_below(folder), threads=threads), str(folder))
 
 
 def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_uri: str | None = None) -> Path:
@@ -149,7 +151,7 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
         PackageError: when the registry's files were changed.
     """
     if into.exists() and (not into.is_dir() or (any(into.iterdir()) and not (into / CARD_FILE).is_file())):
-        raise UsageError(f"{into} exists and holds no model; give a new or empty folder.")
+        raise UsageError(f"{into} exists and does not hold a model; give a new or empty folder.")
     registry = Registry(tracking_uri or default_uri(), name)
     version = registry.resolve(alias)
     package = registry.package(version)
@@ -175,7 +177,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path]) -> FilePrediction
 def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> Routed:
     """Copy crops into a folder for each type, doubtful and unreadable ones into ``review/``.
 
-    Two crops of one name in one folder get a number. ``predictions.csv`` tells where each one went.
+    Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went.
 
     Raises:
         UsageError: when ``into`` exists and is not empty, or a path does not exist.
@@ -262,12 +264,7 @@ def _check_content(package: Path, version: Version, name: str) -> None:
         )
 
 
-def _package_below(folder: Path) -> Path:
-    inner = folder / "artifacts" / "package"
-    return inner if inner.is_dir() else folder
-
-
-def _sources(crops: Any) -> tuple[list[Source], pd.Index]:
+def _sources(crops: Any) -> tuple[list[CropInput], pd.Index]:
     if isinstance(crops, pd.DataFrame):
         column = next((name for name in ("image", "path") if name in crops.columns), None)
         if column is None:

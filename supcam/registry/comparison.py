@@ -1,4 +1,4 @@
-"""Two packages on crops that neither model trained, validated or tuned on, told by the hashes of the crops."""
+"""Two packages on crops that neither model trained, validated or tuned on, matched by the hashes of the crops."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.registry.package import SPLIT_FILE
+from supcam.registry.package import read_split
 from supcam.registry.rules import Comparison
 from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS, Engine
 
@@ -17,12 +17,12 @@ from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS, Engine
 def compare_packages(candidate: Path, production: Path, crops: Mapping[str, Path]) -> Comparison | None:
     """Both models on the test crops of either, none of them seen by one of the two; None when none is left.
 
-    Production is run again on every crop that is at hand; stored predictions stand in for crops that are not.
+    Production is run again on every crop that is available; stored predictions stand in for crops that are not.
 
     Args:
         candidate: Package of the candidate.
         production: Package of the model in production.
-        crops: Files by SHA-256 of their bytes, as far as they are at hand.
+        crops: Files by SHA-256 of their bytes, as far as they are available.
     """
     rows = shared_rows(candidate, production)
     new = _predictions(candidate, rows["sha256"], crops, again=False)
@@ -31,19 +31,23 @@ def compare_packages(candidate: Path, production: Path, crops: Mapping[str, Path
     if not known.any():
         return None
     types = np.array([int(ClusterType.parse(label)) for label in rows["type"]], dtype=np.int64)
-    return Comparison(types[known], new[known], old[known])
+    return Comparison(types[known], new[known], old[known], rows["case"].to_numpy(dtype=str)[known])
 
 
 def shared_rows(candidate: Path, production: Path) -> pd.DataFrame:
-    """Columns ``sha256`` and ``type`` of the test crops of either package that neither model has seen.
+    """Columns ``sha256``, ``type`` and ``case`` of the test crops of either package that neither model has seen.
 
-    Where the two disagree about a type the candidate's is taken: its labels are the later ones.
+    Where the two disagree about a crop, what the candidate says is taken: its labels are the later ones. A crop whose
+    case neither of them knows is a case of its own.
     """
     tests = [pd.read_csv(folder / PREDICTIONS_FILE, dtype={"sha256": str}) for folder in (candidate, production)]
     rows = pd.concat([test[["sha256", "type"]] for test in tests]).drop_duplicates("sha256")
-    splits = [pd.read_csv(folder / SPLIT_FILE, dtype=str) for folder in (candidate, production)]
-    seen = set(pd.concat([split.loc[split["split"] != "test", "sha256"] for split in splits]))
-    return rows[~rows["sha256"].isin(seen)].sort_values("sha256").reset_index(drop=True)
+    splits = pd.concat([read_split(folder) for folder in (candidate, production)])
+    # Validation crops count as seen: they chose the epoch, the temperature and the review threshold.
+    seen = set(splits.loc[splits["split"] != "test", "sha256"])
+    rows = rows[~rows["sha256"].isin(seen)].sort_values("sha256").reset_index(drop=True)
+    named = splits[splits["case"] != ""].drop_duplicates("sha256").set_index("sha256")["case"]
+    return rows.assign(case=rows["sha256"].map(named).fillna(rows["sha256"]))
 
 
 def latency_ms(package: Path, repeats: int = 30) -> float:
@@ -62,7 +66,7 @@ def latency_ms(package: Path, repeats: int = 30) -> float:
 def _predictions(
     package: Path, hashes: "pd.Series[str]", crops: Mapping[str, Path], *, again: bool
 ) -> NDArray[np.float32]:
-    """Probabilities (N, 4) by hash: stored ones, or computed (``again``: computed wherever the crop is at hand)."""
+    """Probabilities (N, 4) by hash: stored ones, or computed (``again``: computed wherever the crop is available)."""
     stored = pd.read_csv(package / PREDICTIONS_FILE, dtype={"sha256": str}).drop_duplicates("sha256")
     result: NDArray[np.float32] = (
         stored.set_index("sha256").reindex(hashes)[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float32, copy=True)

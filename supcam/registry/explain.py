@@ -1,4 +1,4 @@
-"""Why a crop got its type: where the answer hangs on the picture, and the training crops that look most alike."""
+"""Why a crop got its type: the places on which the answer depends, and the most similar training crops."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
+from supcam.files import replaced_file
 from supcam.registry.card import ModelCard
-from supcam.registry.package import SPLIT_FILE, WEIGHTS_FILE
-from supcam.serving.engine import Engine, Source
+from supcam.registry.package import WEIGHTS_FILE, read_split
+from supcam.serving.engine import CropInput, Engine
 from supcam.settings import ModelSettings, parse_settings
 
 _WHITE = 255
@@ -20,7 +21,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training crop that looks alike: its id, type, picture (H, W) and cosine similarity of the embeddings."""
+    """A similar training crop: its id, type, picture (H, W) and cosine similarity of the embeddings."""
 
     crop_id: str
     type: str
@@ -37,7 +38,7 @@ class Explanation:
         type: The predicted type.
         probabilities: (4,), sum 1.
         importance: (S, S) how much the probability of the type falls when the place is painted white, -1 to 1.
-        neighbours: The most alike training crops, nearest first.
+        neighbours: The most similar training crops, nearest first.
     """
 
     canvas: NDArray[np.uint8]
@@ -47,7 +48,7 @@ class Explanation:
     neighbours: list[Neighbour]
 
 
-def explain(source: Source, package: Path, training: CropSet | None = None, *, nearest: int = 6) -> Explanation:
+def explain(source: CropInput, package: Path, training: CropSet | None = None, *, nearest: int = 6) -> Explanation:
     """Explain the answer of a package for one crop.
 
     Args:
@@ -58,15 +59,15 @@ def explain(source: Source, package: Path, training: CropSet | None = None, *, n
 
     Raises:
         ImageError: for a crop that cannot be read.
-        PackageError: for a folder that is no package.
+        PackageError: for a folder that is not a package.
     """
     engine = Engine(package)
     canvas = engine.canvas(source)
     probabilities = engine.probabilities(canvas[np.newaxis])[0]
     label = ClusterType(int(probabilities.argmax()))
     importance = occlusion_map(engine, canvas[0], label)
-    alike = nearest_crops(package, canvas, training, nearest) if training is not None else []
-    return Explanation(canvas[0], label, probabilities, importance, alike)
+    similar = nearest_crops(package, canvas, training, nearest) if training is not None else []
+    return Explanation(canvas[0], label, probabilities, importance, similar)
 
 
 def occlusion_map(
@@ -100,14 +101,14 @@ def occlusion_map(
 
 
 def training_crops(package: Path, manifest: pd.DataFrame, root: Path) -> CropSet:
-    """The crops of a manifest that trained this very model, told by their hashes, as far as their files are at hand.
+    """The crops of a manifest that trained this very model, by their hashes, as far as their files are available.
 
     Args:
         package: Folder of the package.
         manifest: Crops with their ``sha256``.
         root: Folder its paths start from.
     """
-    split = pd.read_csv(package / SPLIT_FILE, dtype=str)
+    split = read_split(package)
     trained = manifest["sha256"].isin(split.loc[split["split"] == "train", "sha256"])
     there = manifest["path"].map(lambda path: (root / path).is_file())
     return CropSet.load(manifest[trained & there], root)
@@ -155,10 +156,8 @@ def draw(explanation: Explanation, path: Path) -> None:
         axes.set_axis_off()
     for axes in (picture, heat):
         axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, format="png", dpi=120, metadata={"Software": None})
-    beside.replace(path)
+    with replaced_file(path) as fresh:
+        figure.savefig(fresh, format="png", dpi=120, metadata={"Software": None})
 
 
 def _embeddings(package: Path, card: ModelCard, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:

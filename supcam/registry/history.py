@@ -6,7 +6,9 @@ import pandas as pd
 
 from supcam.errors import UsageError
 from supcam.registry.card import ModelCard, load_card
-from supcam.registry.store import CODE_TAG, DATA_TAG, DECISION_TAG, PREVIOUS, PRODUCTION, Registry, RegistryError
+from supcam.registry.reach import RegistryError
+from supcam.registry.record import DECISION_TAG
+from supcam.registry.store import CODE_TAG, DATA_TAG, PREVIOUS, PRODUCTION, Registry
 from supcam.serving.engine import PackageError
 
 _MOVES = ("promoted", "forced", "rolled back")

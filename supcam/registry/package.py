@@ -1,5 +1,6 @@
 """Turn a trained model into a package: ONNX graph, safetensors weights, card, hash lists. No pickle anywhere."""
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,8 @@ def package_model(
         module: (B, 1, S, S) uint8 to probabilities (B, 4), everything from inversion to calibration inside.
         card: The card; its parity is measured here.
         out: Folder of the package.
-        split: Columns ``sha256`` and ``split`` of every crop that trained, tuned or judged the model.
+        split: Columns ``sha256`` and ``split`` of every crop that trained, tuned or judged the model, and ``source``
+            and ``case_id`` where they are known.
         test: Columns ``sha256`` and ``type`` of the test crops.
         canvases: The test crops as the graph takes them, (N, 1, S, S), row by row those of ``test``.
         tolerance: Largest allowed difference of probabilities between ONNX and torch.
@@ -74,7 +76,8 @@ def package_model(
                 f"the ONNX graph differs from torch by {parity.difference:.2g} in probability; allowed: {tolerance:g}. "
                 "The model was not packaged: check its layers against the exporter."
             )
-        _write_rows(split[["sha256", "split"]].drop_duplicates(), folder / SPLIT_FILE)
+        rows = split[["sha256", "split"]].assign(case=case_hashes(split)).drop_duplicates(["sha256", "split"])
+        _write_rows(rows, folder / SPLIT_FILE)
         answers = pd.DataFrame(probabilities, columns=list(PROBABILITY_COLUMNS))
         listed = test[["sha256", "type"]].reset_index(drop=True)
         _write_rows(pd.concat([listed, answers], axis=1), folder / PREDICTIONS_FILE)
@@ -116,16 +119,28 @@ def measure_parity(module: "nn.Module", probabilities: NDArray[np.float32], canv
     import torch
 
     module.eval()
-    checked = min(len(canvases), PARITY_CROPS)
+    checked = canvases[:PARITY_CROPS]
     with torch.inference_mode():
-        expected = np.concatenate(
-            [
-                module(torch.from_numpy(canvases[start : min(start + _BATCH, checked)])).cpu().numpy()
-                for start in range(0, checked, _BATCH)
-            ]
-        )
-    difference = np.abs(expected - probabilities[:checked]).max()
-    return ParityCard(difference=float(f"{difference:.3g}"), crops=checked)
+        expected = np.concatenate([module(torch.from_numpy(batch)).cpu().numpy() for batch in _batches(checked)])
+    difference = np.abs(expected - probabilities[: len(checked)]).max()
+    return ParityCard(difference=float(f"{difference:.3g}"), crops=len(checked))
+
+
+def case_hashes(frame: pd.DataFrame) -> list[str]:
+    """Names (N,) of the crops' cases: hashes of source and case id, so that no patient is named; "" where unknown."""
+    if not {"source", "case_id"} <= set(frame.columns):
+        return [""] * len(frame)
+    pairs = zip(frame["source"], frame["case_id"].fillna(""), strict=True)
+    return [hashlib.sha256(f"{source}/{case}".encode()).hexdigest()[:16] if case else "" for source, case in pairs]
+
+
+def read_split(folder: Path) -> pd.DataFrame:
+    """Columns ``sha256``, ``split`` and ``case`` of a package's crops, all text; ``case`` is "" where unknown.
+
+    Packages of earlier versions have no column ``case``.
+    """
+    rows = pd.read_csv(folder / SPLIT_FILE, dtype=str, keep_default_na=False)
+    return rows if "case" in rows else rows.assign(case="")
 
 
 def write_checksums(folder: Path) -> None:
@@ -160,12 +175,13 @@ def _write_weights(module: "nn.Module", path: Path) -> None:
 def _run_graph(graph: Path, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
     session = open_session(graph)
     name = session.get_inputs()[0].name
-    batches = [
-        session.run(None, {name: canvases[start : start + _BATCH]})[0] for start in range(0, len(canvases), _BATCH)
-    ]
-    return np.concatenate(batches)
+    return np.concatenate([session.run(None, {name: batch})[0] for batch in _batches(canvases)])
+
+
+def _batches(canvases: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return np.split(canvases, range(_BATCH, len(canvases), _BATCH))
 
 
 def _write_rows(frame: pd.DataFrame, path: Path) -> None:
-    """Rows in order of their hash, so that the file does not tell the order of the manifest."""
+    """Rows in order of their hash, so that the file does not show the order of the manifest."""
     frame.sort_values(list(frame.columns[:2])).to_csv(path, index=False, lineterminator="\n", float_format="%.7g")

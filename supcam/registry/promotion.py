@@ -1,7 +1,6 @@
 """Take a candidate through the gate and, if it passes, move it into production; every decision is recorded."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,21 @@ from typing import Any
 import pandas as pd
 
 from supcam.errors import GateRefused, UsageError
+from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms
-from supcam.registry.rules import Contender, Decision, Validation, decide
+from supcam.registry.reach import RegistryError
+from supcam.registry.rules import Decision, RegisteredModel, Validation, decide
 from supcam.registry.store import (
     CANDIDATE,
     CONTENT_TAG,
     DATA_TAG,
-    FIGURE_TAG,
+    METRIC_TAG,
     PRODUCTION,
     RUN_TAG,
     SHIPPED_TAG,
     VALIDATION_TAG,
     Registry,
-    RegistryError,
     Version,
 )
 from supcam.serving.engine import PackageError, verify_package
@@ -47,12 +47,12 @@ def promote(
 
     Args:
         tracking_uri: Tracking and registry address.
-        settings: The rule.
+        settings: Of the gate.
         candidate: Alias or number of the version.
         validation: Data validation of the candidate's data; by default the record made when it was registered.
-        crops: Files of test crops by SHA-256, as far as they are at hand (see :func:`crops_by_hash`).
+        crops: Files of test crops by SHA-256, as far as they are available (see :func:`crops_by_hash`).
         experiment: In a DVC experiment only ``candidate`` moves, never production.
-        force: Reason to promote in spite of figures.
+        force: Reason to promote in spite of the metrics.
         out: Where to write ``decision.json``.
 
     Raises:
@@ -82,9 +82,9 @@ def promote_or_raise(**arguments: Any) -> Decision:
 
 
 def best_candidate(
-    registry: Registry, figure: str, *, run_id: str | None = None, data_hash: str | None = None
+    registry: Registry, metric: str, *, run_id: str | None = None, data_hash: str | None = None
 ) -> Version:
-    """The version of a run, or the version of the present data that is best by its validation figure.
+    """The version of a run, or the version of the present data that is best by its validation metric.
 
     Raises:
         RegistryError: when the run registered no model, or no model was registered for the data.
@@ -98,7 +98,7 @@ def best_candidate(
         versions = [version for version in versions if version.tags.get(DATA_TAG) == data_hash]
     if not versions:
         raise RegistryError(f"no model {registry.name} was registered for the present data. Run: dvc repro")
-    return max(versions, key=lambda version: (float(version.tags.get(FIGURE_TAG + figure, "-inf")), version.number))
+    return max(versions, key=lambda version: (float(version.tags.get(METRIC_TAG + metric, "-inf")), version.number))
 
 
 def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:
@@ -109,10 +109,7 @@ def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:
 
 def write_decision(decision: Decision, out: Path) -> None:
     """Write ``decision.json``, all or nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(decision.as_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    fresh.replace(out)
+    write_text(out, json.dumps(decision.as_dict(), indent=2, sort_keys=True) + "\n")
 
 
 def _decide(
@@ -130,10 +127,10 @@ def _decide(
         return Decision("candidate only", reason, version.number, number)
     current = registry.version(number) if number is not None else None
     if current is not None and current.tags.get(CONTENT_TAG) == version.tags.get(CONTENT_TAG):
-        same = _contender(version), _contender(current)
+        same = _registered_model(version), _registered_model(current)
         return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
     package = registry.package(version)
-    candidate = _contender(version, load_card(package))
+    candidate = _registered_model(version, load_card(package))
     production, production_package = _in_production(registry, current)
     return decide(
         candidate,
@@ -156,20 +153,20 @@ def recorded_validation(version: Version) -> Validation | None:
         return None
 
 
-def _in_production(registry: Registry, current: Version | None) -> tuple[Contender | None, Path | None]:
+def _in_production(registry: Registry, current: Version | None) -> tuple[RegisteredModel | None, Path | None]:
     if current is None:
         return None, None
     try:
         package = registry.package(current)
         verify_package(package)
-        return _contender(current, load_card(package)), package
+        return _registered_model(current, load_card(package)), package
     except (PackageError, RegistryError):
         # What cannot be read any more cannot be compared with; the floors decide, and the decision says so.
-        return _contender(current), None
+        return _registered_model(current), None
 
 
-def _contender(version: Version, card: ModelCard | None = None) -> Contender:
-    return Contender(version.number, version.tags.get(CONTENT_TAG, ""), card, version.tags.get(SHIPPED_TAG, ""))
+def _registered_model(version: Version, card: ModelCard | None = None) -> RegisteredModel:
+    return RegisteredModel(version.number, version.tags.get(CONTENT_TAG, ""), card, version.tags.get(SHIPPED_TAG, ""))
 
 
 def _withdrawn(registry: Registry, version: Version) -> bool:
@@ -218,5 +215,5 @@ def check_force(force: str | None) -> str:
         UsageError: when it was given without a reason.
     """
     if force is not None and not force.strip():
-        raise UsageError("--force = '' has no reason; give one that tells why figures do not count, and run again.")
+        raise UsageError("--force = '' has no reason; give one that says why the metrics do not count, and run again.")
     return (force or "").strip()

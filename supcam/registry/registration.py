@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import re
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -12,25 +10,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import supcam
+from supcam.files import write_text
 from supcam.registry.card import ModelCard, content_hash, load_card
+from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
 from supcam.registry.store import (
     CANDIDATE,
     CODE_TAG,
     CONTENT_TAG,
     DATA_TAG,
-    FIGURE_TAG,
+    METRIC_TAG,
     SHIPPED_TAG,
     VALIDATION_TAG,
     Registry,
-    RegistryError,
     Version,
 )
 from supcam.serving.engine import PROBABILITY_COLUMNS, verify_package
 
-_SERVED = "serving/served.py"
-_OWN_IMPORT = re.compile(r"^(\s*from )supcam\.([\w.]+)", flags=re.MULTILINE)
+# What travels with a model, below the folder of supcam: all that serving/ imports, by relative imports.
+_SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
+_LOADER = "serving.served"
 
 _NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}
 _REGISTRATION_WAIT = 120.0  # seconds
@@ -47,7 +46,7 @@ def register_candidate(
 ) -> Version:
     """Register a package and point ``candidate`` at it; the same model on the same data is never registered twice.
 
-    The code that ships with it counts as a part of the model: a model with mended code takes a version of its own.
+    The code that ships with it counts as a part of the model: a model with corrected code is a version of its own.
 
     Args:
         package: Folder written by :func:`supcam.registry.package.package_model`.
@@ -79,27 +78,30 @@ def register_candidate(
 
 
 def save_served(package: Path, out: Path) -> Path:
-    """Write the MLflow model of a package into ``out``: MLmodel, requirements, the package and the code it needs."""
+    """Write the MLflow model of a package into ``out``: MLmodel, requirements, the package and the code it needs.
+
+    MLflow puts ``code_paths`` on the search path and imports the loader module by its name when the model is loaded.
+    Saving runs none of that code, in contrast to MLflow's other way of a model from code.
+    """
     import mlflow
 
     with tempfile.TemporaryDirectory() as scratch:
-        library, served = _write_shipped(Path(scratch))
-        data = Path(scratch) / "package"
+        # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.
+        library, data = Path(scratch) / f"supcam_model_{shipped_hash()[:12]}", Path(scratch) / "package"
+        for path, source in {"__init__.py": "", **shipped_code()}.items():
+            write_text(library / path, source)
         shutil.copytree(package, data)
-        before = dict(sys.modules)
         with warnings.catch_warnings():
             # The signature is explicit, so the advice to give an example input is not for us.
             warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
             mlflow.pyfunc.save_model(
                 path=str(out),
-                python_model=str(served),
-                artifacts={"package": str(data)},
+                loader_module=f"{library.name}.{_LOADER}",
+                data_path=str(data),
                 code_paths=[str(library)],
                 pip_requirements=requirements(),
                 signature=_signature(),
             )
-        for added in [key for key in sys.modules if key.startswith("code_model_") and key not in before]:
-            del sys.modules[added]
     return out
 
 
@@ -109,15 +111,10 @@ def requirements() -> list[str]:
 
 
 def shipped_code() -> dict[str, str]:
-    """Sources copied into each model, by path: what serves it and all that this imports, so that it needs no supcam."""
-    sources: dict[str, str] = {}
-    waiting = [_SERVED]
-    while waiting:
-        path = waiting.pop()
-        if path not in sources:
-            sources[path] = _source(path)
-            waiting += [name.replace(".", "/") + ".py" for _, name in _OWN_IMPORT.findall(sources[path])]
-    return sources
+    """Sources copied into each model, by path below its own package, so that it needs no supcam."""
+    root = Path(__file__).resolve().parents[1]
+    paths = sorted(path for pattern in _SHIPPED for path in root.glob(pattern))
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def shipped_hash() -> str:
@@ -139,8 +136,8 @@ def _ensure_model(registry: Registry) -> None:
 
 
 def _card_tags(card: ModelCard) -> dict[str, str]:
-    figures = {FIGURE_TAG + figure: repr(value) for figure, value in card.validation.items()}
-    return {DATA_TAG: card.data.manifest_hash, CODE_TAG: card.code_hash, **figures}
+    metrics = {METRIC_TAG + name: repr(value) for name, value in card.validation.items()}
+    return {DATA_TAG: card.data.manifest_hash, CODE_TAG: card.code_hash, **metrics}
 
 
 def _log_and_register(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
@@ -153,22 +150,6 @@ def _log_and_register(registry: Registry, package: Path, run_id: str, tags: Mapp
         registry.name, source=f"runs:/{run_id}/{artifact}", run_id=run_id, tags=dict(tags)
     )
     return registry.version(int(created.version))
-
-
-def _write_shipped(folder: Path) -> tuple[Path, Path]:
-    """The modules of ours, under a name that no installed supcam can stand in the way of, and the file that serves."""
-    library, served = folder / f"supcam_model_{shipped_hash()[:12]}", folder / "served.py"
-    for path, source in shipped_code().items():
-        target = served if path == _SERVED else library / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_OWN_IMPORT.sub(rf"\1{library.name}.\2", source), encoding="utf-8")
-    for package in {library, *(path.parent for path in library.rglob("*.py"))}:
-        (package / "__init__.py").touch()
-    return library, served
-
-
-def _source(path: str) -> str:
-    return (Path(supcam.__file__).parent / path).read_text(encoding="utf-8")
 
 
 def _signature() -> object:

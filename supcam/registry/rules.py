@@ -1,8 +1,7 @@
-"""The promotion rule: pure functions from what is known about two models to a decision with every rule named."""
+"""The promotion gate: pure functions from what is known about two models to a decision with every rule named."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,15 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import ModelCard
 from supcam.settings import PromoteSettings
 
+if TYPE_CHECKING:
+    from supcam.evaluation.intervals import Interval
+
 Outcome = Literal["promoted", "refused", "nothing to do", "candidate only"]
 _NEVER_FORCED = ("data validation", "card complete", "ONNX parity")
 
 
 @dataclass(frozen=True)
-class Rule:
+class GateRule:
     """One rule: its value, what is allowed, and the verdict; None when it could not be applied."""
 
     name: str
@@ -27,8 +29,8 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A registered version as the rule sees it; the card is None when this version cannot be read any more.
+class RegisteredModel:
+    """A registered version as the gate sees it; the card is None when this version cannot be read any more.
 
     ``shipped`` is the hash of the code that travels with it, "" where it was not kept.
     """
@@ -55,11 +57,13 @@ class Comparison:
         types: Class indices, (N,).
         candidate: Probabilities of the candidate, (N, 4).
         production: Probabilities of the model in production, (N, 4).
+        cases: Name of the case of each crop, (N,) str: crops of one case resemble each other.
     """
 
     types: NDArray[np.int64]
     candidate: NDArray[np.float32]
     production: NDArray[np.float32]
+    cases: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Decision:
     reason: str
     version: int
     production: int | None
-    rules: list[Rule] = field(default_factory=list)
+    rules: list[GateRule] = field(default_factory=list)
     forced: str = ""
     comparison: dict[str, Any] = field(default_factory=dict)
 
@@ -85,8 +89,8 @@ class Decision:
 
 
 def decide(
-    candidate: Contender,
-    production: Contender | None,
+    candidate: RegisteredModel,
+    production: RegisteredModel | None,
     settings: PromoteSettings,
     *,
     validation: Validation | None,
@@ -105,7 +109,7 @@ def decide(
         comparison: Both models on shared test crops, or None without production or without shared crops.
         latency_ms: Median time for one crop on one thread, milliseconds.
         withdrawn: Whether a rollback took this very version out of production.
-        force: Reason to promote in spite of figures; never overrides data validation, the card or parity.
+        force: Reason to promote in spite of the metrics; never overrides data validation, the card or parity.
     """
     number = production.version if production is not None else None
     if production is not None and production.content == candidate.content:
@@ -128,171 +132,175 @@ def decide(
 
 
 def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]:
-    """Sensitivities of both models on shared crops, their differences, and paired bootstrap intervals.
+    """Sensitivities of both models on shared crops, their differences, and paired intervals over cases.
 
-    The differences decide; the intervals and McNemar's test tell how much of them could be chance. Types with fewer
+    The differences decide; the intervals and McNemar's test show how much of them could be chance. Types with fewer
     crops than the settings ask for are left out and named under ``too_few``.
     """
-    from supcam.evaluation.intervals import mcnemar
+    from supcam.evaluation.intervals import mcnemar, paired_bootstrap
 
-    right = comparison.candidate.argmax(axis=1) == comparison.types
-    before = comparison.production.argmax(axis=1) == comparison.types
-    counts = {label: int((comparison.types == index).sum()) for index, label in enumerate(TYPE_LABELS)}
+    types = comparison.types
+    new, old = comparison.candidate.argmax(axis=1), comparison.production.argmax(axis=1)
+    counts = {label: int((types == index).sum()) for index, label in enumerate(TYPE_LABELS)}
     compared = [label for label, count in counts.items() if count >= settings.min_test_crops_per_type]
-    generator = np.random.default_rng(settings.seed)
-    per_type: dict[str, dict[str, Any]] = {}
-    draws: dict[str, NDArray[np.float64]] = {}
-    for label in compared:
-        rows = comparison.types == TYPE_LABELS.index(label)
-        draws[label] = paired_bootstrap(right[rows], before[rows], settings.bootstrap, generator)
-        figures = {"candidate": float(right[rows].mean()), "production": float(before[rows].mean())}
-        per_type[label] = {"crops": counts[label], **_difference(figures, draws[label], settings.confidence)}
     summary: dict[str, Any] = {
-        "crops": len(right),
+        "crops": len(types),
+        "cases": len(np.unique(comparison.cases)),
         "compared": compared,
         "too_few": {label: count for label, count in counts.items() if label not in compared},
-        "sensitivity": per_type,
+        "sensitivity": {},
     }
-    if compared:
-        weights = _weights(compared, counts, settings.figure)
-        totals = {
-            who: sum(weights[label] * per_type[label][who] for label in compared) for who in ("candidate", "production")
-        }
-        drawn = sum((weights[label] * draws[label] for label in compared), np.zeros(settings.bootstrap))
-        summary["figure"] = {"name": settings.figure, **_difference(totals, drawn, settings.confidence)}
-        paired = mcnemar(comparison.types, comparison.candidate.argmax(axis=1), comparison.production.argmax(axis=1))
-        summary["mcnemar"] = asdict(paired)
+    if not compared:
+        return summary
+    used = np.isin(types, [TYPE_LABELS.index(label) for label in compared])
+    intervals = paired_bootstrap(
+        types[used],
+        new[used],
+        old[used],
+        comparison.cases[used].tolist(),
+        repeats=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    for index, label in enumerate(TYPE_LABELS):
+        if label in compared:
+            rows = types == index
+            shares = {"candidate": float((new[rows] == index).mean()), "production": float((old[rows] == index).mean())}
+            sizes = {"crops": counts[label], "cases": len(np.unique(comparison.cases[rows]))}
+            summary["sensitivity"][label] = sizes | _difference(shares, intervals.get(f"sensitivity/{label}"))
+    weights = _weights(compared, counts, settings.figure)
+    totals = {
+        who: sum(weights[label] * summary["sensitivity"][label][who] for label in compared)
+        for who in ("candidate", "production")
+    }
+    summary["figure"] = {"name": settings.figure, **_difference(totals, intervals.get(settings.figure))}
+    summary["mcnemar"] = asdict(mcnemar(types, new, old))
     return summary
 
 
-def paired_bootstrap(
-    right: NDArray[np.bool_], before: NDArray[np.bool_], draws: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """Differences of the share of right answers in resampled pairs, (draws,).
-
-    A resample depends only on how many pairs were won, lost and tied, so their counts are drawn at once.
-    """
-    won = int((right & ~before).sum())
-    lost = int((~right & before).sum())
-    shares = np.array([won, lost, len(right) - won - lost], dtype=np.float64) / len(right)
-    counts = generator.multinomial(len(right), shares, size=draws)
-    differences: NDArray[np.float64] = (counts[:, 0] - counts[:, 1]) / len(right)
-    return differences
-
-
-def _weights(compared: Sequence[str], counts: dict[str, int], figure: str) -> dict[str, float]:
-    if figure == "macro_sensitivity":
+def _weights(compared: list[str], counts: dict[str, int], metric: str) -> dict[str, float]:
+    if metric == "macro_sensitivity":
         return {label: 1 / len(compared) for label in compared}
     total = sum(counts[label] for label in compared)
     return {label: counts[label] / total for label in compared}
 
 
-def _difference(figures: dict[str, float], drawn: NDArray[np.float64], confidence: float) -> dict[str, float]:
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _difference(values: dict[str, float], interval: "Interval | None") -> dict[str, float | None]:
     # Shares of the same crops differ by whole crops: what is left below that is rounding.
-    difference = round(figures["candidate"] - figures["production"], 12)
-    return {**figures, "difference": difference, "low": float(low), "high": float(high)}
+    difference = round(values["candidate"] - values["production"], 12)
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {**values, "difference": difference, "low": low, "high": high}
 
 
-def _data_validation(card: ModelCard | None, validation: Validation | None) -> Rule:
+def _data_validation(card: ModelCard | None, validation: Validation | None) -> GateRule:
     name, allowed = "data validation", "passed, of this very data hash"
     if validation is None:
-        return Rule(name, False, "no record", allowed, "Run: dvc repro validate")
+        return GateRule(name, False, "no record", allowed, "Run: dvc repro validate")
     if card is None or validation.manifest_hash != card.data.manifest_hash:
-        return Rule(
+        return GateRule(
             name, False, validation.manifest_hash, allowed, "the validation looked at other data than the model"
         )
-    return Rule(name, validation.passed, "passed" if validation.passed else "failed", allowed)
+    return GateRule(name, validation.passed, "passed" if validation.passed else "failed", allowed)
 
 
-def _card_complete(card: ModelCard | None) -> Rule:
+def _card_complete(card: ModelCard | None) -> GateRule:
     if card is None:
-        return Rule("card complete", False, "unreadable", "a card of this format")
+        return GateRule("card complete", False, "unreadable", "a card of this format")
     missing = card.missing()
-    return Rule("card complete", not missing, ", ".join(missing) or "nothing missing", "nothing missing")
+    return GateRule("card complete", not missing, ", ".join(missing) or "nothing missing", "nothing missing")
 
 
-def _parity(card: ModelCard | None, settings: PromoteSettings) -> Rule:
+def _parity(card: ModelCard | None, settings: PromoteSettings) -> GateRule:
     limit = settings.max_parity_difference
     if card is None or card.parity is None:
-        return Rule("ONNX parity", False, "not measured", f"at most {limit:g}")
+        return GateRule("ONNX parity", False, "not measured", f"at most {limit:g}")
     difference = card.parity.difference
-    return Rule("ONNX parity", difference <= limit, difference, f"at most {limit:g}", f"on {card.parity.crops} crops")
+    return GateRule(
+        "ONNX parity", difference <= limit, difference, f"at most {limit:g}", f"on {card.parity.crops} crops"
+    )
 
 
-def _floors(card: ModelCard, settings: PromoteSettings) -> list[Rule]:
+def _floors(card: ModelCard, settings: PromoteSettings) -> list[GateRule]:
     rules = []
     for label in card.types:
         floor = settings.floors.get(label, settings.min_sensitivity)  # type: ignore[call-overload]
-        figure = card.sensitivity.get(label)
-        if figure is None or figure.crops == 0:
-            rules.append(Rule(f"floor {label}", None, None, f"at least {floor:g}", "no test crop of this type"))
+        metric = card.sensitivity.get(label)
+        if metric is None or metric.crops == 0:
+            rules.append(GateRule(f"floor {label}", None, None, f"at least {floor:g}", "no test crop of this type"))
             continue
-        note = f"on {figure.crops} test crops" if figure.crops else ""
-        rules.append(Rule(f"floor {label}", figure.value >= floor, figure.value, f"at least {floor:g}", note))
+        note = f"on {metric.crops} test crops" if metric.crops else ""
+        rules.append(GateRule(f"floor {label}", metric.value >= floor, metric.value, f"at least {floor:g}", note))
     return rules
 
 
-def _calibration(card: ModelCard, settings: PromoteSettings) -> Rule:
+def _calibration(card: ModelCard, settings: PromoteSettings) -> GateRule:
     limit = settings.max_calibration_error
     error = card.calibration.error
     if error is None:
-        return Rule("calibration", None, None, f"error at most {limit:g}", "not measured")
-    return Rule("calibration", error <= limit, error, f"error at most {limit:g}")
+        return GateRule("calibration", None, None, f"error at most {limit:g}", "not measured")
+    return GateRule("calibration", error <= limit, error, f"error at most {limit:g}")
 
 
-def _latency(latency_ms: float, settings: PromoteSettings) -> Rule:
+def _latency(latency_ms: float, settings: PromoteSettings) -> GateRule:
     limit = settings.max_latency_ms
-    return Rule("latency", latency_ms <= limit, round(latency_ms, 3), f"at most {limit:g} ms", "one crop, one thread")
+    return GateRule(
+        "latency", latency_ms <= limit, round(latency_ms, 3), f"at most {limit:g} ms", "one crop, one thread"
+    )
 
 
-def _not_withdrawn(withdrawn: bool) -> Rule:
+def _not_withdrawn(withdrawn: bool) -> GateRule:
     note = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
-    return Rule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note)
+    return GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note)
 
 
 def _comparison_rules(
-    candidate: Contender, production: Contender, summary: dict[str, Any], settings: PromoteSettings
-) -> list[Rule]:
+    candidate: RegisteredModel, production: RegisteredModel, summary: dict[str, Any], settings: PromoteSettings
+) -> list[GateRule]:
     name = f"{settings.figure} against production"
     if "figure" not in summary:
         needed = f"{settings.min_test_crops_per_type} shared test crops of a type"
         few = f"fewer than {needed} that neither model has seen"
         unreadable = f"version {production.version} in production cannot be read"
         note = f"{unreadable if production.card is None else few}, so the floors decide"
-        return [Rule(name, None, summary.get("crops", 0), "at least equal", note), _tie(candidate, production, None)]
-    figure = summary["figure"]
-    note = f"difference {figure['difference']:+.4f} [{figure['low']:+.4f}, {figure['high']:+.4f}]"
+        return [
+            GateRule(name, None, summary.get("crops", 0), "at least equal", note),
+            _tie(candidate, production, None),
+        ]
+    metric = summary["figure"]
+    note = f"difference {metric['difference']:+.4f} {_bounds(metric)}"
     if summary["too_few"]:
         note += "; too few crops, so only the floors hold: " + ", ".join(summary["too_few"])
-    value = {key: figure[key] for key in ("candidate", "production", "difference")}
-    rules = [Rule(name, figure["difference"] >= 0, value, "at least equal", note)]
-    for label, part in summary["sensitivity"].items():
-        interval = [round(part["low"], 4), round(part["high"], 4)]
+    value = {key: metric[key] for key in ("candidate", "production", "difference")}
+    rules = [GateRule(name, metric["difference"] >= 0, value, "at least equal", note)]
+    for label, row in summary["sensitivity"].items():
         rules.append(
-            Rule(
+            GateRule(
                 f"{label} not worse",
                 # The difference itself: an interval of a few crops is so wide that it excuses nearly every fall.
-                part["difference"] >= -settings.margin,
-                part["difference"],
+                row["difference"] >= -settings.margin,
+                row["difference"],
                 f"a fall of at most {settings.margin:g}",
-                f"{settings.confidence:.0%} interval {interval} on {part['crops']} crops",
+                f"{settings.confidence:.0%} interval {_bounds(row)} on {row['crops']} crops of {row['cases']} cases",
             )
         )
-    return [*rules, _tie(candidate, production, figure["difference"])]
+    return [*rules, _tie(candidate, production, metric["difference"])]
 
 
-def _tie(candidate: Contender, production: Contender, difference: float | None) -> Rule:
+def _bounds(row: dict[str, Any]) -> str:
+    return "[not defined]" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def _tie(candidate: RegisteredModel, production: RegisteredModel, difference: float | None) -> GateRule:
     allowed = "a tie needs other data or code"
     card, other = candidate.card, production.card
     if difference:
-        return Rule("tie", True, "no tie", allowed)
+        return GateRule("tie", True, "no tie", allowed)
     same = card is not None and other is not None and card.data == other.data and card.code_hash == other.code_hash
     changed = not same or candidate.shipped != production.shipped
-    return Rule("tie", changed, "other data or code" if changed else "same data and code", allowed)
+    return GateRule("tie", changed, "other data or code" if changed else "same data and code", allowed)
 
 
-def _reason(failed: list[Rule], production: Contender | None, force: str) -> str:
+def _reason(failed: list[GateRule], production: RegisteredModel | None, force: str) -> str:
     if failed and force:
         return f"forced ({force}) against: " + ", ".join(rule.name for rule in failed)
     if failed:

@@ -1,6 +1,6 @@
 """The ONNX graph of a model package and what stands around it: decoding, batches, and the answer's columns.
 
-It ships with every model as code, so it needs numpy, Pillow and ONNX Runtime only.
+It ships with every model, so it needs numpy, Pillow and ONNX Runtime only.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from supcam.cluster_type import TYPE_LABELS
-from supcam.errors import SupcamError
-from supcam.serving.images import ImageError, decode_crop, letterbox, native_canvas
+from ..cluster_type import TYPE_LABELS
+from ..errors import SupcamError
+from .images import ImageError, decode_crop, letterbox, native_canvas
 
 CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
 CARD_FILE = "card.json"
@@ -29,7 +29,7 @@ PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for 
 REMEDY = "Register the model again with this version, or install the supcam that made it."
 ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review")
 
-Source = bytes | bytearray | memoryview | str | Path | NDArray[Any]
+CropInput = bytes | bytearray | memoryview | str | Path | NDArray[Any]
 
 
 class PackageError(SupcamError):
@@ -66,11 +66,11 @@ class Engine:
         self._input = self._session.get_inputs()[0].name
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supcam-decode")
 
-    def canvas(self, source: Source) -> NDArray[np.uint8]:
+    def canvas(self, source: CropInput) -> NDArray[np.uint8]:
         """Turn one encoded crop, path or array into the graph's input, shape (1, S, S).
 
         Raises:
-            ImageError: for anything that is no crop; the message says what is wrong with it.
+            ImageError: for anything that is not a crop; the message says what is wrong with it.
         """
         return self._square(decode_crop(_as_encoded(source)), self.size)[np.newaxis]
 
@@ -82,7 +82,7 @@ class Engine:
         return result
 
     def predict(
-        self, sources: Sequence[Source], *, strict: bool = False
+        self, sources: Sequence[CropInput], *, strict: bool = False
     ) -> tuple[NDArray[np.float32], list[str | None]]:
         """Predict many crops; a bad one costs only itself, or stops everything when ``strict``.
 
@@ -95,15 +95,16 @@ class Engine:
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
         for start, batch in self._decoded(sources):
-            good = [offset for offset, item in enumerate(batch) if not isinstance(item, ImageError)]
-            for offset, item in enumerate(batch):
-                if isinstance(item, ImageError):
-                    if strict:
-                        raise item
-                    errors[start + offset] = str(item)
+            good: dict[int, NDArray[np.uint8]] = {}
+            for row, item in enumerate(batch, start):
+                if not isinstance(item, ImageError):
+                    good[row] = item
+                elif strict:
+                    raise item
+                else:
+                    errors[row] = str(item)
             if good:
-                stacked = np.stack([item for item in batch if not isinstance(item, ImageError)])
-                result[np.add(start, good)] = self.probabilities(stacked)
+                result[list(good)] = self.probabilities(np.stack(list(good.values())))
         return result, errors
 
     def answer(self, probabilities: NDArray[np.float32]) -> dict[str, list[Any]]:
@@ -120,7 +121,7 @@ class Engine:
         columns["needs_review"] = (~read | (confidence < self.threshold)).tolist()
         return columns
 
-    def _decoded(self, sources: Sequence[Source]) -> Iterator[tuple[int, list[NDArray[np.uint8] | ImageError]]]:
+    def _decoded(self, sources: Sequence[CropInput]) -> Iterator[tuple[int, list[NDArray[np.uint8] | ImageError]]]:
         """Decode one batch ahead of the graph, so that both cores work."""
         starts = range(0, len(sources), self.batch_size)
         if len(starts) < 2:
@@ -134,7 +135,7 @@ class Engine:
                 ahead = self._decoders.submit(self._decode, sources[following : following + self.batch_size])
             yield start, batch
 
-    def _decode(self, sources: Iterable[Source]) -> list[NDArray[np.uint8] | ImageError]:
+    def _decode(self, sources: Iterable[CropInput]) -> list[NDArray[np.uint8] | ImageError]:
         batch: list[NDArray[np.uint8] | ImageError] = []
         for source in sources:
             try:
@@ -177,15 +178,15 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Read ``card.json`` of a package.
 
     Raises:
-        PackageError: when it is missing, no JSON, or of another format than this version reads.
+        PackageError: when it is missing, not JSON, or of another format than this version reads.
     """
     path = folder / CARD_FILE
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise PackageError(f"{folder} is no model package: {CARD_FILE} is missing. Run: supcam pull") from None
+        raise PackageError(f"{folder} is not a model package: {CARD_FILE} is missing. Run: supcam pull") from None
     except ValueError as error:
-        raise PackageError(f"{path} is no JSON: {error}. Pull or register the model again.") from None
+        raise PackageError(f"{path} is not JSON: {error}. Pull or register the model again.") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != CARD_FORMAT:
         remedy = "Install a newer supcam." if isinstance(found, int) and found > CARD_FORMAT else REMEDY
@@ -203,7 +204,7 @@ def verify_package(folder: Path) -> dict[str, str]:
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise PackageError(f"{folder} is no model package: {CHECKSUM_FILE} is missing. Run: supcam pull") from None
+        raise PackageError(f"{folder} is not a model package: {CHECKSUM_FILE} is missing. Run: supcam pull") from None
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if GRAPH_FILE not in expected or CARD_FILE not in expected:
         raise PackageError(f"{listing} does not list {GRAPH_FILE} and {CARD_FILE}. Pull the model again.")
@@ -222,7 +223,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _as_encoded(source: Source) -> bytes | str | Path:
+def _as_encoded(source: CropInput) -> bytes | str | Path:
     if isinstance(source, (str, Path, bytes)):
         return source
     if isinstance(source, (bytearray, memoryview)):
@@ -235,7 +236,7 @@ def _as_encoded(source: Source) -> bytes | str | Path:
         Image.fromarray(source).save(buffer, "TIFF" if source.dtype.kind == "f" else "PNG", compress_level=0)
     except Exception as error:  # Pillow raises many types for shapes and dtypes it cannot hold
         raise ImageError(
-            f"array of shape {source.shape} and type {source.dtype} is no crop: {error}. "
+            f"array of shape {source.shape} and type {source.dtype} is not a crop: {error}. "
             "Allowed are (H, W) or (H, W, 3) uint8, and (H, W) uint16 or float32."
         ) from None
     return buffer.getvalue()

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from supcam.errors import SupcamError
-from supcam.serving.extent import end_of_image
+from ..errors import SupcamError
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
@@ -26,7 +25,7 @@ FOREGROUND = 250
 
 
 class ImageError(SupcamError):
-    """A file is no crop that can be read; the message names the file and the reason."""
+    """A file is not a crop that can be read; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def decode_crop(source: bytes | str | Path) -> NDArray[np.uint8]:
     """Decode a crop to 8-bit grey with white background 255, shape (H, W).
 
     Raises:
-        ImageError: for a file that is missing, too large, truncated, two formats at once or no image.
+        ImageError: for a file that is missing, too large, truncated, also an archive, or not an image.
     """
     return read_crop(source).image
 
@@ -105,7 +104,7 @@ def without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels along the four edges of a crop (H, W), shape (n,): what tells the background."""
+    """Pixels along the four edges of a crop (H, W), shape (n,): they show the background."""
     return np.concatenate([crop[0], crop[-1], crop[:, 0], crop[:, -1]])
 
 
@@ -120,16 +119,13 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _refuse_foreign_bytes(content: bytes) -> None:
-    """Stop files that end early or carry something behind the image, such as an archive."""
+    """Stop files of no or too many bytes, and an archive behind the image; what an image is, Pillow decides."""
     if len(content) > MAX_BYTES:
         raise ImageError(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
     if not content:
         raise ImageError("is empty. Export it again or leave it out.")
-    end = end_of_image(content)
-    if end == -1:
-        raise ImageError("is truncated: its end is missing. Export it again or leave it out.")
-    if content[len(content) if end is None else end :].strip(b"\x00\r\n \xff") or _is_archive(content):
-        raise ImageError("carries other data behind the image (two formats in one file). Export the image alone.")
+    if _is_archive(content):
+        raise ImageError("carries an archive behind the image (two formats in one file). Export the image alone.")
 
 
 def _is_archive(content: bytes) -> bool:
@@ -138,7 +134,7 @@ def _is_archive(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return bool(archive.namelist())
-    except Exception:  # anything unreadable is no archive, so no polyglot
+    except Exception:  # what zipfile cannot read is not an archive
         return False
 
 

@@ -1,30 +1,26 @@
-"""The model as MLflow serves it. This file is copied into the logged model; nothing is pickled."""
+"""The model as MLflow serves it. MLflow imports this module by the name that MLmodel records; nothing is pickled."""
 
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
-import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc.model import PythonModel
+
+from .engine import Engine
 
 
-class ServedClassifier(PythonModel):
+class ServedClassifier:
     """Column ``image`` (encoded bytes) in; type, confidence, four probabilities and ``needs_review`` out."""
 
-    def load_context(self, context: Any) -> None:
-        """Open the package that lies beside this file."""
-        from pathlib import Path
+    def __init__(self, package: Path) -> None:
+        self.engine = Engine(package)
 
-        from supcam.serving.engine import Engine
-
-        self.engine = Engine(Path(context.artifacts["package"]))
-
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer every row; one image that cannot be read refuses the request and names the row.
 
         Raises:
-            MlflowException: (HTTP 400) for a row that holds no crop.
+            MlflowException: (HTTP 400) for a row that is not a crop.
         """
         images = list(model_input["image"])
         for row, image in enumerate(images):
@@ -38,8 +34,10 @@ class ServedClassifier(PythonModel):
         return pd.DataFrame(self.engine.answer(probabilities), index=model_input.index)
 
 
+def _load_pyfunc(data_path: str) -> ServedClassifier:
+    """What MLflow calls to load a model: ``data_path`` is the package."""
+    return ServedClassifier(Path(data_path))
+
+
 def _refuse(row: int, reason: str) -> NoReturn:
     raise MlflowException(f"row {row}: {reason}", error_code=INVALID_PARAMETER_VALUE)
-
-
-mlflow.models.set_model(ServedClassifier())

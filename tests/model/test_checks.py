@@ -18,7 +18,7 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import Predictor
-from supcam.registry.rules import Rule
+from supcam.registry.rules import GateRule as Rule
 from supcam.settings import CheckSettings, ComposeSettings
 from tests.support.imports import ROOT
 

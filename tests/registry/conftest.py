@@ -16,16 +16,17 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import (
     CalibrationCard,
     DataCard,
-    Figure,
     InputCard,
+    Metric,
     ModelCard,
     ReviewCard,
     load_card,
 )
 from supcam.registry.package import package_model, write_checksums
+from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
-from supcam.registry.store import Registry, open_client
+from supcam.registry.store import Registry
 from tests.support.servers import postgres_server
 
 __all__ = ["postgres_server"]
@@ -60,15 +61,15 @@ def drawn_crops(count: int, seed: int, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0.9) -> ModelCard:
-    figures = {name: Figure(value=sensitivity, low=0.8, high=0.95, crops=40) for name in TYPE_LABELS}
+    metrics = {name: Metric(value=sensitivity, low=0.8, high=0.95, crops=40) for name in TYPE_LABELS}
     return ModelCard(
         input=InputCard(size=SIZE),
         encoder="small",
         settings={"seed": 42},
         data=DataCard(manifest_hash=data, split_hash="split-1", sources=["drawn"]),
         code_hash=code,
-        metrics={"macro_sensitivity": Figure(value=sensitivity), "accuracy": Figure(value=sensitivity)},
-        sensitivity=figures,
+        metrics={"macro_sensitivity": Metric(value=sensitivity), "accuracy": Metric(value=sensitivity)},
+        sensitivity=metrics,
         calibration=CalibrationCard(error=0.05),
         review=ReviewCard(risk=0.1),
     )

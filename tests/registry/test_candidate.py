@@ -74,7 +74,7 @@ def test_card_is_complete_and_calibrated(packaged: tuple[Path, dict[str, torch.T
     assert card.data.counts["test"] == dict.fromkeys(sorted(TYPE_LABELS), 6)
     assert card.parity is not None and card.parity.difference <= 1e-4
     assert "macro_sensitivity" in card.validation
-    assert all(figure.low is not None for figure in (*card.metrics.values(), *card.sensitivity.values()))
+    assert all(metric.low is not None for metric in (*card.metrics.values(), *card.sensitivity.values()))
     assert len(card.review.risk_coverage) > 5
     assert card.review.coverage >= SETTINGS.promote.review_coverage
 

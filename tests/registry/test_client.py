@@ -23,7 +23,8 @@ from supcam.registry.card import load_card
 from supcam.registry.client import Predictor, load_production, predict_files, pull, route
 from supcam.registry.package import write_checksums
 from supcam.registry.promotion import promote
-from supcam.registry.store import Registry, RegistryError
+from supcam.registry.reach import RegistryError
+from supcam.registry.store import Registry
 from supcam.serving.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.serving.images import ImageError
 from supcam.settings import PromoteSettings
@@ -200,13 +201,13 @@ def test_pulled_model_needs_no_registry(in_production: Registry, images: list[Pa
     assert pull(tmp_path / "kept", "candidate") == folder  # a newer one takes its place
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").touch()
-    with pytest.raises(UsageError, match="holds no model"):
+    with pytest.raises(UsageError, match="does not hold a model"):
         pull(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.doc").exists()
 
 
 def test_a_registered_model_changed_with_its_list_is_found(in_production: Registry, tmp_path: Path) -> None:
-    """The list of hashes lies beside the files, so only the registry's own hash tells when both were changed."""
+    """The list of hashes lies beside the files, so only the registry's own hash shows that both were changed."""
     package = in_production.package(in_production.resolve("production"))
     with pytest.MonkeyPatch.context() as patch:
         copy = Path(shutil.copytree(package, tmp_path / "copy"))
@@ -241,12 +242,12 @@ def test_a_card_without_an_entry_was_a_traceback(package: Path, tmp_path: Path) 
     write_checksums(copy)
     with pytest.raises(PackageError, match=r"card\.json lacks a usable entry: 'threshold'\. Register the model again"):
         load_production(str(copy))
-    with pytest.raises(PackageError, match=r"no card of format 2: encoder: Input should be a valid string"):
+    with pytest.raises(PackageError, match=r"not a card of format 2: encoder: Input should be a valid string"):
         load_card(copy)
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="is no model package"):
+    with pytest.raises(PackageError, match="is not a model package"):
         load_production(str(tmp_path))
     (tmp_path / "SHA256SUMS").write_text("")
     with pytest.raises(PackageError, match=r"does not list model\.onnx"):

@@ -91,11 +91,11 @@ def test_explain_in_a_project_without_crops_and_outside_of_one(
     for folder, options in ((project, ()), (tmp_path / "elsewhere", ("--model", project / "kept"))):
         monkeypatch.chdir(folder)
         code, out, err = call("explain", crop, *options)
-        assert code == 0 and "probability" in out and "no likeness is shown" in out, err
+        assert code == 0 and "probability" in out and "no similar one is shown" in out, err
         with Image.open("explanation.png") as figure:
             assert figure.size[0] > 400
     code, _, err = call("explain", tmp_path / "none.png")
-    assert code == 2 and "is no file" in err
+    assert code == 2 and "is not a file" in err
     code, _, err = call("explain", crop, "--output", tmp_path)
     assert code == 2 and "name a file in an existing folder" in err
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving import request_body, server
 from supcam.registry.client import load_production
 from supcam.registry.registration import requirements, save_served
 from tests.registry.conftest import drawn_crops
 from tests.registry.test_servers import encoded, post
+from tests.support.scoring import request_body, server
 
 Recipe = list[tuple[str, str]]
 

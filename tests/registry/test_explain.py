@@ -48,7 +48,7 @@ def test_crops_that_trained_another_model_were_taken_for_the_models_own(package:
     judged = split.loc[split["split"] == "test", "sha256"].iloc[0]
     hashes = [*trained, judged, "of another data set"]
     manifest = pd.DataFrame({"crop_id": list("abcde"), "sha256": hashes, "path": [f"{name}.png" for name in "abcde"]})
-    for name in "abde":  # c is not at hand
+    for name in "abde":  # c is not available
         Image.fromarray(drawn_crops(1, 1)[0]).save(tmp_path / f"{name}.png")
     assert list(training_crops(package, manifest, tmp_path).frame["crop_id"]) == ["a", "b"]
 

@@ -1,21 +1,28 @@
 """Packaging and registering: same bytes, no pickle, no second version, loads where nothing of ours is installed."""
 
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from safetensors.numpy import load_file
 
 from supcam.errors import GateRefused, UsageError
 from supcam.registry import registration
-from supcam.registry.card import content_hash, load_card
+from supcam.registry.card import ReviewCard, content_hash, load_card
 from supcam.registry.client import load_production
-from supcam.registry.package import WEIGHTS_FILE, package_model
+from supcam.registry.comparison import shared_rows
+from supcam.registry.package import WEIGHTS_FILE, package_model, read_split, write_checksums
 from supcam.registry.promotion import promote
 from supcam.registry.registration import register_candidate, save_served, shipped_code
 from supcam.registry.rules import Validation
@@ -84,8 +91,6 @@ def test_canvases_must_belong_to_the_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "card.json", "split.csv", "weights.safetensors"])
 def test_a_changed_file_is_found(package: Path, tmp_path: Path, name: str) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(package, tmp_path / "copy"))
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -114,28 +119,29 @@ def test_same_content_is_registered_once(
     assert registry.aliases() == {"candidate": 1}
 
 
-def test_content_changes_with_data_and_weights(package: Path, make_package: MakePackage) -> None:
+def test_content_changes_with_data_weights_and_review_threshold(package: Path, make_package: MakePackage) -> None:
     def content(folder: Path) -> str:
         return content_hash(load_card(folder), verify_package(folder))
 
     folders = [package, make_package(2), make_package(card=make_card(data="other"))]
     assert len({content(folder) for folder in folders}) == 3
+    review = make_card().model_copy(update={"review": ReviewCard(threshold=0.5, risk=0.1)})
+    assert content(make_package(card=review)) != content(package)
     assert content(make_package()) == content(package)
 
 
 def test_a_model_with_broken_shipped_code_was_never_replaced(
     package: Path, registry_uri: str, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Code that ships with a model was no part of its identity: mended, it met "nothing to do"."""
+    """Code that ships with a model was not part of its identity: corrected, it met "nothing to do"."""
     broken = {"serving/engine.py": "raise ImportError('a module is missing')\n"}
     with monkeypatch.context() as patch:
-        whole = registration._source
-        patch.setattr(registration, "_source", lambda path: broken.get(path) or whole(path))
+        patch.setattr(registration, "shipped_code", partial(lambda whole: {**whole, **broken}, shipped_code()))
         register_candidate(package, run_id=run_id, tracking_uri=registry_uri, validation=Validation(True, "data-1"))
     promote(tracking_uri=registry_uri, settings=PromoteSettings())
     for _ in range(2):
-        mended = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
-        assert mended.number == 2
+        corrected = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+        assert corrected.number == 2
     promote(tracking_uri=registry_uri, settings=PromoteSettings(), validation=Validation(True, "data-1"))
     assert Registry(registry_uri).aliases() == {"production": 2, "previous": 1, "candidate": 2}
     registry = Registry(registry_uri)
@@ -150,7 +156,59 @@ def test_every_module_that_a_served_model_imports_ships_with_it(project_root: Pa
     """A module that the list did not name broke each model that was packaged, and only where supcam is missing."""
     served = project_root / "supcam/serving/served.py"
     reached = [path for name in all_imports(served) if (path := module_path(name)) and path.name != "__init__.py"]
-    assert {str(path.relative_to(project_root / "supcam")) for path in (served, *reached)} == set(shipped_code())
+    needed = {str(path.relative_to(project_root / "supcam")) for path in (served, *reached)}
+    assert set(shipped_code()) - {"serving/__init__.py"} == needed
+
+
+def test_shipped_code_names_no_module_of_supcam() -> None:
+    """In the model its package has another name: an absolute import would find another supcam, or none."""
+    for path, source in shipped_code().items():
+        assert not re.search(r"^\s*(from|import) supcam\b", source, flags=re.MULTILINE), path
+
+
+def test_two_models_of_other_code_in_one_process_use_their_own(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    code, models = shipped_code(), []
+    for version, label in enumerate(("confidence", "certainty")):
+        served = code["serving/engine.py"].replace('"confidence": confidence', f'"{label}": confidence')
+        monkeypatch.setattr(registration, "shipped_code", partial(dict, {**code, "serving/engine.py": served}))
+        models.append(mlflow.pyfunc.load_model(str(save_served(package, tmp_path / str(version)))))
+    buffer = io.BytesIO()
+    Image.fromarray(drawn_crops(1, 2)[0]).save(buffer, "PNG")
+    names = [list(model.predict(pd.DataFrame({"image": [buffer.getvalue()]}))) for model in models]
+    assert [columns[1] for columns in names] == ["confidence", "certainty"]
+
+
+def test_saving_a_model_runs_nothing_of_it(package: Path, tmp_path: Path) -> None:
+    """MLflow's way of a model from code imports it when it is saved: modules stayed behind, of a deleted folder."""
+    before = set(sys.modules)
+    save_served(package, tmp_path / "model")
+    assert not [name for name in set(sys.modules) - before if "supcam_model" in name or "code_model" in name]
+
+
+def test_a_model_of_an_earlier_version_is_found(package: Path, tmp_path: Path) -> None:
+    """They keep the package below artifacts/, and their split.csv has no column case."""
+    inner = Path(shutil.copytree(package, tmp_path / "model" / "artifacts" / "package"))
+    read_split(inner).drop(columns="case").to_csv(inner / "split.csv", index=False)
+    write_checksums(inner)
+    assert load_production(str(tmp_path / "model")).package == inner
+    assert set(read_split(inner)["case"]) == {""}
+    assert len(shared_rows(inner, package)) == 40
+
+
+def test_a_package_names_cases_by_their_hash(tmp_path: Path) -> None:
+    rows = crop_rows(4, 0).assign(split="test", source="clinic", case_id=["Doe, Jane", "Doe, Jane", "Roe", ""])
+    package_model(
+        SmallModel(1), make_card(), tmp_path / "model", split=rows, test=rows, canvases=drawn_crops(4, 0)[:, None]
+    )
+    written = read_split(tmp_path / "model").set_index("sha256").loc[rows["sha256"], "case"].tolist()
+    assert written[0] == written[1] != written[2] and written[3] == ""
+    assert "Doe" not in (tmp_path / "model" / "split.csv").read_text(encoding="utf-8")
+    shared = shared_rows(tmp_path / "model", tmp_path / "model").set_index("sha256")["case"]
+    assert shared[rows["sha256"]].tolist() == [*written[:3], rows["sha256"][3]]
 
 
 def test_signature_names_every_column(package: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,10 +20,12 @@ from sqlalchemy.exc import IntegrityError
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.registry import history
 from supcam.registry.card import content_hash, load_card
+from supcam.registry.lock import LOCK_SECONDS, Busy, _dead
 from supcam.registry.promotion import best_candidate, check_force, promote, promote_or_raise
+from supcam.registry.reach import RegistryError
 from supcam.registry.registration import register_candidate, shipped_hash
 from supcam.registry.rules import Decision, Validation
-from supcam.registry.store import Busy, Registry, RegistryError
+from supcam.registry.store import Registry
 from supcam.serving.engine import verify_package
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, make_card, new_run
@@ -114,7 +118,7 @@ def test_a_damaged_production_could_not_be_replaced(
     assert rule.note == "version 1 in production cannot be read, so the floors decide"
 
 
-def test_the_page_of_a_decision_tells_every_rule(two_versions: Registry) -> None:
+def test_the_page_of_a_decision_shows_every_rule(two_versions: Registry) -> None:
     """A reason is text that a person typed: it must not become markup."""
     go(two_versions.uri, candidate=1)
     settings = PromoteSettings(min_sensitivity=0.99)
@@ -240,7 +244,7 @@ def _race(uri: str, candidate: int, start: Any, results: Any) -> None:
         results.put((candidate, str(error)))
 
 
-def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registry) -> None:
+def test_two_promotions_at_once_one_wins_the_other_learns_why(two_versions: Registry) -> None:
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=_race, args=(two_versions.uri, number, start, results)) for number in (1, 2)]
@@ -250,8 +254,8 @@ def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registr
     for worker in workers:
         worker.join()
     promoted = [number for number, text in outcomes.items() if text == "promoted"]
-    told = [text for text in outcomes.values() if "another promotion" in text]
-    assert len(promoted) + len(told) == 2 and promoted, outcomes
+    refused = [text for text in outcomes.values() if "another promotion" in text]
+    assert len(promoted) + len(refused) == 2 and promoted, outcomes
     aliases = two_versions.aliases()
     assert aliases["production"] in promoted
     events = two_versions.events()
@@ -262,24 +266,38 @@ def test_two_promotions_at_once_one_wins_the_other_is_told(two_versions: Registr
 def test_a_lock_that_goes_while_mlflow_looks_at_it_is_taken(two_versions: Registry) -> None:
     """MLflow's own answer when the name is taken at the insert and free again at the look-up that follows."""
     store = two_versions.client._get_registry_client().store
-    insert, let_go = store._with_workspace_field, []
+    insert, released = store._with_workspace_field, []
 
     def met_by_another(row: Any) -> Any:
-        if not let_go and type(row).__name__ == "SqlRegisteredModel":
-            let_go.append(row.name)
+        if not released and type(row).__name__ == "SqlRegisteredModel":
+            released.append(row.name)
             raise IntegrityError("INSERT INTO registered_models", {}, Exception("UNIQUE constraint failed"))
         return insert(row)
 
     with mock.patch.object(store, "_with_workspace_field", met_by_another), two_versions.lock():
-        assert let_go
+        assert released
         with pytest.raises(Busy):
             go(two_versions.uri, candidate=1)
 
 
-def test_a_held_lock_tells_who_and_is_let_go(two_versions: Registry) -> None:
+def test_a_held_lock_names_its_holder_and_is_released(two_versions: Registry) -> None:
     with two_versions.lock(), pytest.raises(Busy, match=rf"process {os.getpid()} of .* Wait for it"):
         go(two_versions.uri, candidate=1)
     assert go(two_versions.uri, candidate=1, settings=FLOORS_ONLY).outcome == "promoted"
+
+
+def test_a_lock_of_an_earlier_version_is_understood() -> None:
+    """It read the start of a process from /proc itself, and wrote "alive" where there is none."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    ticks = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    assert not _dead(holder | {"started": ticks})
+    assert not _dead(holder | {"started": "alive"})
+    assert _dead(holder | {"started": str(int(ticks) + 1)})
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert _dead(holder | {"pid": gone.pid, "started": "alive"})
+    assert not _dead(holder | {"pid": gone.pid, "started": "alive", "host": "another"})
+    assert _dead(holder | {"started": ticks, "since": time.time() - LOCK_SECONDS - 1})
 
 
 KILLED = """
@@ -414,7 +432,7 @@ class Answering(BaseHTTPRequestHandler):
     ("code", "said"), [(200, "cannot be read"), (401, "cannot be read"), (503, "does not answer: Service Unavailable")]
 )
 def test_a_server_was_not_found_by_an_address_with_a_password(code: int, said: str) -> None:
-    """The name before the @ was looked up as a part of the host; what the server says is told, the password is not."""
+    """The name before the @ was looked up as a part of the host; what the server says is shown, the password is not."""
     with HTTPServer(("127.0.0.1", 0), type("Server", (Answering,), {"code": code})) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(RegistryError, match=rf"the registry http://127.0.0.1:{server.server_port} {said}") as error:

@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.serving import load_server, request_body, serve_command, server
 from supcam.registry.client import load_production, pull
 from supcam.registry.history import rollback
+from supcam.registry.lock import Busy
 from supcam.registry.promotion import promote
+from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate, save_served
 from supcam.registry.rules import Validation
-from supcam.registry.store import Busy, Registry, open_client
+from supcam.registry.store import Registry
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, drawn_crops, make_card
+from tests.support.scoring import load_server, request_body, serve_command, server
 
 FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
 

@@ -29,12 +29,22 @@ def direct_imports(path: Path) -> frozenset[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(path, node)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
         found.update(name for name in names if name.split(".")[0] in {"supcam", "pipelines"} and module_path(name))
     return frozenset(found)
+
+
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    """What an import is from, a relative one (``from ..errors``) resolved."""
+    if not node.level:
+        return node.module or ""
+    package = path.relative_to(ROOT).parent.parts
+    above = package[: len(package) - node.level + 1]
+    return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def all_imports(path: Path) -> set[str]:
