@@ -29,6 +29,7 @@ def fit_temperature(logits: Floats, labels: Ints) -> float | None:
     """
     if len(labels) == 0:
         return None
+    # Over the logarithm: half and twice the right temperature are equally far from it.
     found = minimize_scalar(
         lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))),
         bounds=_LOG_RANGE,
@@ -45,29 +46,24 @@ def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
-    """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty figures."""
+    """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty values."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     member = bins_of(confidence, bins)
     rows = []
     for at in range(bins):
         inside = member == at
-        known = bool(inside.any())
-        rows.append(
-            {
-                "low": edges[at],
-                "high": edges[at + 1],
-                "count": int(inside.sum()),
-                "confidence": float(confidence[inside].mean()) if known else None,
-                "accuracy": float(right[inside].mean()) if known else None,
-            }
-        )
-    return pd.DataFrame(rows).astype({"confidence": "float64", "accuracy": "float64"})
+        means = (confidence[inside].mean(), correct[inside].mean()) if inside.any() else (np.nan, np.nan)
+        rows.append((edges[at], edges[at + 1], int(inside.sum()), *means))
+    return pd.DataFrame(rows, columns=["low", "high", "count", "confidence", "accuracy"])
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error of reliability bins: mean distance of accuracy and confidence, weighted by count."""
+    """Expected calibration error of reliability bins, 0..1: mean distance of accuracy and confidence by count.
+
+    Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015.
+    """
     filled = table[table["count"] > 0]
     distance = (filled["accuracy"] - filled["confidence"]).abs()
     return float((distance * filled["count"]).sum() / filled["count"].sum())

@@ -1,4 +1,4 @@
-"""The report page holds every figure and needs no other file, also in a browser with the network cut off."""
+"""The report page holds every metric and needs no other file, also in a browser with the network cut off."""
 
 import json
 import subprocess
@@ -33,11 +33,11 @@ def crops(count: int = 80) -> CropSet:
     return CropSet(frame, [rng.integers(0, 255, (30, 20), dtype=np.uint8) for _ in range(count)])
 
 
-def judged(made: CropSet, right: float, seed: int, name: str) -> Judged:
+def judged(made: CropSet, correct: float, seed: int, name: str) -> Judged:
     rng = np.random.default_rng(seed)
-    told = np.where(rng.random(len(made)) < right, made.labels, rng.integers(0, 4, len(made)))
+    answers = np.where(rng.random(len(made)) < correct, made.labels, rng.integers(0, 4, len(made)))
     probabilities = np.full((len(made), 4), 0.1)
-    probabilities[np.arange(len(made)), told] = 0.7
+    probabilities[np.arange(len(made)), answers] = 0.7
     return Judged(name, probabilities)
 
 
@@ -58,20 +58,20 @@ def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:
         "McNemar p",
         "label_certain not no",
         "one: intervals rest on 3 cases only",
-        "alt='Confusion matrix'",
+        'alt="Confusion matrix"',
         "Reliability",
     ):
         assert text in page
-    assert "<b>crop" not in page and "src='http" not in page
-    within = page.partition("id=metrics>")[2].partition("</script>")[0]
+    assert "<b>crop" not in page and 'src="http' not in page
+    within = page.partition('id="metrics">')[2].partition("</script>")[0]
     assert json.loads(within) == metrics
 
 
-def test_right_answers_have_no_errors_to_show(tmp_path: Path) -> None:
+def test_correct_answers_have_no_errors_to_show(tmp_path: Path) -> None:
     made = crops()
     evaluation = report([judged(made, 1.0, 1, "best")], made, SETTINGS, tmp_path, title="lab")
     assert evaluation.metrics["accuracy"] == 1.0
-    assert "<h2>Errors</h2><p>None.</p>" in (tmp_path / "report.html").read_text()
+    assert "<h2>Errors</h2>\n<p>None.</p>" in (tmp_path / "report.html").read_text()
 
 
 def test_one_case_and_one_type_are_stated(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_one_case_and_one_type_are_stated(tmp_path: Path) -> None:
     [
         (np.full((80, 3), 1 / 3), "do not fit 80 crops and the 4 types"),
         (np.full((79, 4), 0.25), "do not fit 80 crops"),
-        (np.full((80, 4), 0.3), "no probabilities"),
-        (np.full((80, 4), np.nan), "no probabilities"),
+        (np.full((80, 4), 0.3), "not probabilities"),
+        (np.full((80, 4), np.nan), "not probabilities"),
     ],
 )
 def test_answers_of_another_label_set_are_refused(answers: np.ndarray, message: str, tmp_path: Path) -> None:
