@@ -17,13 +17,17 @@ def probabilities_of(logits: Floats, temperature: float = 1.0) -> Floats:
 
 
 def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
-    """Mean negative log likelihood of the labels, nats."""
+    """Mean negative log likelihood of labels (N,) under the softmax of logits (N, 4), in nats per crop, 0 or more."""
     scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     return float(-scores[np.arange(len(labels)), labels].mean())
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float | None:
     """The temperature within 0.05..20 that makes validation labels likeliest; None without validation crops.
+
+    Args:
+        logits: (N, 4) of the validation crops.
+        labels: (N,) their types.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -46,7 +50,16 @@ def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
-    """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty values."""
+    """Crops binned by confidence, one row per bin: ``low, high, count, confidence, accuracy``.
+
+    Args:
+        labels: (N,) actual types.
+        probabilities: (N, 4), rows sum to 1; the confidence of a crop is the largest of its row.
+        bins: Number of bins of equal width over 0..1.
+
+    Returns:
+        Bounds of the bins, number of crops, and their mean confidence and accuracy in 0..1, NaN in an empty bin.
+    """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -70,7 +83,15 @@ def calibration_error(table: pd.DataFrame) -> float:
 
 
 def risk_coverage(labels: Ints, probabilities: Floats) -> pd.DataFrame:
-    """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``."""
+    """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``, each in 0..1.
+
+    Args:
+        labels: (N,) actual types.
+        probabilities: (N, 4), rows sum to 1.
+
+    Returns:
+        N rows: row k keeps the k + 1 most confident crops, those whose confidence is at least ``threshold``.
+    """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = (probabilities.argmax(axis=1) != labels)[order]

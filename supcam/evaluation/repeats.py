@@ -48,11 +48,17 @@ class Paired:
 
 
 def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSettings) -> dict[str, Any]:
-    """Metrics of ``predicted`` (S, N), the types that S trainings gave to the N crops of ``frame``.
+    """Metrics of several trainings on the same crops.
 
-    Returns ``crops, cases, seeds``, of each metric ``value`` (of all seeds' answers together, for accuracy and
-    sensitivities their mean), ``low``, ``high`` (cases resampled) and ``per_seed``, the same by type under
-    ``per_type``, and ``notes``. An undefined metric is None.
+    Args:
+        frame: N rows of a manifest.
+        predicted: (S, N), the types that S trainings gave to them.
+        settings: Confidence, resamples and seed of the intervals.
+
+    Returns:
+        ``crops, cases, seeds``, of each metric ``value`` (of all seeds' answers together, for accuracy and
+        sensitivities their mean), ``low``, ``high`` (cases resampled) and ``per_seed``, the same by type under
+        ``per_type``, and ``notes``. An undefined metric is None.
 
     Raises:
         UsageError: when there is no crop, or the shapes disagree.
@@ -84,7 +90,14 @@ def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSet
 def compare_repeats(
     frame: pd.DataFrame, predicted: Ints, reference: Ints, settings: EvaluateSettings, metric: str = "macro_sensitivity"
 ) -> Paired:
-    """Compare the answers (S, N) of two models to the same crops, seed by seed.
+    """Compare the answers of two models to the same crops, seed by seed.
+
+    Args:
+        frame: N rows of a manifest.
+        predicted: (S, N) types predicted by the model.
+        reference: (S, N) types predicted by the reference, of the same crops by as many seeds.
+        settings: Confidence, resamples and seed of the interval.
+        metric: What is compared, one of :data:`METRICS`.
 
     Raises:
         UsageError: when the two did not judge the same crops with as many seeds.
@@ -123,11 +136,15 @@ def compare_repeats(
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """P-values of several comparisons, adjusted to hold together (Holm, Scandinavian J. of Statistics 6, 1979)."""
+    """P-values of several comparisons, adjusted to hold together (Holm, Scandinavian J. of Statistics 6, 1979).
+
+    With adjusted p-values below 0.05 the chance of even one wrong finding among all comparisons is below 5 %.
+    """
     order = np.argsort(p_values, kind="stable")
     adjusted = np.empty(len(p_values))
     running = 0.0
     for rank, index in enumerate(order):
+        # Never below that of a smaller p-value: the steps stop at the first comparison that is not significant.
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return [float(value) for value in adjusted]

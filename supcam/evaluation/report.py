@@ -176,12 +176,11 @@ def _fitted(
 
     The temperature must not be fitted on the crops it is judged on, which would make any model look calibrated.
     """
-    temperature = None
-    if validation_logits is not None and validation_labels is not None:
-        temperature = calibration.fit_temperature(validation_logits, validation_labels)
-    if temperature is None or validation_logits is None or validation_labels is None:
+    if validation_logits is None or validation_labels is None or not len(validation_labels):
         reason = "calibration_temperature is null: no validation crops to fit it on (packaged models are calibrated)"
         return {"calibration_temperature": None, "calibration_error_calibrated": None}, [reason]
+    temperature = calibration.fit_temperature(validation_logits, validation_labels)
+    assert temperature is not None  # there are validation crops
     calibrated = calibration.probabilities_of(logits, temperature)
     reliability = calibration.reliability(labels, calibrated, settings.reliability_bins)
     validation = classification_metrics(validation_labels, calibration.probabilities_of(validation_logits))

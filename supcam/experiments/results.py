@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import UndefinedError
+from jinja2 import TemplateError
 
 from supcam import pages, tracking
 from supcam.cluster_type import TYPE_LABELS
@@ -23,7 +23,6 @@ GOALS = {
     "clinical-12-cases": {"accuracy": 0.93, "macro_sensitivity": 0.85},
     "mfish-slides": {"accuracy": 0.95, "macro_sensitivity": 0.87},
 }
-_KINDS = ("folds", "ablation", "chrcluster")
 
 
 def outputs_section(root: Path, title: str) -> str:
@@ -74,14 +73,13 @@ def put_file(page: Path, path: Path) -> None:
     """
     try:
         content = _json(path)
-        kind = _KINDS[_KINDS.index(content["kind"])]
         text = content_section(content)
-    except (ValueError, KeyError, TypeError, UndefinedError) as error:
+    except (ValueError, KeyError, TypeError, TemplateError) as error:
         raise UsageError(
             f"{path} is not a result that has a section ({error!r}); allowed are folds.json, ablation.json and "
             "chrcluster.json of this version. Compute it again: docs/evaluation.md."
         ) from None
-    put_section(page, kind, text)
+    put_section(page, content["kind"], text)
 
 
 def put_section(page: Path, name: str, text: str) -> None:
