@@ -82,13 +82,13 @@ def evaluate(
     case_pattern: CasePattern = None,
 ) -> None:
     """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
-    from supcam.evaluation.page import Judged, report
+    from supcam.evaluation.page import Judged, write_report
 
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
     with _labelled(data, type_map, case_pattern) as (crops, notes):
         judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
-        evaluation = report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
+        evaluation = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
     for note in evaluation.metrics["notes"]:
         typer.echo(f"note: {note}", err=True)
     accuracy, sensitivity = (evaluation.metrics[name] for name in ("accuracy", "macro_sensitivity"))

@@ -51,7 +51,7 @@ class Judged:
     seen: int = 0
 
 
-def report(
+def write_report(
     judged: Sequence[Judged],
     crops: CropSet,
     settings: EvaluateSettings,

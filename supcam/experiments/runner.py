@@ -15,7 +15,7 @@ from supcam.experiments.figures import draw_rows, draw_sweep
 from supcam.experiments.jobs import Job, JobContext
 from supcam.experiments.parts import Fold
 from supcam.experiments.pool import JobCounts, run_jobs
-from supcam.experiments.rows import chosen_rows, job_settings, with_seed
+from supcam.experiments.rows import Row, chosen_rows, job_settings, with_seed
 from supcam.experiments.table import comparison_table, gather, plain_table, write_predictions
 from supcam.files import write_text
 from supcam.progress import Progress
@@ -65,53 +65,58 @@ def ablate(
         SupcamError: when no row finished.
     """
     rows = chosen_rows(settings)
-    first = settings.runtime.seed
-    seeds = range(first, first + settings.ablation.seeds)
-    composites = settings.compose.count
-    jobs = {
-        name: [
-            Job(name, job_settings(row, with_seed(changed, seed), composites, len(fold.train)), fold, row.model)
-            for seed in seeds
-            for fold in folds
-        ]
-        for name, (row, changed) in rows.items()
-    }
+    jobs = {name: _jobs(row, changed, folds, settings) for name, (row, changed) in rows.items()}
     context = JobContext(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)
     counts = run_jobs([job for group in jobs.values() for job in group], context, settings.ablation.workers, progress)
-    found = {name: gather(group, context) for name, group in jobs.items()}
-    answers = {name: row for name, row in found.items() if row is not None}
+    gathered = {name: gather(group, context) for name, group in jobs.items()}
+    answers = {name: row for name, row in gathered.items() if row is not None}
     if not any(name in settings.ablation.rows for name in answers):
         raise SupcamError(f"no row finished: {'; '.join(f'{name}: {why}' for name, why in counts.failed.items())}")
     chosen = settings.ablation
     table = comparison_table(answers, chosen.reference, settings.evaluate, chosen.figure)
-    named = {name: row for name, row in table.items() if name in chosen.rows}
-    sweeps = {
-        setting: [(value, table[f"{setting}={value}"]) for value in values if f"{setting}={value}" in table]
-        for setting, values in chosen.sweeps.items()
-    }
     content: dict[str, Any] = {
         "kind": "ablation",
         "origin": origin(root, next(iter(answers.values())).results[0].device),
         "manifest_hash": manifest_hash(crops.frame),
         "parts": f"{len(folds)} grouped folds" if chosen.folds else "the split's test part",
-        "seeds": len(seeds),
+        "seeds": chosen.seeds,
         "reference": chosen.reference,
         "figure": chosen.figure,
-        "rows": {name: {"told": rows[name][0].description, **row} for name, row in named.items()},
-        "sweeps": {setting: [{"at": value, **row} for value, row in points] for setting, points in sweeps.items()},
+        "rows": {name: {"told": rows[name][0].description, **table[name]} for name in table if name in chosen.rows},
+        "sweeps": {
+            setting: [{"at": value, **table[f"{setting}={value}"]} for value in values if f"{setting}={value}" in table]
+            for setting, values in chosen.sweeps.items()
+        },
         "failed": counts.failed,
         "settings": settings.model_dump(mode="json", by_alias=True),
     }
-    into.mkdir(parents=True, exist_ok=True)
     write_text(into / RESULT, json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_text(into / "table.csv", plain_table(table).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    _draw(content, into)
+    for name in content["rows"]:
+        write_predictions(answers[name], into / "predictions" / f"{name}.csv")
+    return Ablation(content, counts)
+
+
+def _jobs(row: Row, changed: Settings, folds: Sequence[Fold], settings: Settings) -> list[Job]:
+    """The jobs of one row by seed and fold; ``changed`` are the settings with the row's overrides."""
+    first = settings.runtime.seed
+    return [
+        Job(
+            row.name,
+            job_settings(row, with_seed(changed, seed), settings.compose.count, len(fold.train)),
+            fold,
+            row.model,
+        )
+        for seed in range(first, first + settings.ablation.seeds)
+        for fold in folds
+    ]
+
+
+def _draw(content: dict[str, Any], into: Path) -> None:
     draw_rows(content, into / "rows.png")
     for setting, points in content["sweeps"].items():
-        draw_sweep(setting, points, chosen.figure, into / f"sweep_{setting.replace('.', '_')}.png")
-    for name, row in answers.items():
-        if name in chosen.rows:
-            write_predictions(row, into / "predictions" / f"{name}.csv")
-    return Ablation(content, counts)
+        draw_sweep(setting, points, content["figure"], into / f"sweep_{setting.replace('.', '_')}.png")
 
 
 def origin(root: Path, device: str) -> str:

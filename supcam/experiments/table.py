@@ -1,6 +1,6 @@
 """The table of a comparison: metrics of every row over all folds and seeds, and its difference from the reference."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,19 +116,22 @@ def comparison_table(
 
 def plain_table(table: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The comparison as a flat table, for CSV and the terminal."""
-    return pd.DataFrame(list(_flat(table)))
+    return pd.DataFrame([_flat(name, row) for name, row in table.items()])
 
 
-def _flat(table: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for row_name, row in table.items():
-        flat: dict[str, Any] = {"row": row_name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
-        for name in ("accuracy", "macro_sensitivity", "macro_f1"):
-            flat |= {name: row[name]["value"], f"{name}_low": row[name]["low"], f"{name}_high": row[name]["high"]}
-        flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
-        paired = row["paired"] or {}
-        for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
-            flat[f"paired_{key}"] = paired.get(key)
-        yield flat | {name: row[name] for name in ("seconds_per_cell", "processor_seconds_per_cell")}
+def _flat(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {"row": name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
+    for metric in ("accuracy", "macro_sensitivity", "macro_f1"):
+        flat |= {
+            metric: row[metric]["value"],
+            f"{metric}_low": row[metric]["low"],
+            f"{metric}_high": row[metric]["high"],
+        }
+    flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
+    paired = row["paired"] or {}
+    for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
+        flat[f"paired_{key}"] = paired.get(key)
+    return flat | {key: row[key] for key in ("seconds_per_cell", "processor_seconds_per_cell")}
 
 
 def write_predictions(answers: Answers, path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
-from supcam.evaluation.page import Judged, report
+from supcam.evaluation.page import Judged, write_report
 from supcam.settings import EvaluateSettings
 from tests.data.test_page_in_browser import BROWSER, NAMES
 
@@ -44,7 +44,7 @@ def judged(made: CropSet, correct: float, seed: int, name: str) -> Judged:
 def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:
     made = crops()
     pair = [judged(made, 0.9, 1, "new <model>"), judged(made, 0.5, 2, "old")]
-    report(pair, made, SETTINGS, tmp_path, title="lab & co")
+    write_report(pair, made, SETTINGS, tmp_path, title="lab & co")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     found = metrics["comparison"]
     assert found["accuracy"]["difference"] == pytest.approx(metrics["accuracy"] - found["accuracy"]["other_value"])
@@ -69,7 +69,7 @@ def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:
 
 def test_correct_answers_have_no_errors_to_show(tmp_path: Path) -> None:
     made = crops()
-    evaluation = report([judged(made, 1.0, 1, "best")], made, SETTINGS, tmp_path, title="lab")
+    evaluation = write_report([judged(made, 1.0, 1, "best")], made, SETTINGS, tmp_path, title="lab")
     assert evaluation.metrics["accuracy"] == 1.0
     assert "<h2>Errors</h2>\n<p>None.</p>" in (tmp_path / "report.html").read_text()
 
@@ -77,7 +77,7 @@ def test_correct_answers_have_no_errors_to_show(tmp_path: Path) -> None:
 def test_one_case_and_one_type_are_stated(tmp_path: Path) -> None:
     made = crops()
     one = made.subset(((made.frame["case_id"] == "case0") & (made.frame["type"] == "touching")).to_numpy())
-    evaluation = report([judged(one, 1.0, 1, "model")], one, SETTINGS, tmp_path, title="lab")
+    evaluation = write_report([judged(one, 1.0, 1, "model")], one, SETTINGS, tmp_path, title="lab")
     notes = " ".join(evaluation.metrics["notes"])
     assert "one case only" in notes and "no crop of type instance, overlapping" in notes
     assert "NaN" not in (tmp_path / "metrics.json").read_text()
@@ -95,21 +95,23 @@ def test_one_case_and_one_type_are_stated(tmp_path: Path) -> None:
 )
 def test_answers_of_another_label_set_are_refused(answers: np.ndarray, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        report([Judged("other", answers)], crops(), SETTINGS, tmp_path / "out", title="lab")
+        write_report([Judged("other", answers)], crops(), SETTINGS, tmp_path / "out", title="lab")
     assert not (tmp_path / "out").exists()
 
 
 def test_no_crop_is_refused(tmp_path: Path) -> None:
     nothing = crops().subset([])
     with pytest.raises(UsageError, match="no crop to evaluate"):
-        report([Judged("model", np.zeros((0, 4)))], nothing, SETTINGS, tmp_path / "out", title="lab")
+        write_report([Judged("model", np.zeros((0, 4)))], nothing, SETTINGS, tmp_path / "out", title="lab")
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is installed")
 def test_the_page_reads_well_without_network(tmp_path: Path) -> None:
     made = crops()
-    report([judged(made, 0.8, 1, "new"), judged(made, 0.5, 2, "old")], made, SETTINGS, tmp_path / "out", title="lab")
+    write_report(
+        [judged(made, 0.8, 1, "new"), judged(made, 0.5, 2, "old")], made, SETTINGS, tmp_path / "out", title="lab"
+    )
     page = (tmp_path / "out" / "report.html").as_uri()
     offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command = [str(BROWSER), *offline, f"--user-data-dir={tmp_path / 'profile'}"]
