@@ -73,13 +73,14 @@ def put_file(page: Path, path: Path) -> None:
     """
     try:
         content = _json(path)
+        kind = content["kind"]
         text = content_section(content)
     except (ValueError, KeyError, TypeError, TemplateError) as error:
         raise UsageError(
             f"{path} is not a result that has a section ({error!r}); allowed are folds.json, ablation.json and "
             "chrcluster.json of this version. Compute it again: docs/evaluation.md."
         ) from None
-    put_section(page, content["kind"], text)
+    put_section(page, kind, text)
 
 
 def put_section(page: Path, name: str, text: str) -> None:
