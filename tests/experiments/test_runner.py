@@ -154,7 +154,7 @@ def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_p
     file.write_text(json.dumps(result))
     put_file(page, file)
     assert "## ChrCluster, protocol `paper`" in page.read_text()
-    for wrong in ("{}", "[1]", "not JSON", json.dumps({"kind": "folds"}), json.dumps({"kind": "other"})):
+    for wrong in ("{}", "[1]", "not JSON", json.dumps({"kind": "folds"}), json.dumps({**result, "kind": "other"})):
         file.write_text(wrong)
         with pytest.raises(UsageError, match=r"chrcluster.json is not a result that has a section"):
             put_file(page, file)
