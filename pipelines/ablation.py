@@ -20,7 +20,7 @@ from supcam import tracking
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
 from supcam.errors import SupcamError, UsageError
-from supcam.experiments.parts import Parts, grouped_folds, links_of, split_parts
+from supcam.experiments.parts import Fold, grouped_folds, links_of, split_parts
 from supcam.experiments.runner import ablate
 from supcam.progress import progress_bar
 from supcam.settings import Settings, with_best_params
@@ -41,17 +41,17 @@ def main(
     place = open_place(root, "ablation", own_folder, profile, device, from_run, context.args)
     crops, parts, settings = _inputs(place)
     out = place.outputs / "ablation"
-    with _run_above(place, settings) as run, progress_bar("cells") as progress:
+    with _run_above(place, settings) as run, progress_bar("jobs") as progress:
         state = root / "state" / "ablation"
         found = ablate(crops, parts, settings, out, state=state, root=root, run=run, progress=progress)
         run.log_artifacts(out, "outputs/ablation")
-    report = found.report
-    typer.echo(f"ablation: {report.ran} cells run, {report.kept} kept from before: {out / 'ablation.json'}")
-    if report.failed:
-        raise SupcamError(f"{len(report.failed)} cells failed: {'; '.join(report.failed)}. The rest is in {out}.")
+    counts = found.counts
+    typer.echo(f"ablation: {counts.ran} jobs run, {counts.kept} kept from before: {out / 'ablation.json'}")
+    if counts.failed:
+        raise SupcamError(f"{len(counts.failed)} jobs failed: {'; '.join(counts.failed)}. The rest is in {out}.")
 
 
-def _inputs(place: Place) -> tuple[CropSet, list[Parts], Settings]:
+def _inputs(place: Place) -> tuple[CropSet, list[Fold], Settings]:
     """Crops, parts and settings; a study's margin and temperature count only where its crops are not judged."""
     chosen = place.settings
     if chosen.ablation.folds:

@@ -1,4 +1,4 @@
-"""Model tests: what must hold for a good model of crops whatever its figures are, each a share with its bar."""
+"""Model tests: what must hold for a good model of crops whatever its metrics are, each a share with its threshold."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +14,7 @@ from supcam.composition.sampling import Cell, Plan
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import wilson
-from supcam.evaluation.metrics import confusion, rates
-from supcam.registry.rules import GateRule as Rule
+from supcam.evaluation.metrics import Ints, confusion, rates
 from supcam.settings import CheckSettings, ComposeSettings
 
 Grey: TypeAlias = NDArray[np.uint8]
@@ -28,17 +27,35 @@ _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class CheckResult:
+    """One check of one model.
+
+    Attributes:
+        name: What was checked.
+        passed: The verdict; None where these crops cannot show it, and the note says why.
+        value: Share of answers that are as they must be, 0..1; None where the check could not be applied.
+        allowed: The threshold in words.
+        note: How many crops, and how many of them failed.
+    """
+
+    name: str
+    passed: bool | None
+    value: float | None
+    allowed: str
+    note: str
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """Verdicts on one model.
 
     Attributes:
-        rules: One per check; ``passed`` is None where these crops cannot tell, and the note says why. Where it is the
-            model that leaves nothing to check, the check fails.
-        sources: Figures of each source: crops, accuracy with its Wilson interval, macro sensitivity.
+        rules: One per check. Where it is the model that leaves nothing to check, the check fails.
+        sources: Metrics of each source: crops, accuracy with its Wilson interval, macro sensitivity.
         crops: Crops that were used.
     """
 
-    rules: list[Rule]
+    rules: list[CheckResult]
     sources: dict[str, dict[str, Any]]
     crops: int
 
@@ -58,7 +75,7 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
     Args:
         predict: The model.
         crops: At least one; ``check.crops`` of them are used, spread evenly.
-        settings: Bars and strengths.
+        settings: Thresholds and strengths.
         compose: How composites of the algebra check are made.
 
     Raises:
@@ -67,30 +84,25 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
     if not len(crops):
         raise UsageError("there is no crop to check the model with. Give labelled crops with --data.")
     crops = crops.subset(np.linspace(0, len(crops) - 1, min(settings.crops, len(crops))).astype(int))
-    answers = predict(crops.images).argmax(axis=1)
-    rules = [
-        _unchanged("quarter turns and flips", predict, crops.images, answers, symmetries, settings.min_unchanged),
+    answers = np.asarray(predict(crops.images).argmax(axis=1), dtype=np.int64)
+
+    def unchanged(name: str, changes: Callable[[Grey], Iterable[Grey]], threshold: float) -> CheckResult:
+        changed = [list(changes(image)) for image in crops.images]
+        expected = np.repeat(answers, [len(pictures) for pictures in changed])
+        return _share(name, _answers(predict, changed) == expected, threshold, f"{len(crops)} crops")
+
+    def both_ways(image: Grey) -> list[Grey]:
+        return [brightened(image, 1 + sign * settings.brightness) for sign in (-1, 1)]
+
+    results = [
+        unchanged("quarter turns and flips", symmetries, settings.min_unchanged),
         _rotations(predict, crops.images, settings),
-        _unchanged(
-            "brightness",
-            predict,
-            crops.images,
-            answers,
-            lambda image: [brightened(image, 1 + sign * settings.brightness) for sign in (-1, 1)],
-            settings.min_brightness_kept,
-        ),
-        _unchanged(
-            "blur",
-            predict,
-            crops.images,
-            answers,
-            lambda image: [blurred(image, settings.blur)],
-            settings.min_blur_kept,
-        ),
+        unchanged("brightness", both_ways, settings.min_brightness_kept),
+        unchanged("blur", lambda image: [blurred(image, settings.blur)], settings.min_blur_kept),
         *(_single_stays(share, predict, crops, answers, settings) for share in settings.padding),
         *_algebra(predict, crops, answers, settings, compose),
     ]
-    return CheckReport(rules, source_figures(crops, answers), len(crops))
+    return CheckReport(results, source_metrics(crops, answers), len(crops))
 
 
 def symmetries(image: Grey) -> list[Grey]:
@@ -117,7 +129,7 @@ def padded(image: Grey, margin: int) -> Grey:
 
 
 def on_diagonal_canvas(image: Grey) -> Grey:
-    """A crop centred on a white square on which it can be turned by any angle without being cut or scaled anew."""
+    """A crop centred on a white square on which it can be turned by any angle without being cut or scaled again."""
     height, width = image.shape
     side = int(np.ceil(np.hypot(height, width))) + 2
     canvas = np.full((side, side), 255, dtype=np.uint8)
@@ -131,42 +143,25 @@ def rotated(canvas: Grey, degrees: float) -> Grey:
     return np.asarray(Image.fromarray(canvas).rotate(degrees, Image.Resampling.BICUBIC, fillcolor=255))
 
 
-def source_figures(crops: CropSet, answers: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+def source_metrics(crops: CropSet, answers: Ints) -> dict[str, dict[str, Any]]:
     """Crops, accuracy with interval and macro sensitivity of each source."""
     sources, labels = crops.frame["source"].astype(str).to_numpy(), crops.labels
     found = {}
     for name in sorted(set(sources)):
         rows = sources == name
         hits, total = int((labels[rows] == answers[rows]).sum()), int(rows.sum())
-        span = wilson(hits, total, _CONFIDENCE)
-        assert span is not None  # a source has at least one crop
+        interval = wilson(hits, total, _CONFIDENCE)
+        assert interval is not None  # a source has at least one crop
         sensitivity = float(rates(confusion(labels[rows], answers[rows]))["macro_sensitivity"])
-        found[name] = {
-            "crops": total,
-            "accuracy": hits / total,
-            "low": span.low,
-            "high": span.high,
-            "macro_sensitivity": sensitivity,
-        }
+        accuracy = {"accuracy": hits / total, "low": interval.low, "high": interval.high}
+        found[name] = {"crops": total, **accuracy, "macro_sensitivity": sensitivity}
     return found
 
 
-def _unchanged(
-    name: str,
-    predict: Predict,
-    images: Sequence[Grey],
-    answers: NDArray[np.int64],
-    changes: Callable[[Grey], Iterable[Grey]],
-    bar: float,
-) -> Rule:
-    changed = [list(changes(image)) for image in images]
-    expected = np.repeat(answers, [len(pictures) for pictures in changed])
-    return _share(name, _answers(predict, changed) == expected, bar, f"{len(images)} crops")
-
-
-def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings) -> Rule:
+def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings) -> CheckResult:
     rng = np.random.default_rng(settings.seed)
     canvases = [on_diagonal_canvas(image) for image in images]
+    # Compared with the answer to the canvas, not to the crop: the white frame is another check.
     before = _answers(predict, [[canvas] for canvas in canvases])
     turned = [[rotated(canvas, degrees) for degrees in rng.uniform(0, 360, settings.angles)] for canvas in canvases]
     same = _answers(predict, turned) == np.repeat(before, settings.angles)
@@ -174,51 +169,48 @@ def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings
 
 
 def _single_stays(
-    share: float, predict: Predict, crops: CropSet, answers: NDArray[np.int64], settings: CheckSettings
-) -> Rule:
+    share: float, predict: Predict, crops: CropSet, answers: Ints, settings: CheckSettings
+) -> CheckResult:
     """Singles with a white frame of ``share`` of their longest side."""
     singles = [image for image, answer in zip(crops.images, answers, strict=True) if answer == ClusterType.INSTANCE]
-    name, bar = f"single stays single, framed by {share:g}", settings.min_single_kept
+    name, threshold = f"single stays single, framed by {share:g}", settings.min_single_kept
     labelled = crops.labels == ClusterType.INSTANCE
+    # A model that types no single correctly must not pass by having nothing that could change.
     if labelled.any() and not (answers[labelled] == ClusterType.INSTANCE).any():
-        return Rule(name, False, 0.0, f"at least {bar:g}", f"the model calls none of {labelled.sum()} singles a single")
+        return _failed(name, threshold, f"the model calls none of {labelled.sum()} singles a single")
     if not singles:
-        return Rule(name, None, None, f"at least {bar:g}", "no crop is a single, and the model calls none so")
+        return _not_applied(name, threshold, "no crop is a single, and the model calls none so")
     framed = [[padded(one, max(1, round(share * max(one.shape))))] for one in singles]
     kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
-    return _share(name, kept, bar, f"{len(singles)} crops that the model calls single")
+    return _share(name, kept, threshold, f"{len(singles)} crops that the model calls single")
 
 
 def _algebra(
-    predict: Predict, crops: CropSet, answers: NDArray[np.int64], settings: CheckSettings, compose: ComposeSettings
-) -> list[Rule]:
-    """Composites of crops that the model types rightly: it should give them type(A) | type(B) | relation."""
-    rows = np.flatnonzero(answers == crops.labels)
-    known = crops.subset(rows)
+    predict: Predict, crops: CropSet, answers: Ints, settings: CheckSettings, compose: ComposeSettings
+) -> list[CheckResult]:
+    """Composites of crops that the model types correctly: it should give them type(A) | type(B) | relation."""
+    known = crops.subset(np.flatnonzero(answers == crops.labels))
     # Not training sources: without its column split the composer takes any crops.
-    frame = known.frame.drop(columns="split", errors="ignore")
-    composer = Composer(CropSet(frame, known.images), compose)
-    labelled, right = set(crops.labels.tolist()), set(known.labels.tolist())
-    rules = []
+    composer = Composer(CropSet(known.frame.drop(columns="split", errors="ignore"), known.images), compose)
+    labelled, correct = set(crops.labels.tolist()), set(known.labels.tolist())
+    results = []
     for cell in map(Cell.parse, _CELLS):
-        needed = {int(cell.first), int(cell.second)}
-        missed = [ClusterType(kind).label for kind in sorted((needed & labelled) - right)]
+        name, needed = f"algebra {cell.label} gives {cell.target.label}", {int(cell.first), int(cell.second)}
+        missed = [ClusterType(kind).label for kind in sorted((needed & labelled) - correct)]
         if missed and needed <= labelled:
-            note = f"the model types no crop of type {' or '.join(missed)} rightly"
-            rules.append(Rule(_algebra_name(cell), False, 0.0, f"at least {settings.min_algebra:g}", note))
+            note = f"the model types no crop of type {' or '.join(missed)} correctly"
+            results.append(_failed(name, settings.min_algebra, note))
         else:
-            rules.append(_algebra_rule(predict, composer, cell, settings))
-    return rules
+            results.append(_composites_typed(name, predict, composer, cell, settings))
+    return results
 
 
-def _algebra_name(cell: Cell) -> str:
-    return f"algebra {cell.label} gives {cell.target.label}"
-
-
-def _algebra_rule(predict: Predict, composer: Composer, cell: Cell, settings: CheckSettings) -> Rule:
-    name, bar = _algebra_name(cell), settings.min_algebra
+def _composites_typed(
+    name: str, predict: Predict, composer: Composer, cell: Cell, settings: CheckSettings
+) -> CheckResult:
     made: list[Composite] = []
     for attempt in range(_TRIES * settings.composites):
+        # A generator for each attempt: one that fails does not move the others.
         rng = np.random.default_rng((settings.seed, int(cell.target), attempt))
         composite = composer.compose_plan(Plan(cell), rng)
         if isinstance(composite, Composite):
@@ -226,20 +218,29 @@ def _algebra_rule(predict: Predict, composer: Composer, cell: Cell, settings: Ch
         if len(made) == settings.composites:
             break
     if not made:
-        return Rule(name, None, None, f"at least {bar:g}", "no composite could be made of these crops")
-    told = _answers(predict, [[composite.image] for composite in made])
-    wrong = np.bincount(told[told != int(cell.target)], minlength=len(TYPE_LABELS))
+        return _not_applied(name, settings.min_algebra, "no composite could be made of these crops")
+    answers = _answers(predict, [[composite.image] for composite in made])
+    wrong = np.bincount(answers[answers != int(cell.target)], minlength=len(TYPE_LABELS))
     others = ", ".join(f"{count} {label}" for label, count in zip(TYPE_LABELS, wrong, strict=True) if count)
-    note = f"{len(made)} composites of rightly typed crops" + (f"; otherwise {others}" if others else "")
-    return _share(name, told == int(cell.target), bar, note)
+    note = f"{len(made)} composites of correctly typed crops" + (f"; otherwise {others}" if others else "")
+    return _share(name, answers == int(cell.target), settings.min_algebra, note)
 
 
-def _answers(predict: Predict, pictures: Sequence[Sequence[Grey]]) -> NDArray[np.int64]:
+def _answers(predict: Predict, pictures: Sequence[Sequence[Grey]]) -> Ints:
     """Types of all pictures, crop by crop."""
     flat = [one for group in pictures for one in group]
     return np.asarray(predict(flat).argmax(axis=1), dtype=np.int64)
 
 
-def _share(name: str, right: NDArray[np.bool_], bar: float, note: str) -> Rule:
-    value = float(right.mean())
-    return Rule(name, value >= bar, value, f"at least {bar:g}", f"{note}; {int((~right).sum())} of {len(right)} fail")
+def _share(name: str, correct: NDArray[np.bool_], threshold: float, note: str) -> CheckResult:
+    value = float(correct.mean())
+    note = f"{note}; {int((~correct).sum())} of {len(correct)} fail"
+    return CheckResult(name, value >= threshold, value, f"at least {threshold:g}", note)
+
+
+def _failed(name: str, threshold: float, note: str) -> CheckResult:
+    return CheckResult(name, False, 0.0, f"at least {threshold:g}", note)
+
+
+def _not_applied(name: str, threshold: float, note: str) -> CheckResult:
+    return CheckResult(name, None, None, f"at least {threshold:g}", note)

@@ -62,13 +62,15 @@ def check(
         for rule in report.rules
     ]
     print_table(pd.DataFrame(rows, columns=["check", "verdict", "share", "allowed", ""]))
-    print_table(pd.DataFrame([{"source": name, **figures} for name, figures in report.sources.items()]).round(4))
+    print_table(pd.DataFrame([{"source": name, **metrics} for name, metrics in report.sources.items()]).round(4))
     if output is not None:
         content = {"model": predictor.origin, **report.as_dict()}
         write_text(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
     failed = "; ".join(rule.name for rule in report.rules if rule.passed is False)
     if failed:
-        raise GateRefused(f"{predictor.origin} failed: {failed}. The bars are settings, see: supcam settings (check.*)")
+        raise GateRefused(
+            f"{predictor.origin} failed: {failed}. The thresholds are settings, see: supcam settings (check.*)"
+        )
 
 
 def evaluate(
@@ -80,13 +82,13 @@ def evaluate(
     case_pattern: CasePattern = None,
 ) -> None:
     """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
-    from supcam.evaluation.page import Judged, report
+    from supcam.evaluation.page import Judged, write_report
 
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
     with _labelled(data, type_map, case_pattern) as (crops, notes):
         judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
-        evaluation = report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
+        evaluation = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
     for note in evaluation.metrics["notes"]:
         typer.echo(f"note: {note}", err=True)
     accuracy, sensitivity = (evaluation.metrics[name] for name in ("accuracy", "macro_sensitivity"))
@@ -101,7 +103,7 @@ def _predictor(uri: str) -> Predictor:
     types = list(predictor.card.get("types", []))
     if types != list(TYPE_LABELS):
         raise UsageError(
-            f"model {uri} tells the types {', '.join(types) or 'none'}; needed are {', '.join(TYPE_LABELS)}, in this "
+            f"model {uri} has the types {', '.join(types) or 'none'}; needed are {', '.join(TYPE_LABELS)}, in this "
             "order. Give a model of this label set."
         )
     return predictor
@@ -116,7 +118,7 @@ def _settings() -> Settings:
 
 @contextmanager
 def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "Iterator[tuple[CropSet, list[str]]]":
-    """Labelled crops of any form that import takes, read through a folder of their own, and what import said.
+    """Labelled crops of any form that import takes, read through a folder of their own, and the notes of the import.
 
     A data folder is read as it is.
     """

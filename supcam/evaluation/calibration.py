@@ -17,7 +17,7 @@ def probabilities_of(logits: Floats, temperature: float = 1.0) -> Floats:
 
 
 def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
-    """Mean negative log likelihood of the labels, nats."""
+    """Mean negative log likelihood of labels (N,) under the softmax of logits (N, 4), in nats per crop, 0 or more."""
     scores = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     return float(-scores[np.arange(len(labels)), labels].mean())
 
@@ -25,10 +25,15 @@ def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1
 def fit_temperature(logits: Floats, labels: Ints) -> float | None:
     """The temperature within 0.05..20 that makes validation labels likeliest; None without validation crops.
 
+    Args:
+        logits: (N, 4) of the validation crops.
+        labels: (N,) their types.
+
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     if len(labels) == 0:
         return None
+    # Over the logarithm: half and twice the right temperature are equally far from it.
     found = minimize_scalar(
         lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))),
         bounds=_LOG_RANGE,
@@ -45,36 +50,48 @@ def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
-    """Crops binned by confidence: ``low, high, count, confidence, accuracy``; an empty bin has empty figures."""
+    """Crops binned by confidence, one row per bin: ``low, high, count, confidence, accuracy``.
+
+    Args:
+        labels: (N,) actual types.
+        probabilities: (N, 4), rows sum to 1; the confidence of a crop is the largest of its row.
+        bins: Number of bins of equal width over 0..1.
+
+    Returns:
+        Bounds of the bins, number of crops, and their mean confidence and accuracy in 0..1, NaN in an empty bin.
+    """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     member = bins_of(confidence, bins)
     rows = []
     for at in range(bins):
         inside = member == at
-        known = bool(inside.any())
-        rows.append(
-            {
-                "low": edges[at],
-                "high": edges[at + 1],
-                "count": int(inside.sum()),
-                "confidence": float(confidence[inside].mean()) if known else None,
-                "accuracy": float(right[inside].mean()) if known else None,
-            }
-        )
-    return pd.DataFrame(rows).astype({"confidence": "float64", "accuracy": "float64"})
+        means = (confidence[inside].mean(), correct[inside].mean()) if inside.any() else (np.nan, np.nan)
+        rows.append((edges[at], edges[at + 1], int(inside.sum()), *means))
+    return pd.DataFrame(rows, columns=["low", "high", "count", "confidence", "accuracy"])
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error of reliability bins: mean distance of accuracy and confidence, weighted by count."""
+    """Expected calibration error of reliability bins, 0..1: mean distance of accuracy and confidence by count.
+
+    Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015.
+    """
     filled = table[table["count"] > 0]
     distance = (filled["accuracy"] - filled["confidence"]).abs()
     return float((distance * filled["count"]).sum() / filled["count"].sum())
 
 
 def risk_coverage(labels: Ints, probabilities: Floats) -> pd.DataFrame:
-    """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``."""
+    """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``, each in 0..1.
+
+    Args:
+        labels: (N,) actual types.
+        probabilities: (N, 4), rows sum to 1.
+
+    Returns:
+        N rows: row k keeps the k + 1 most confident crops, those whose confidence is at least ``threshold``.
+    """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = (probabilities.argmax(axis=1) != labels)[order]

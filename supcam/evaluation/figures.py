@@ -1,37 +1,25 @@
 """Figures of an evaluation as PNG files, the same bytes for the same evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from supcam.cluster_type import TYPE_LABELS
-
-if TYPE_CHECKING:
-    from supcam.evaluation.report import Evaluation
+from supcam.files import replaced_file
 
 _TILE = 96
 _COLUMNS = 8
 _MAX_ERRORS = 64
 
 
-def draw_all(evaluation: "Evaluation", out: Path, images: Sequence[NDArray[np.uint8]] | None) -> None:
-    """Draw every figure below ``out``; the contact sheet of errors only when the crops are given."""
-    draw_confusion(evaluation, out / "confusion.png")
-    draw_sensitivity(evaluation, out / "sensitivity.png")
-    draw_reliability(evaluation, out / "reliability.png")
-    draw_risk_coverage(evaluation, out / "risk_coverage.png")
-    if images is not None:
-        draw_errors(evaluation, images, out / "errors.png")
-
-
-def draw_confusion(evaluation: "Evaluation", path: Path) -> None:
-    """Confusion matrix: counts, coloured by their share of the actual type."""
+def draw_confusion(matrix: NDArray[np.int64], metrics: Mapping[str, Any], path: Path) -> None:
+    """Confusion matrix (4, 4): counts, coloured by their share of the actual type."""
     figure, axes = new_figure(5.6, 4.8)
-    matrix = evaluation.matrix
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*matrix.shape):
@@ -41,47 +29,45 @@ def draw_confusion(evaluation: "Evaluation", path: Path) -> None:
     axes.set_yticks(range(len(TYPE_LABELS)), TYPE_LABELS)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    axes.set_title(f"accuracy {100 * evaluation.metrics['accuracy']:.1f} %, {evaluation.metrics['crops']} crops")
+    axes.set_title(f"accuracy {100 * metrics['accuracy']:.1f} %, {metrics['crops']} crops")
     save(figure, path)
 
 
-def draw_sensitivity(evaluation: "Evaluation", path: Path) -> None:
+def draw_sensitivity(metrics: Mapping[str, Any], path: Path) -> None:
     """Sensitivity of each type with its interval; a type without crops has no mark."""
     figure, axes = new_figure(5.6, 3.2)
-    for at, (label, row) in enumerate(evaluation.metrics["per_type"].items()):
+    for at, (label, row) in enumerate(metrics["per_type"].items()):
         if row["count"] == 0:
             axes.text(0.5, at, f"no crop of type {label}", va="center", ha="center", color="grey")
             continue
         value = row["sensitivity"]
         error = [[max(0.0, value - row["sensitivity_low"])], [max(0.0, row["sensitivity_high"] - value)]]
         axes.errorbar(value, at, xerr=error, fmt="o", color="tab:blue", capsize=4)
-    counts = [f"{label} ({row['count']})" for label, row in evaluation.metrics["per_type"].items()]
+    counts = [f"{label} ({row['count']})" for label, row in metrics["per_type"].items()]
     axes.set_yticks(range(len(counts)), counts)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(len(counts) - 0.5, -0.5)
-    axes.set_xlabel(f"sensitivity, {100 * evaluation.metrics['confidence']:.0f} % interval (Wilson)")
+    axes.set_xlabel(f"sensitivity, {100 * metrics['confidence']:.0f} % interval (Wilson)")
     axes.grid(axis="x", alpha=0.3)
     save(figure, path)
 
 
-def draw_reliability(evaluation: "Evaluation", path: Path) -> None:
+def draw_reliability(table: pd.DataFrame, metrics: Mapping[str, Any], path: Path) -> None:
     """Accuracy against confidence, dot size by the number of crops."""
     figure, axes = new_figure(4.4, 4.2)
-    table = evaluation.tables["reliability"]
     filled = table[table["count"] > 0]
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     axes.plot(filled["confidence"], filled["accuracy"], color="tab:blue", linewidth=1)
     axes.scatter(filled["confidence"], filled["accuracy"], s=10 + 200 * filled["count"] / filled["count"].sum())
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
-    axes.set_title(f"calibration error {100 * evaluation.metrics['calibration_error']:.1f} %")
+    axes.set_title(f"calibration error {100 * metrics['calibration_error']:.1f} %")
     save(figure, path)
 
 
-def draw_risk_coverage(evaluation: "Evaluation", path: Path) -> None:
+def draw_risk_coverage(table: pd.DataFrame, path: Path) -> None:
     """Share of errors among the crops kept, when the least confident ones go to review."""
     figure, axes = new_figure(4.8, 3.4)
-    table = evaluation.tables["risk_coverage"]
     axes.plot(table["coverage"], table["risk"], color="tab:blue")
     axes.set_xlabel("share of crops kept, most confident first")
     axes.set_ylabel("share of errors")
@@ -90,27 +76,28 @@ def draw_risk_coverage(evaluation: "Evaluation", path: Path) -> None:
     save(figure, path)
 
 
-def draw_errors(evaluation: "Evaluation", images: Sequence[NDArray[np.uint8]], path: Path) -> None:
-    """Contact sheet of the wrongly typed crops, most confident first, each with actual and predicted type."""
-    table = evaluation.predictions.reset_index(drop=True)
-    wrong = table[table["type"] != table["predicted"]].sort_values(
-        ["confidence", "crop_id"], ascending=[False, True], kind="stable"
-    )
+def draw_errors(wrong: pd.DataFrame, images: Sequence[NDArray[np.uint8]], path: Path) -> None:
+    """Contact sheet of wrongly typed crops in their order, each with actual and predicted type.
+
+    Args:
+        wrong: Their predictions; the index is the number of the crop in ``images``.
+        images: All crops.
+        path: File to write.
+    """
     shown = wrong.head(_MAX_ERRORS)
     rows = max(1, -(-len(shown) // _COLUMNS))
     sheet = Image.new("L", (_COLUMNS * (_TILE + 8), rows * (_TILE + 34) + 16), 255)
     draw = ImageDraw.Draw(sheet)
-    draw.text((4, 2), f"{len(wrong)} of {len(table)} crops wrong, {len(shown)} shown: actual, predicted", fill=0)
-    for place, (index, row) in enumerate(shown.iterrows()):
-        left, top = place % _COLUMNS * (_TILE + 8) + 4, place // _COLUMNS * (_TILE + 34) + 16
+    draw.text((4, 2), f"{len(wrong)} of {len(images)} crops wrong, {len(shown)} shown: actual, predicted", fill=0)
+    for at, (index, row) in enumerate(shown.iterrows()):
+        left, top = at % _COLUMNS * (_TILE + 8) + 4, at // _COLUMNS * (_TILE + 34) + 16
         tile = Image.fromarray(images[int(str(index))])
         tile.thumbnail((_TILE, _TILE), Image.Resampling.BOX)
         sheet.paste(tile, (left, top))
         draw.text((left, top + _TILE), _short(row["type"]), fill=0)
         draw.text((left, top + _TILE + 11), f"{_short(row['predicted'])} {100 * row['confidence']:.0f} %", fill=0)
-    scratch = path.with_name(f".{path.stem}.part.png")
-    sheet.save(scratch)
-    scratch.replace(path)
+    with replaced_file(path) as fresh:
+        sheet.save(fresh)
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
@@ -124,10 +111,9 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure without the version of matplotlib in it, whole or not at all."""
-    scratch = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(scratch, metadata={"Software": None})
-    scratch.replace(path)
+    """Write a figure whole, without the version of matplotlib in it, so that equal figures are equal files."""
+    with replaced_file(path) as fresh:
+        figure.savefig(fresh, metadata={"Software": None})
 
 
 def _short(label: str) -> str:

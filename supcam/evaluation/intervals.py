@@ -1,6 +1,7 @@
-"""Confidence intervals of figures, and the paired test of two models on the same crops."""
+"""Confidence intervals of metrics, and the paired test of two models on the same crops."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +12,15 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.calibration import bins_of
 from supcam.evaluation.metrics import TYPES, Floats, Ints, confusion, rates
+from supcam.settings import EvaluateSettings
 
-_CHUNK = 10_000
+_CHUNK = 10_000  # resamples whose confusion tables are held at a time
 _WEIGHTS_CHUNK = 100  # resamples whose weights of all crops are held at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Lower and upper bound, in the figure's own range."""
+    """Lower and upper bound, in the metric's own range."""
 
     low: float
     high: float
@@ -29,9 +31,9 @@ class McNemar:
     """Paired comparison of two models.
 
     Attributes:
-        only_first: Crops that only the first model has right.
-        only_second: Crops that only the second model has right.
-        p_value: Two-sided exact binomial test that both counts have one expectation.
+        only_first: Crops that only the first model types correctly.
+        only_second: Crops that only the second model types correctly.
+        p_value: Two-sided exact binomial test that both counts have the same expectation.
     """
 
     only_first: int
@@ -48,90 +50,86 @@ def wilson(hits: int, total: int, confidence: float = 0.95) -> Interval | None:
 
 
 def bootstrap(
-    labels: Ints, predicted: Ints, groups: Sequence[str], *, repeats: int, confidence: float, seed: int
+    labels: Ints, predicted: Ints, groups: Sequence[str], settings: EvaluateSettings
 ) -> tuple[dict[str, Interval], list[str]]:
-    """Percentile intervals of the overall figures, resampling whole cases, since crops of one case resemble each other.
+    """Percentile intervals of the overall metrics, resampling whole cases, since crops of one case resemble each other.
 
     Args:
         labels: (N,) actual types.
         predicted: (N,) predicted types.
         groups: (N,) the case of each crop. With one case only, crops are resampled.
-        repeats: Number of resamples; 0 gives no intervals.
-        confidence: For example 0.95.
-        seed: Of the resampling.
+        settings: Confidence, seed and number of resamples; 0 gives no intervals.
 
     Returns:
-        Intervals by figure, of each type's sensitivity as ``sensitivity/TYPE``; notes on lost resamples.
+        Intervals by metric, of each type's sensitivity as ``sensitivity/TYPE``; notes on lost resamples.
     """
-    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if repeats == 0:
+    if settings.bootstrap == 0:
         return {}, ["bootstrap intervals were switched off (evaluate.bootstrap = 0)"]
-    rng = np.random.default_rng(seed)
+    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    rng = np.random.default_rng(settings.seed)
     whole = confusion(labels, predicted)
-    drawn: dict[str, list[NDArray[np.float64]]] = {}
-    for start in range(0, repeats, _CHUNK):
-        count = min(_CHUNK, repeats - start)
+    by_group = confusion_by_group(labels, predicted, member, len(names))
+    drawn: dict[str, list[Floats]] = defaultdict(list)
+    for count in _chunks(settings.bootstrap, _CHUNK):
+        # Every rate depends on the confusion table alone: tables are drawn, never the crops themselves.
         if len(names) == 1:
-            cells = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
+            tables = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
         else:
-            times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-            cells = np.tensordot(times, confusion_by_group(labels, predicted, member, len(names)), axes=1)
-        found = resampled_rates(cells, whole)
-        overall = {name: values for name, values in found.items() if values.ndim == 1}
-        per_type = {f"sensitivity/{label}": found["sensitivity"][:, at] for at, label in enumerate(TYPE_LABELS)}
-        for name, values in (overall | per_type).items():
-            drawn.setdefault(name, []).append(values)
-    notes = []
-    lost = float(np.mean([np.isnan(part).mean() for part in drawn["macro_sensitivity"]]))
-    if lost:
-        notes.append(f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval")
-    return _percentiles(drawn, confidence), notes
+            tables = np.tensordot(_times_drawn(rng, len(names), count), by_group, axes=1)
+        for name, values in resampled_rates(tables, whole).items():
+            if values.ndim == 1:
+                drawn[name].append(values)
+            elif name == "sensitivity":
+                for index, label in enumerate(TYPE_LABELS):
+                    drawn[f"sensitivity/{label}"].append(values[:, index])
+    lost = float(np.isnan(np.concatenate(drawn["macro_sensitivity"])).mean())
+    notes = [f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval"] if lost else []
+    return _percentiles(drawn, settings.confidence), notes
 
 
 def probability_bootstrap(
-    labels: Ints,
-    probabilities: Floats,
-    groups: Sequence[str],
-    *,
-    bins: int,
-    repeats: int,
-    confidence: float,
-    seed: int,
+    labels: Ints, probabilities: Floats, groups: Sequence[str], settings: EvaluateSettings
 ) -> dict[str, Interval]:
     """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling like :func:`bootstrap`.
 
     Args:
         labels: (N,) actual types.
-        probabilities: (S, N, 4) of S trainings; a figure is their mean.
+        probabilities: (S, N, 4) of S trainings; a metric is their mean.
         groups: (N,) the case of each crop; with one case only, crops are resampled.
-        bins: Of confidence, for the calibration error.
-        repeats: Number of resamples; 0 gives no intervals.
-        confidence: For example 0.95.
-        seed: Of the resampling.
+        settings: Confidence, seed, bins of the calibration error and number of resamples; 0 gives no intervals.
 
     Returns:
-        Intervals by figure. A resample that lacks a type counts for no area; a figure that is not defined has none.
+        Intervals by metric. A resample that lacks a type counts for no AUC; an undefined metric has no interval.
         Resampling adds noise to every bin, so the bounds of the calibration error lie too high where it is small.
     """
     names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(names) == 1:
         member = np.arange(len(labels))
     units = int(member.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     rankings = [_rankings(labels, one) for one in probabilities]
-    gaps = [_confidence_gaps(labels, one, member, units, bins) for one in probabilities]
+    gaps = [_confidence_gaps(labels, one, member, units, settings.reliability_bins) for one in probabilities]
     sizes = np.bincount(member, minlength=units)
-    drawn: dict[str, list[Floats]] = {"macro_auc": [], "calibration_error": []}
-    for start in range(0, repeats, _WEIGHTS_CHUNK):
-        count = min(_WEIGHTS_CHUNK, repeats - start)
-        times = rng.multinomial(units, np.full(units, 1 / units), size=count)
+    drawn: dict[str, list[Floats]] = defaultdict(list)
+    for count in _chunks(settings.bootstrap, _WEIGHTS_CHUNK):
+        times = _times_drawn(rng, units, count)
         errors = [np.abs(times @ gap).sum(axis=1) / (times @ sizes) for gap in gaps]
         drawn["calibration_error"].append(np.mean(errors, axis=0))
         if all(rankings):
             weights = times[:, member].astype(np.float64)
-            areas = [np.mean([_areas(weights, *rank) for rank in ranks], axis=0) for ranks in rankings]
-            drawn["macro_auc"].append(np.mean(areas, axis=0))
-    return _percentiles({name: parts for name, parts in drawn.items() if parts}, confidence)
+            aucs = [np.mean([_weighted_auc(weights, *rank) for rank in ranks], axis=0) for ranks in rankings]
+            drawn["macro_auc"].append(np.mean(aucs, axis=0))
+    return _percentiles(drawn, settings.confidence)
+
+
+def _chunks(total: int, size: int) -> Iterator[int]:
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
+def _times_drawn(rng: np.random.Generator, units: int, resamples: int) -> Ints:
+    """How often each unit is in each resample of as many units, (R, units)."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
 
 
 Ranking = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]
@@ -150,8 +148,14 @@ def _rankings(labels: Ints, probabilities: Floats) -> list[Ranking]:
     return found
 
 
-def _areas(weights: Floats, order: NDArray[np.intp], starts: NDArray[np.intp], positive: NDArray[np.bool_]) -> Floats:
-    """Area under the ROC curve (R,) of crops weighted by (R, N); NaN where one side has no weight."""
+def _weighted_auc(
+    weights: Floats, order: NDArray[np.intp], starts: NDArray[np.intp], positive: NDArray[np.bool_]
+) -> Floats:
+    """Area under the ROC curve (R,) of crops weighted by (R, N); NaN where one side has no weight.
+
+    As the share of pairs that are ranked correctly (Mann-Whitney), ties counting half. Scores are sorted once for all
+    resamples, which scikit-learn would do for each of them.
+    """
     ranked = weights[:, order]
     of_type = np.add.reduceat(ranked * positive, starts, axis=1)
     others = np.add.reduceat(ranked * ~positive, starts, axis=1)
@@ -160,9 +164,7 @@ def _areas(weights: Floats, order: NDArray[np.intp], starts: NDArray[np.intp], p
         return np.asarray((of_type * (below + others / 2)).sum(axis=1) / (of_type.sum(axis=1) * others.sum(axis=1)))
 
 
-def _confidence_gaps(
-    labels: Ints, probabilities: Floats, member: NDArray[np.intp], units: int, bins: int
-) -> NDArray[np.float64]:
+def _confidence_gaps(labels: Ints, probabilities: Floats, member: NDArray[np.intp], units: int, bins: int) -> Floats:
     """Hits less confidence, summed (units, bins): the calibration error is the sum of their sizes for each crop."""
     confidence = probabilities.max(axis=1)
     gaps = np.zeros((units, bins))
@@ -170,15 +172,16 @@ def _confidence_gaps(
     return gaps
 
 
-def resampled_rates(cells: Ints, whole: Ints) -> dict[str, NDArray[np.float64]]:
-    """Rates of resampled tables (R, 4, 4) of the table ``whole`` (4, 4).
+def resampled_rates(tables: Ints, whole: Ints) -> dict[str, Floats]:
+    """Rates of resampled confusion tables (R, 4, 4) of the table ``whole`` (4, 4).
 
-    A macro figure is NaN where a type of ``whole`` was not drawn: the mean of the other types is another figure.
+    A macro metric is NaN where a type of ``whole`` was not drawn: the mean of the other types is another metric, and
+    mixing the two would move the interval towards the types that are easy.
     """
-    lost = (cells.sum(axis=-1)[:, whole.sum(axis=-1) > 0] == 0).any(axis=-1)
+    lost = (tables.sum(axis=-1)[:, whole.sum(axis=-1) > 0] == 0).any(axis=-1)
     return {
         name: np.where(lost, np.nan, values) if name.startswith("macro") else values
-        for name, values in rates(cells).items()
+        for name, values in rates(tables).items()
     }
 
 
@@ -189,20 +192,29 @@ def confusion_by_group(labels: Ints, predicted: Ints, member: NDArray[np.intp], 
     return tables
 
 
-def _percentiles(drawn: dict[str, list[NDArray[np.float64]]], confidence: float) -> dict[str, Interval]:
-    tail = (1 - confidence) / 2
+def _percentiles(drawn: Mapping[str, list[Floats]], confidence: float) -> dict[str, Interval]:
     found = {}
     for name, parts in drawn.items():
-        values = np.concatenate(parts)
-        values = values[~np.isnan(values)]
-        if len(values):
-            low, high = np.quantile(values, [tail, 1 - tail])
-            found[name] = Interval(float(low), float(high))
+        bounds = percentile_interval(np.concatenate(parts), confidence)
+        if bounds is not None:
+            found[name] = bounds
     return found
+
+
+def percentile_interval(values: Floats, confidence: float) -> Interval | None:
+    """Percentile interval of resampled values (R,), those that are NaN left out; None when none is left."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
 
 
 def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
     """Exact McNemar test of two models' predictions for the same crops (McNemar, Psychometrika 12, 1947).
+
+    Crops that both models type correctly, or both wrongly, say nothing about which is better and are left out.
 
     Raises:
         UsageError: when the three do not have one length.
@@ -212,9 +224,9 @@ def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
             f"McNemar needs predictions of both models for the same crops, got {len(labels)} labels, "
             f"{len(first)} and {len(second)} predictions. Predict the same crops with both."
         )
-    right_first, right_second = first == labels, second == labels
-    only_first = int((right_first & ~right_second).sum())
-    only_second = int((right_second & ~right_first).sum())
+    correct_first, correct_second = first == labels, second == labels
+    only_first = int((correct_first & ~correct_second).sum())
+    only_second = int((correct_second & ~correct_first).sum())
     differ = only_first + only_second
     p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     return McNemar(only_first, only_second, p_value)

@@ -1,4 +1,4 @@
-"""Figures of a classification into the four types, from labels and probabilities; nothing here is ever NaN."""
+"""Metrics of a classification into the four types, from labels and probabilities; an undefined one is None."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,13 @@ TYPES = len(TYPE_LABELS)
 
 
 @dataclass
-class Figures:
-    """Figures by name; a figure that is not defined is None and ``notes`` says why.
+class Metrics:
+    """Metrics by name; an undefined one is None and ``notes`` says why.
 
     Attributes:
-        values: Overall figures, each in 0..1 (kappa in -1..1), None when undefined.
-        per_type: Figures of each type by its label, and ``count``, the number of crops of that type.
-        notes: One sentence for each figure that is undefined or rests on fewer than four types.
+        values: Overall metrics, each in 0..1 (kappa in -1..1), None when undefined.
+        per_type: Metrics of each type by its label, and ``count``, the number of crops of that type.
+        notes: One sentence for each metric that is undefined or rests on fewer than four types.
     """
 
     values: dict[str, float | None]
@@ -35,11 +35,11 @@ def confusion(labels: Ints, predicted: Ints) -> Ints:
 
 
 def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
-    """Figures of one or many confusion matrices (..., 4, 4); NaN where a figure is undefined.
+    """Metrics of one or many confusion matrices (..., 4, 4); NaN where a metric is undefined.
 
     Returns:
         ``accuracy``, ``micro_specificity``, ``kappa``, ``macro_*`` of shape (...) and ``sensitivity``, ``specificity``,
-        ``precision``, ``f1`` of shape (..., 4). Macro figures average the types that occur among the actual ones;
+        ``precision``, ``f1`` of shape (..., 4). Macro metrics average the types that occur among the actual ones;
         precision of a type that occurs but is never predicted counts as 0.
     """
     counts = np.asarray(matrix, dtype=np.float64)
@@ -55,7 +55,7 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
         accuracy = hit.sum(axis=-1) / total[..., 0]
         micro_specificity = correct_rest.sum(axis=-1) / (total - actual).sum(axis=-1)
         by_chance = (actual * predicted).sum(axis=-1) / total[..., 0] ** 2
-        kappa = (accuracy - by_chance) / (1.0 - by_chance)  # 0/0 where all crops are and are called one type
+        kappa = (accuracy - by_chance) / (1.0 - by_chance)  # 0/0 where all crops are of one type and predicted so
     occurs = actual > 0
     return {
         "accuracy": accuracy,
@@ -72,14 +72,14 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
     }
 
 
-def figures(labels: Ints, probabilities: Floats) -> Figures:
-    """Every figure of the protocol.
+def classification_metrics(labels: Ints, probabilities: Floats) -> Metrics:
+    """Every metric of the protocol.
 
     Args:
         labels: (N,) actual types, N >= 1.
         probabilities: (N, 4), rows sum to 1.
 
-    Micro specificity is the figure published for 3CNet and equals 1 - (1 - accuracy) / 3.
+    Micro specificity is the value published for 3CNet and equals 1 - (1 - accuracy) / 3.
     """
     predicted = probabilities.argmax(axis=1)
     found = rates(confusion(labels, predicted))
@@ -89,22 +89,22 @@ def figures(labels: Ints, probabilities: Floats) -> Figures:
     per_type = {
         label: {
             "count": int((labels == index).sum()),
-            **{name: _number(found[name][index]) for name in ("sensitivity", "specificity", "precision", "f1")},
-            "auc": _number(auc[index]),
+            **{name: number(found[name][index]) for name in ("sensitivity", "specificity", "precision", "f1")},
+            "auc": number(auc[index]),
         }
         for index, label in enumerate(TYPE_LABELS)
     }
-    values = {name: _number(value) for name, value in overall.items()}
-    return Figures(values, per_type, _notes(values, per_type, len(labels)))
+    values = {name: number(value) for name, value in overall.items()}
+    return Metrics(values, per_type, _notes(values, per_type, len(labels)))
 
 
 def _aucs(labels: Ints, probabilities: Floats) -> Floats:
     """One-vs-rest area under the ROC curve of each type; NaN where only one side has crops."""
-    areas = np.full(TYPES, np.nan)
+    found = np.full(TYPES, np.nan)
     for index in range(TYPES):
         if 0 < (labels == index).sum() < len(labels):
-            areas[index] = roc_auc_score(labels == index, probabilities[:, index])
-    return areas
+            found[index] = roc_auc_score(labels == index, probabilities[:, index])
+    return found
 
 
 def _notes(values: dict[str, float | None], per_type: dict[str, dict[str, Any]], total: int) -> list[str]:
@@ -113,7 +113,7 @@ def _notes(values: dict[str, float | None], per_type: dict[str, dict[str, Any]],
     if missing:
         present = TYPES - len(missing)
         notes.append(
-            f"no crop of type {', '.join(missing)}: its figures are null, macro figures average {present} of 4 types"
+            f"no crop of type {', '.join(missing)}: its metrics are null, macro metrics average {present} of 4 types"
         )
     notes += [
         f"type {label} was never predicted: its precision counts as 0"
@@ -130,5 +130,6 @@ def _mean_where(values: Floats, where: NDArray[np.bool_]) -> Floats:
         return np.asarray(np.where(where, values, 0.0).sum(axis=-1) / count)
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A value for JSON, which has no NaN: None instead."""
     return None if np.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Figures of several trainings on the same crops, with intervals over cases, and their paired comparison."""
+"""Metrics of several trainings on the same crops, with intervals over cases, and their paired comparison."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,14 +7,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.evaluation.intervals import Interval, confusion_by_group, mcnemar, resampled_rates
-from supcam.evaluation.metrics import Ints, confusion, rates
-from supcam.evaluation.report import case_groups, case_notes, known_cases, rate_spans
+from supcam.evaluation.cases import actual_types, case_groups, case_notes, known_cases
+from supcam.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    confusion_by_group,
+    mcnemar,
+    percentile_interval,
+    resampled_rates,
+)
+from supcam.evaluation.metrics import Floats, Ints, confusion, number, rates
 from supcam.settings import EvaluateSettings
 
-FIGURES = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
+METRICS = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,11 @@ class Paired:
     """A model against a reference on the same crops, over the seeds of both.
 
     Attributes:
-        difference: Of the figure, model minus reference, mean of the seeds.
+        difference: Of the metric, model minus reference, mean of the seeds.
         low: Lower bound, resampling whole cases.
         high: Upper bound.
-        only_model: Crops that only the model has right, mean of the seeds.
-        only_reference: Crops that only the reference has right, mean of the seeds.
+        only_model: Crops that only the model types correctly, mean of the seeds.
+        only_reference: Crops that only the reference types correctly, mean of the seeds.
         p_value: McNemar. Of several seeds twice the median of their p-values, which is valid however they depend on
             each other (Rueger, Metrika 25, 1978). Crops count as independent of each other, which crops of one case
             are not: the interval over cases is the stricter statement.
@@ -40,95 +47,111 @@ class Paired:
     p_value: float
 
 
-def repeated_figures(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSettings) -> dict[str, Any]:
-    """Figures of ``predicted`` (S, N), the types that S trainings gave to the N crops of ``frame``.
+def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSettings) -> dict[str, Any]:
+    """Metrics of several trainings on the same crops.
 
-    Returns ``crops, cases, seeds``, of each figure ``value`` (of all seeds' answers together, for accuracy and
-    sensitivities their mean), ``low``, ``high`` (cases resampled) and ``per_seed``, the same by type under
-    ``per_type``, and ``notes``. A figure that is not defined is None.
+    Args:
+        frame: N rows of a manifest.
+        predicted: (S, N), the types that S trainings gave to them.
+        settings: Confidence, resamples and seed of the intervals.
+
+    Returns:
+        ``crops, cases, seeds``, of each metric ``value`` (of all seeds' answers together, for accuracy and
+        sensitivities their mean), ``low``, ``high`` (cases resampled) and ``per_seed``, the same by type under
+        ``per_type``, and ``notes``. An undefined metric is None.
 
     Raises:
         UsageError: when there is no crop, or the shapes disagree.
     """
-    labels = labels_of(frame, predicted)
+    labels = checked_labels(frame, predicted)
     seeds = len(predicted)
     found = rates(confusion(np.tile(labels, seeds), predicted.ravel()))
     single = rates(np.stack([confusion(labels, row) for row in predicted]))
-    groups, notes = _groups(frame)
-    spans, more = rate_spans(np.tile(labels, seeds), predicted.ravel(), groups * seeds, settings)
-    figures: dict[str, Any] = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
-    for name in FIGURES:
-        figures[name] = _figure(found[name], spans.get(name), single[name])
-    figures["per_type"] = {
+    # All seeds' answers to a case are drawn together: they are repeated measurements of it, not further cases.
+    groups = _resampled_groups(frame) * seeds
+    intervals, lost_notes = bootstrap(np.tile(labels, seeds), predicted.ravel(), groups, settings)
+    metrics: dict[str, Any] = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
+    for name in METRICS:
+        metrics[name] = _metric(found[name], intervals.get(name), single[name])
+    metrics["per_type"] = {
         label: {
-            "crops": int((labels == index).sum()),
-            **_figure(found["sensitivity"][index], spans.get(f"sensitivity/{label}"), single["sensitivity"][:, index]),
+            "crops": int((labels == at).sum()),
+            **_metric(found["sensitivity"][at], intervals.get(f"sensitivity/{label}"), single["sensitivity"][:, at]),
         }
-        for index, label in enumerate(TYPE_LABELS)
+        for at, label in enumerate(TYPE_LABELS)
     }
-    missing = [label for label, row in figures["per_type"].items() if not row["crops"]]
+    notes = case_notes(frame)
+    missing = [label for label, row in metrics["per_type"].items() if not row["crops"]]
     if missing:
-        notes.append(f"no crop of type {', '.join(missing)}: macro figures average the other types")
-    return figures | {"notes": [*notes, *more]}
+        notes.append(f"no crop of type {', '.join(missing)}: macro metrics average the other types")
+    return metrics | {"notes": [*notes, *lost_notes]}
 
 
 def compare_repeats(
-    frame: pd.DataFrame, predicted: Ints, reference: Ints, settings: EvaluateSettings, figure: str = "macro_sensitivity"
+    frame: pd.DataFrame, predicted: Ints, reference: Ints, settings: EvaluateSettings, metric: str = "macro_sensitivity"
 ) -> Paired:
-    """Compare the answers (S, N) of two models to the same crops, seed by seed.
+    """Compare the answers of two models to the same crops, seed by seed.
+
+    Args:
+        frame: N rows of a manifest.
+        predicted: (S, N) types predicted by the model.
+        reference: (S, N) types predicted by the reference, of the same crops by as many seeds.
+        settings: Confidence, resamples and seed of the interval.
+        metric: What is compared, one of :data:`METRICS`.
 
     Raises:
         UsageError: when the two did not judge the same crops with as many seeds.
     """
-    labels = labels_of(frame, predicted)
+    labels = checked_labels(frame, predicted)
     if predicted.shape != reference.shape:
         raise UsageError(
             f"predictions of shape {predicted.shape} and {reference.shape} cannot be paired. "
             "Predict the same crops with as many seeds of both models."
         )
-    groups, _ = _groups(frame)
-    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    names, member = np.unique(np.asarray(_resampled_groups(frame), dtype=str), return_inverse=True)
     # One table per case: the answers of all seeds together, of either model.
     tiled = (np.tile(labels, len(predicted)), np.tile(member, len(predicted)))
     tables = np.stack(
         [confusion_by_group(tiled[0], answers.ravel(), tiled[1], len(names)) for answers in (predicted, reference)]
     )
-    whole = rates(tables.sum(axis=1))[figure]
-    low = high = None
+    whole = rates(tables.sum(axis=1))[metric]
+    interval = None
     if settings.bootstrap:
         rng = np.random.default_rng(settings.seed)
+        # Both models get the same cases in every resample: what makes a case hard for both cancels in the difference.
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=settings.bootstrap)
-        drawn = [resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0))[figure] for table in tables]
-        differences = (drawn[0] - drawn[1])[~np.isnan(drawn[0])]
-        if len(differences):
-            tail = (1 - settings.confidence) / 2
-            low, high = (float(bound) for bound in np.quantile(differences, [tail, 1 - tail]))
+        drawn = [resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0))[metric] for table in tables]
+        interval = percentile_interval(drawn[0] - drawn[1], settings.confidence)
     tests = [mcnemar(labels, ours, theirs) for ours, theirs in zip(predicted, reference, strict=True)]
-    p_values = sorted(test.p_value for test in tests)
-    p_value = p_values[0] if len(tests) == 1 else min(1.0, 2 * float(np.median(p_values)))
+    p_values = [test.p_value for test in tests]
     return Paired(
         difference=float(whole[0] - whole[1]),
-        low=low,
-        high=high,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
         only_model=float(np.mean([test.only_first for test in tests])),
         only_reference=float(np.mean([test.only_second for test in tests])),
-        p_value=p_value,
+        # However the seeds depend on each other (they judge the same crops), their median is at most twice too small.
+        p_value=p_values[0] if len(tests) == 1 else min(1.0, 2 * float(np.median(p_values))),
     )
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """P-values of several comparisons, adjusted to hold together (Holm, Scandinavian J. of Statistics 6, 1979)."""
+    """P-values of several comparisons, adjusted to hold together (Holm, Scandinavian J. of Statistics 6, 1979).
+
+    With adjusted p-values below 0.05 the chance of even one wrong finding among all comparisons is below 5 %.
+    """
     order = np.argsort(p_values, kind="stable")
     adjusted = np.empty(len(p_values))
     running = 0.0
     for rank, index in enumerate(order):
+        # Never below that of a smaller p-value: the steps stop at the first comparison that is not significant.
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return [float(value) for value in adjusted]
 
 
 def subsets(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Rows (N,) bool to be told apart: all crops, certain labels, each source, and each source's certain labels."""
+    """Rows (N,) bool to be reported apart: all crops, certain labels, each source, and its certain labels."""
     every = np.ones(len(frame), dtype=bool)
     certain = frame["label_certain"].astype(bool).to_numpy() if "label_certain" in frame else every
     found = {"all crops": every}
@@ -142,7 +165,7 @@ def subsets(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     return found
 
 
-def labels_of(frame: pd.DataFrame, predicted: Ints) -> Ints:
+def checked_labels(frame: pd.DataFrame, predicted: Ints) -> Ints:
     """Actual types (N,) of a frame that ``predicted`` (S, N) has answers for.
 
     Raises:
@@ -152,21 +175,15 @@ def labels_of(frame: pd.DataFrame, predicted: Ints) -> Ints:
         raise UsageError("there is no crop to evaluate. Import more cases or change the split shares.")
     if predicted.ndim != 2 or predicted.shape[1] != len(frame):
         raise UsageError(f"predictions of shape {predicted.shape} do not fit {len(frame)} crops.")
-    return np.array([int(ClusterType.parse(name)) for name in frame["type"]], dtype=np.int64)
+    return actual_types(frame)
 
 
-def _groups(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """What is resampled: cases, or with one case only its crops; and notes on it."""
+def _resampled_groups(frame: pd.DataFrame) -> list[str]:
+    """Cases, or with one case only its crops."""
     groups = case_groups(frame)
-    if len(set(groups)) == 1:
-        groups = [str(row) for row in range(len(frame))]
-    return groups, case_notes(frame)
+    return groups if len(set(groups)) > 1 else [str(row) for row in range(len(frame))]
 
 
-def _figure(value: Any, span: Interval | None, per_seed: NDArray[np.float64]) -> dict[str, Any]:
-    bounds: dict[str, Any] = asdict(span) if span else {"low": None, "high": None}
-    return {"value": _number(value), **bounds, "per_seed": [_number(one) for one in per_seed]}
-
-
-def _number(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _metric(value: Any, interval: Interval | None, per_seed: Floats) -> dict[str, Any]:
+    bounds: dict[str, Any] = asdict(interval) if interval else {"low": None, "high": None}
+    return {"value": number(value), **bounds, "per_seed": [number(one) for one in per_seed]}

@@ -1,4 +1,4 @@
-"""Which crops a cell trains on, chooses with and is judged on: grouped folds, or the parts of the split."""
+"""Which crops a job trains on, chooses with and is judged on: grouped folds, or the parts of the split."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Rows of a frame by their role; no case is in two of them.
+class Fold:
+    """Rows of a frame by their part; no case is in two of them.
 
     Attributes:
-        number: Of the fold, 0 for the parts of a split.
+        number: From 0; 0 for the parts of a split.
         train: Rows that are trained on, and composed of.
         validation: Rows that choose the epoch.
         held_out: Rows that are predicted once, at the end.
@@ -35,14 +35,14 @@ class Parts:
     held_out: Rows
 
     def digest(self, frame: pd.DataFrame) -> str:
-        """SHA-256 over what the parts hold: ids, bytes, labels and domains of the crops, in their order."""
+        """SHA-256 over what the three parts hold: ids, bytes, labels and domains of the crops, in their order."""
         names = [name for name in ("crop_id", "sha256", "type", "source", "case_id", "label_certain") if name in frame]
         columns = frame[names].astype(str).to_numpy()
         held = [columns[rows].tolist() for rows in (self.train, self.validation, self.held_out)]
         return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
-def grouped_folds(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, linked: Links = ()) -> list[Parts]:
+def grouped_folds(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, linked: Links = ()) -> list[Fold]:
     """Each crop held out once, with all of its case; of the others ``split.validation`` choose the epoch.
 
     So it is whatever ``split.protocol`` says; crops that name no case are divided one by one. Every source is divided
@@ -60,11 +60,11 @@ def grouped_folds(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, l
         rest = np.flatnonzero(fold != number)
         shares = (1 - settings.validation, settings.validation)
         part = divide(frame.iloc[rest], settings, shares, linked=linked).to_numpy()
-        found.append(Parts(number, rest[part == 0], rest[part == 1], np.flatnonzero(fold == number)))
+        found.append(Fold(number, rest[part == 0], rest[part == 1], np.flatnonzero(fold == number)))
     return found
 
 
-def split_parts(frame: pd.DataFrame, split: "pd.Series[str]") -> list[Parts]:
+def split_parts(frame: pd.DataFrame, split: "pd.Series[str]") -> list[Fold]:
     """The parts of the pipeline's own split as the only fold; ``split`` maps crop ids to train, validation and test.
 
     Raises:
@@ -80,7 +80,7 @@ def split_parts(frame: pd.DataFrame, split: "pd.Series[str]") -> list[Parts]:
     for name, rows in (("train", train), ("test", held_out)):
         if not len(rows):
             raise UsageError(f"the {name} part of the split is empty. Import more cases or change the split shares.")
-    return [Parts(0, train, validation, held_out)]
+    return [Fold(0, train, validation, held_out)]
 
 
 def links_of(root: Path, frame: pd.DataFrame) -> list[list[str]]:

@@ -21,23 +21,23 @@ Log = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass
-class Outcome:
-    """What a recipe says about crops that it never saw.
+class RecipeResult:
+    """What a recipe predicts for crops that it never saw.
 
     Attributes:
         logits: (N, 4) logarithms of probabilities, in the order of the held-out crops.
-        figures: Figures of the training itself, such as the validation figure of the chosen epoch.
+        metrics: Metrics of the training itself, such as the validation metrics of the chosen epoch.
         seconds: Wall time of each step.
     """
 
     logits: NDArray[np.float64]
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run_recipe(
     train: CropSet, validation: CropSet, held_out: CropSet, settings: Settings, state_dir: Path, log: Log | None = None
-) -> Outcome:
+) -> RecipeResult:
     """Train from random weights as the settings say and predict ``held_out``, which chooses nothing.
 
     Composites are made of ``train`` alone (none where ``compose.count`` is 0); ``validation`` chooses the epoch.
@@ -48,25 +48,24 @@ def run_recipe(
         UsageError: for crops or settings that cannot be trained on.
         SupcamError: when the training diverges.
     """
-    outcome = Outcome(np.zeros((0, 4)))
-    with _timed(outcome, "compose"):
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "compose"):
         crops = _with_composites(train, settings, state_dir / "composed")
     encoder = None
     if settings.pretrain.epochs:
-        with _timed(outcome, "pretrain"):
+        with _timed(seconds, "pretrain"):
             folder = state_dir / "pretrain"
-            encoder = pretrain(
-                crops, validation, settings, state_dir=folder, log=_prefixed(log, "pretrain")
-            ).encoder_state
-    with _timed(outcome, "finetune"):
+            trained = pretrain(crops, validation, settings, state_dir=folder, log=_prefixed(log, "pretrain"))
+            encoder = trained.encoder_state
+    with _timed(seconds, "finetune"):
         folder = state_dir / "finetune"
         tuned = finetune(crops, validation, settings, encoder, state_dir=folder, log=_prefixed(log, "finetune"))
-    with _timed(outcome, "predict"):
-        outcome.logits = np.asarray(predict_logits(tuned.model_state, held_out, settings), dtype=np.float64)
+    with _timed(seconds, "predict"):
+        logits = np.asarray(predict_logits(tuned.model_state, held_out, settings), dtype=np.float64)
     best = tuned.history.iloc[tuned.best_epoch]
-    chosen = {f"validation_{name}": best[name] for name in ("accuracy", "macro_sensitivity") if name in best}
-    outcome.figures = {name: float(value) for name, value in {"best_epoch": tuned.best_epoch, **chosen}.items()}
-    return outcome
+    metrics = {"best_epoch": float(tuned.best_epoch)}
+    metrics |= {f"validation_{name}": float(best[name]) for name in ("accuracy", "macro_sensitivity") if name in best}
+    return RecipeResult(logits, metrics, seconds)
 
 
 def _with_composites(train: CropSet, settings: Settings, folder: Path) -> CropSet:
@@ -79,10 +78,10 @@ def _with_composites(train: CropSet, settings: Settings, folder: Path) -> CropSe
 
 
 @contextmanager
-def _timed(outcome: Outcome, step: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    outcome.seconds[step] = time.perf_counter() - start
+    seconds[step] = time.perf_counter() - start
 
 
 def _prefixed(log: Log | None, step: str) -> Log | None:

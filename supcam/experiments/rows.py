@@ -14,7 +14,7 @@ class Row:
 
     Attributes:
         name: As in ``ablation.rows``.
-        told: What it is, for readers.
+        description: What it is, for readers.
         overrides: Settings it changes, ``section.key`` to value.
         model: A network, or the forest on geometric features.
         all_epochs: Whether fine-tuning also gets the epochs of the pre-training that the row leaves out.
@@ -22,16 +22,16 @@ class Row:
     """
 
     name: str
-    told: str
+    description: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     model: Literal["network", "forest"] = "network"
     all_epochs: bool = False
     all_steps: bool = False
 
 
-# Sections of the settings that determine a cell, besides its seed.
+# Sections of the settings that determine a job, besides its seed.
 SECTIONS = ("runtime", "input", "model", "compose", "pretrain", "finetune")
-WITHOUT_EFFECT = ("runtime.progress", "compose.workers")  # on what a cell answers
+WITHOUT_EFFECT = ("runtime.progress", "compose.workers")  # on what a job predicts
 _PLAIN = {"compose.count": 0}
 _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
@@ -68,7 +68,7 @@ def row_settings(row: Row, settings: Settings) -> Settings:
     return with_overrides(settings, changed)
 
 
-def cell_settings(row: Row, settings: Settings, composites: int, crops: int) -> Settings:
+def job_settings(row: Row, settings: Settings, composites: int, crops: int) -> Settings:
     """The settings of a row for a part of ``crops`` training crops, where other rows add ``composites``."""
     if not row.all_steps:
         return settings
@@ -128,9 +128,8 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
             name = f"{setting}={value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})
             _refuse_unused(setting, base, changed)
-            point = Row(
-                name, f"{base.told}; {setting} {value}", {**base.overrides, setting: value}, all_steps=base.all_steps
-            )
+            description = f"{base.description}; {setting} {value}"
+            point = Row(name, description, {**base.overrides, setting: value}, all_steps=base.all_steps)
             found[name] = (point, changed)
     return found
 

@@ -1,4 +1,4 @@
-"""The ablation: every row, seed and fold run or taken from an earlier run, then one table, its figures and JSON."""
+"""The ablation: every row, seed and fold run or taken from an earlier run, then one table, figures and JSON."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from supcam import tracking
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.errors import SupcamError
-from supcam.experiments.cells import Bench, Cell, RunReport, run_cells
-from supcam.experiments.parts import Parts
-from supcam.experiments.pictures import draw_rows, draw_sweep
-from supcam.experiments.rows import cell_settings, chosen_rows, with_seed
+from supcam.experiments.figures import draw_rows, draw_sweep
+from supcam.experiments.jobs import Job, JobContext
+from supcam.experiments.parts import Fold
+from supcam.experiments.pool import JobCounts, run_jobs
+from supcam.experiments.rows import Row, chosen_rows, job_settings, with_seed
 from supcam.experiments.table import comparison_table, gather, plain_table, write_predictions
 from supcam.files import write_text
 from supcam.progress import Progress
 from supcam.settings import Settings
 
-FIGURES = "ablation.json"
+RESULT = "ablation.json"
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ class Ablation:
 
     Attributes:
         content: What ``ablation.json`` holds: origin, rows, sweeps, failures, settings.
-        report: How its cells went.
+        counts: How its jobs went.
     """
 
     content: dict[str, Any]
-    report: RunReport
+    counts: JobCounts
 
 
 def ablate(
     crops: CropSet,
-    parts: Sequence[Parts],
+    folds: Sequence[Fold],
     settings: Settings,
     into: Path,
     *,
@@ -47,74 +48,79 @@ def ablate(
     run: tracking.Run | None = None,
     progress: Progress | None = None,
 ) -> Ablation:
-    """Run the rows and sweeps of ``settings.ablation`` on the same parts and seeds, and write table, figures and JSON.
+    """Run the rows and sweeps of ``settings.ablation`` on the same folds and seeds, and write table, figures and JSON.
 
     Args:
         crops: All crops.
-        parts: Folds, or the parts of the split.
+        folds: Folds, or the parts of the split as the only one.
         settings: All settings; rows change some of them.
         into: Folder for the results.
-        state: Folder in which cells are kept.
-        root: Project root, for the commit and the runs of the cells.
-        run: The run above those of the cells; None tracks nothing.
-        progress: Called with the number of finished cells and of all.
+        state: Folder in which finished jobs are kept.
+        root: Project root, for the commit and the runs of the jobs.
+        run: The run above those of the jobs; None tracks nothing.
+        progress: Called with the number of finished jobs and of all.
 
     Raises:
         UsageError: for rows, settings or crops that cannot be compared; nothing was trained then.
         SupcamError: when no row finished.
     """
     rows = chosen_rows(settings)
-    first = settings.runtime.seed
-    seeds = range(first, first + settings.ablation.seeds)
-    composites = settings.compose.count
-    cells = {
-        name: [
-            Cell(name, cell_settings(row, with_seed(changed, seed), composites, len(part.train)), part, row.model)
-            for seed in seeds
-            for part in parts
-        ]
-        for name, (row, changed) in rows.items()
-    }
-    bench = Bench(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)
-    report = run_cells([cell for group in cells.values() for cell in group], bench, settings.ablation.workers, progress)
-    found = {name: gather(group, bench) for name, group in cells.items()}
-    answers = {name: row for name, row in found.items() if row is not None}
+    jobs = {name: _jobs(row, changed, folds, settings) for name, (row, changed) in rows.items()}
+    context = JobContext(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)
+    counts = run_jobs([job for group in jobs.values() for job in group], context, settings.ablation.workers, progress)
+    gathered = {name: gather(group, context) for name, group in jobs.items()}
+    answers = {name: row for name, row in gathered.items() if row is not None}
     if not any(name in settings.ablation.rows for name in answers):
-        raise SupcamError(f"no row finished: {'; '.join(f'{name}: {why}' for name, why in report.failed.items())}")
+        raise SupcamError(f"no row finished: {'; '.join(f'{name}: {why}' for name, why in counts.failed.items())}")
     chosen = settings.ablation
     table = comparison_table(answers, chosen.reference, settings.evaluate, chosen.figure)
-    named = {name: row for name, row in table.items() if name in chosen.rows}
-    sweeps = {
-        setting: [(value, table[f"{setting}={value}"]) for value in values if f"{setting}={value}" in table]
-        for setting, values in chosen.sweeps.items()
-    }
     content: dict[str, Any] = {
         "kind": "ablation",
         "origin": origin(root, next(iter(answers.values())).results[0].device),
         "manifest_hash": manifest_hash(crops.frame),
-        "parts": f"{len(parts)} grouped folds" if chosen.folds else "the split's test part",
-        "seeds": len(seeds),
+        "parts": f"{len(folds)} grouped folds" if chosen.folds else "the split's test part",
+        "seeds": chosen.seeds,
         "reference": chosen.reference,
         "figure": chosen.figure,
-        "rows": {name: {"told": rows[name][0].told, **row} for name, row in named.items()},
-        "sweeps": {setting: [{"at": value, **row} for value, row in points] for setting, points in sweeps.items()},
-        "failed": report.failed,
+        "rows": {name: {"told": rows[name][0].description, **table[name]} for name in table if name in chosen.rows},
+        "sweeps": {
+            setting: [{"at": value, **table[f"{setting}={value}"]} for value in values if f"{setting}={value}" in table]
+            for setting, values in chosen.sweeps.items()
+        },
+        "failed": counts.failed,
         "settings": settings.model_dump(mode="json", by_alias=True),
     }
-    into.mkdir(parents=True, exist_ok=True)
-    write_text(into / FIGURES, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(into / RESULT, json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_text(into / "table.csv", plain_table(table).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    _draw(content, into)
+    for name in content["rows"]:
+        write_predictions(answers[name], into / "predictions" / f"{name}.csv")
+    return Ablation(content, counts)
+
+
+def _jobs(row: Row, changed: Settings, folds: Sequence[Fold], settings: Settings) -> list[Job]:
+    """The jobs of one row by seed and fold; ``changed`` are the settings with the row's overrides."""
+    first = settings.runtime.seed
+    return [
+        Job(
+            row.name,
+            job_settings(row, with_seed(changed, seed), settings.compose.count, len(fold.train)),
+            fold,
+            row.model,
+        )
+        for seed in range(first, first + settings.ablation.seeds)
+        for fold in folds
+    ]
+
+
+def _draw(content: dict[str, Any], into: Path) -> None:
     draw_rows(content, into / "rows.png")
     for setting, points in content["sweeps"].items():
-        draw_sweep(setting, points, chosen.figure, into / f"sweep_{setting.replace('.', '_')}.png")
-    for name, row in answers.items():
-        if name in chosen.rows:
-            write_predictions(row, into / "predictions" / f"{name}.csv")
-    return Ablation(content, report)
+        draw_sweep(setting, points, content["figure"], into / f"sweep_{setting.replace('.', '_')}.png")
 
 
 def origin(root: Path, device: str) -> str:
-    """Date, commit, whether files differed from it, device and Python of figures made now."""
+    """Date, commit, whether files differed from it, device and Python of metrics computed now."""
     state = tracking.git_state(root)
     commit = (state.commit or "no commit")[:12] + (" with changes" if state.dirty else "")
     python = tracking.package_versions()["python"]

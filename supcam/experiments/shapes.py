@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 from supcam.cluster_type import TYPE_LABELS
 from supcam.composition.masks import EIGHT, Grey, Mask, find_body
 from supcam.data.crops import CropSet
-from supcam.experiments.recipe import Outcome
+from supcam.experiments.recipe import RecipeResult
 from supcam.settings import ComposeSettings, Settings
 from supcam.training.crop_bank import check_training_crops, label_weights
 
@@ -29,7 +29,7 @@ FEATURES: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def run_forest(train: CropSet, held_out: CropSet, settings: Settings) -> Outcome:
+def run_forest(train: CropSet, held_out: CropSet, settings: Settings) -> RecipeResult:
     """A random forest on the shape features of ``train``, and its answers to ``held_out``.
 
     Types weigh equally, doubtful labels half. ``runtime`` gives seed and threads; nothing else of the settings matters.
@@ -50,7 +50,7 @@ def run_forest(train: CropSet, held_out: CropSet, settings: Settings) -> Outcome
     shares[:, forest.classes_] = forest.predict_proba(shape_features(held_out.images))
     # No tree may be sure: a share of 0 is as unlikely as half a tree.
     shares = (shares + 0.5 / _TREES) / (1 + len(TYPE_LABELS) * 0.5 / _TREES)
-    return Outcome(np.log(shares), {"features": float(len(FEATURES))})
+    return RecipeResult(np.log(shares), {"features": float(len(FEATURES))})
 
 
 def shape_features(images: Sequence[Grey]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""The table of a comparison: figures of every row over all folds and seeds, and its difference from the reference."""
+"""The table of a comparison: metrics of every row over all folds and seeds, and its difference from the reference."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,29 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
-from supcam.evaluation.metrics import figures
-from supcam.evaluation.repeats import compare_repeats, holm, labels_of, repeated_figures, subsets
-from supcam.evaluation.report import case_groups, prediction_table, probability_spans
-from supcam.experiments.cells import Bench, Cell, Result
+from supcam.evaluation.cases import case_groups
+from supcam.evaluation.intervals import probability_bootstrap
+from supcam.evaluation.metrics import classification_metrics
+from supcam.evaluation.repeats import checked_labels, compare_repeats, holm, repeated_metrics, subsets
+from supcam.evaluation.report import prediction_table
+from supcam.experiments.jobs import Job, JobContext, JobResult
 from supcam.files import write_text
 from supcam.settings import EvaluateSettings
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the trainings of one row said about every crop that some fold held out.
+    """What the trainings of one row predicted for every crop that some fold held out.
 
     Attributes:
         frame: The crops, in the order of the folds.
         logits: (S, N, 4), by seed.
-        results: The cells, by seed and fold.
+        results: Of the jobs, by seed and fold.
     """
 
     frame: pd.DataFrame
     logits: NDArray[np.float64]
-    results: list[Result]
+    results: list[JobResult]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -38,7 +40,7 @@ class Answers:
         return np.asarray(self.logits.argmax(axis=2), dtype=np.int64)
 
     def seconds(self, kind: str = "all") -> float | None:
-        """Median time of a cell: ``all`` by the clock, ``processor`` of all cores; None where no whole run has it."""
+        """Median time of a job: ``all`` by the clock, ``processor`` of all cores; None where no whole run has it."""
         whole = [result.seconds[kind] for result in self.results if not result.resumed and kind in result.seconds]
         return float(np.median(whole)) if whole else None
 
@@ -48,62 +50,60 @@ class Answers:
         return prediction_table(self.frame, mean)
 
 
-def gather(cells: Sequence[Cell], bench: Bench) -> Answers | None:
-    """The answers of the cells of one row; None where one of them has not finished."""
-    by_seed: dict[int, list[tuple[Cell, Result]]] = {}
-    for cell in cells:
-        result = bench.result(cell)
+def gather(jobs: Sequence[Job], context: JobContext) -> Answers | None:
+    """The answers of the jobs of one row; None where one of them has not finished."""
+    by_seed: dict[int, list[tuple[Job, JobResult]]] = {}
+    for job in jobs:
+        result = context.result(job)
         if result is None:
             return None
-        by_seed.setdefault(cell.seed, []).append((cell, result))
-    ordered = [sorted(pairs, key=lambda pair: pair[0].parts.number) for pairs in by_seed.values()]
-    rows = np.concatenate([cell.parts.held_out for cell, _ in ordered[0]])
+        by_seed.setdefault(job.seed, []).append((job, result))
+    ordered = [sorted(pairs, key=lambda pair: pair[0].fold.number) for pairs in by_seed.values()]
+    rows = np.concatenate([job.fold.held_out for job, _ in ordered[0]])
     logits = np.stack([np.concatenate([result.logits for _, result in pairs]) for pairs in ordered])
     results = [result for pairs in ordered for _, result in pairs]
-    return Answers(bench.crops.frame.iloc[rows].reset_index(drop=True), logits, results)
+    return Answers(context.crops.frame.iloc[rows].reset_index(drop=True), logits, results)
 
 
-def subset_figures(answers: Answers, settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
-    """Figures with intervals of all crops, certain labels, each source, and each source's certain labels."""
+def subset_metrics(answers: Answers, settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
+    """Metrics with intervals of all crops, certain labels, each source, and each source's certain labels."""
     found = {}
     for name, rows in subsets(answers.frame).items():
         frame, logits = answers.frame[rows].reset_index(drop=True), answers.logits[:, rows]
         predicted = answers.predicted[:, rows]
-        found[name] = repeated_figures(frame, predicted, settings) | _by_probability(frame, logits, predicted, settings)
+        found[name] = repeated_metrics(frame, predicted, settings) | _by_probability(frame, logits, predicted, settings)
     return found
 
 
 def _by_probability(
     frame: pd.DataFrame, logits: NDArray[np.float64], predicted: NDArray[np.int64], settings: EvaluateSettings
 ) -> dict[str, dict[str, float | None]]:
-    """Figures that need probabilities, means over the seeds, with intervals; None where one is not defined."""
-    labels = labels_of(frame, predicted)
+    """Metrics that need probabilities, means over the seeds, with intervals; None where one is undefined."""
+    labels = checked_labels(frame, predicted)
     probabilities = np.stack([probabilities_of(one) for one in logits])
-    areas = [figures(labels, one).values["macro_auc"] for one in probabilities]
+    aucs = [classification_metrics(labels, one).values["macro_auc"] for one in probabilities]
     errors = [calibration_error(reliability(labels, one, settings.reliability_bins)) for one in probabilities]
-    known = [area for area in areas if area is not None]
+    known = [auc for auc in aucs if auc is not None]
     values = {"macro_auc": float(np.mean(known)) if known else None, "calibration_error": float(np.mean(errors))}
-    spans = {
-        name: asdict(span)
-        for name, span in probability_spans(labels, probabilities, case_groups(frame), settings).items()
-    }
-    return {name: {"value": value, **spans.get(name, {"low": None, "high": None})} for name, value in values.items()}
+    intervals = probability_bootstrap(labels, probabilities, case_groups(frame), settings)
+    bounds = {name: asdict(interval) for name, interval in intervals.items()}
+    return {name: {"value": value, **bounds.get(name, {"low": None, "high": None})} for name, value in values.items()}
 
 
 def comparison_table(
-    answers: Mapping[str, Answers], reference: str, settings: EvaluateSettings, figure: str
+    answers: Mapping[str, Answers], reference: str, settings: EvaluateSettings, metric: str
 ) -> dict[str, dict[str, Any]]:
-    """Every row's figures and cost; against the reference row also the difference, its interval and p-values."""
+    """Every row's metrics and cost; against the reference row also the difference, its interval and p-values."""
     table: dict[str, dict[str, Any]] = {}
     for name, row in answers.items():
-        found = repeated_figures(row.frame, row.predicted, settings)
+        found = repeated_metrics(row.frame, row.predicted, settings)
         found |= _by_probability(row.frame, row.logits, row.predicted, settings)
         cost = {"seconds_per_cell": row.seconds(), "processor_seconds_per_cell": row.seconds("processor")}
         table[name] = {**found, **cost, "device": row.results[0].device, "paired": None}
         if reference in answers and name != reference:
             other = answers[reference].predicted
-            table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, figure))
-    # A point of a sweep may be the training of a row, which is one comparison told twice, or of the reference: none.
+            table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, metric))
+    # A point of a sweep may be the training of a row, which is one comparison shown twice, or of the reference: none.
     keys = {name: answers[name].logits.tobytes() for name, found in table.items() if found["paired"]}
     tests = {key: table[name]["paired"]["p_value"] for name, key in keys.items()}
     if keys:
@@ -116,20 +116,22 @@ def comparison_table(
 
 def plain_table(table: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The comparison as a flat table, for CSV and the terminal."""
-    return pd.DataFrame(list(_flat(table)))
+    return pd.DataFrame([_flat(name, row) for name, row in table.items()])
 
 
-def _flat(table: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for name, row in table.items():
-        flat: dict[str, Any] = {"row": name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
-        for figure in ("accuracy", "macro_sensitivity", "macro_f1"):
-            flat |= {figure: row[figure]["value"], f"{figure}_low": row[figure]["low"]}
-            flat[f"{figure}_high"] = row[figure]["high"]
-        flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
-        paired = row["paired"] or {}
-        for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
-            flat[f"paired_{key}"] = paired.get(key)
-        yield flat | {name: row[name] for name in ("seconds_per_cell", "processor_seconds_per_cell")}
+def _flat(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {"row": name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
+    for metric in ("accuracy", "macro_sensitivity", "macro_f1"):
+        flat |= {
+            metric: row[metric]["value"],
+            f"{metric}_low": row[metric]["low"],
+            f"{metric}_high": row[metric]["high"],
+        }
+    flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
+    paired = row["paired"] or {}
+    for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
+        flat[f"paired_{key}"] = paired.get(key)
+    return flat | {key: row[key] for key in ("seconds_per_cell", "processor_seconds_per_cell")}
 
 
 def write_predictions(answers: Answers, path: Path) -> None:

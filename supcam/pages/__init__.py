@@ -1,4 +1,4 @@
-"""HTML pages that need no network and no other file: one base template, and one template for each page."""
+"""HTML pages that need no network and no other file, and sections in Markdown: a template for each of them."""
 
 import base64
 import io
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """One page as text.
+    """One page or section as text.
 
     Args:
-        template: Name of a template of this folder, such as ``evaluation.html``.
-        values: What the template shows; every text is escaped.
+        template: Name of a template of this folder, such as ``evaluation.html`` or ``results/folds.md``.
+        values: What the template shows; every text is escaped in HTML, and stays as it is in Markdown.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=PackageLoader("supcam.pages", "."),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from supcam.errors import UsageError
 from supcam.evaluation.calibration import calibration_error, reliability
 from supcam.evaluation.intervals import bootstrap, mcnemar, probability_bootstrap, wilson
-from supcam.evaluation.metrics import figures
+from supcam.evaluation.metrics import classification_metrics
+from supcam.settings import EvaluateSettings
 
 
 def test_wilson_of_a_published_example() -> None:
-    span = wilson(81, 263)  # Newcombe, Statistics in Medicine 17, 1998, table I
-    assert span is not None
-    assert (round(span.low, 4), round(span.high, 4)) == (0.2553, 0.3662)
+    interval = wilson(81, 263)  # Newcombe, Statistics in Medicine 17, 1998, table I
+    assert interval is not None
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
     edge = wilson(0, 20)
     assert edge is not None and (edge.low, round(edge.high, 4)) == (0.0, 0.1611)
     assert wilson(0, 0) is None
@@ -26,10 +27,10 @@ def test_wilson_of_a_published_example() -> None:
 @settings(max_examples=200, deadline=None)
 def test_wilson_holds_the_share_and_solves_its_equation(total: int, share: float) -> None:
     hits = round(share * total)
-    span = wilson(hits, total)
-    assert span is not None and 0 <= span.low <= hits / total <= span.high <= 1
+    interval = wilson(hits, total)
+    assert interval is not None and 0 <= interval.low <= hits / total <= interval.high <= 1
     z = 1.959963984540054
-    for bound in (span.low, span.high):
+    for bound in (interval.low, interval.high):
         distance = abs(hits / total - bound)
         assert distance == pytest.approx(z * math.sqrt(max(0.0, bound * (1 - bound)) / total), abs=1e-7)
 
@@ -38,27 +39,29 @@ def test_bootstrap_of_one_crop_per_case_equals_the_binomial_spread() -> None:
     labels = np.zeros(400, dtype=np.int64)
     predicted = np.where(np.arange(400) < 40, 1, 0)
     groups = [f"case {at}" for at in range(400)]
-    spans, notes = bootstrap(labels, predicted, groups, repeats=4000, confidence=0.95, seed=1)
+    intervals, notes = bootstrap(labels, predicted, groups, EvaluateSettings(bootstrap=4000, confidence=0.95, seed=1))
     spread = 1.96 * math.sqrt(0.9 * 0.1 / 400)
-    assert (spans["accuracy"].low, spans["accuracy"].high) == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.006)
+    assert (intervals["accuracy"].low, intervals["accuracy"].high) == pytest.approx(
+        (0.9 - spread, 0.9 + spread), abs=0.006
+    )
     assert notes == []
 
 
 def test_bootstrap_resamples_whole_cases() -> None:
-    """Two cases, one all right and one all wrong: only 0, 1/2 and 1 can be drawn."""
+    """Two cases, one all correct and one all wrong: only 0, 1/2 and 1 can be drawn."""
     labels = np.zeros(200, dtype=np.int64)
     predicted = np.repeat([0, 1], 100)
     groups = ["a"] * 100 + ["b"] * 100
-    spans, notes = bootstrap(labels, predicted, groups, repeats=500, confidence=0.95, seed=1)
-    assert (spans["accuracy"].low, spans["accuracy"].high) == (0.0, 1.0)
+    intervals, notes = bootstrap(labels, predicted, groups, EvaluateSettings(bootstrap=500, confidence=0.95, seed=1))
+    assert (intervals["accuracy"].low, intervals["accuracy"].high) == (0.0, 1.0)
     assert notes == []
 
 
 def test_one_case_resamples_crops() -> None:
     labels = np.zeros(200, dtype=np.int64)
     predicted = np.repeat([0, 1], 100)
-    spans, _ = bootstrap(labels, predicted, ["a"] * 200, repeats=2000, confidence=0.95, seed=1)
-    assert 0.40 < spans["accuracy"].low < 0.5 < spans["accuracy"].high < 0.60
+    intervals, _ = bootstrap(labels, predicted, ["a"] * 200, EvaluateSettings(bootstrap=2000, confidence=0.95, seed=1))
+    assert 0.40 < intervals["accuracy"].low < 0.5 < intervals["accuracy"].high < 0.60
 
 
 def test_resamples_without_a_type_count_for_no_macro_interval() -> None:
@@ -66,9 +69,9 @@ def test_resamples_without_a_type_count_for_no_macro_interval() -> None:
     labels = np.repeat([0, 0, 1], 50)
     predicted = np.zeros(150, dtype=np.int64)
     groups = np.repeat(["a", "b", "c"], 50).tolist()
-    spans, notes = bootstrap(labels, predicted, groups, repeats=2000, confidence=0.95, seed=1)
-    assert (spans["macro_sensitivity"].low, spans["macro_sensitivity"].high) == (0.5, 0.5)
-    assert spans["accuracy"].high == 1.0
+    intervals, notes = bootstrap(labels, predicted, groups, EvaluateSettings(bootstrap=2000, confidence=0.95, seed=1))
+    assert (intervals["macro_sensitivity"].low, intervals["macro_sensitivity"].high) == (0.5, 0.5)
+    assert intervals["accuracy"].high == 1.0
     (lack,) = [note for note in notes if "lack a type" in note]
     assert float(lack.split()[0]) == pytest.approx(100 / 3, abs=3)  # (2/3)^3 + (1/3)^3
 
@@ -76,9 +79,12 @@ def test_resamples_without_a_type_count_for_no_macro_interval() -> None:
 def test_bootstrap_is_seeded_and_can_be_off() -> None:
     labels, predicted = np.arange(80) % 4, np.arange(80) % 3
     groups = [str(at % 11) for at in range(80)]
-    runs = [bootstrap(labels, predicted, groups, repeats=300, confidence=0.9, seed=s)[0] for s in (5, 5, 6)]
+    runs = [
+        bootstrap(labels, predicted, groups, EvaluateSettings(bootstrap=300, confidence=0.9, seed=s))[0]
+        for s in (5, 5, 6)
+    ]
     assert runs[0] == runs[1] != runs[2]
-    assert bootstrap(labels, predicted, groups, repeats=0, confidence=0.9, seed=5)[0] == {}
+    assert bootstrap(labels, predicted, groups, EvaluateSettings(bootstrap=0, confidence=0.9, seed=5))[0] == {}
 
 
 @given(st.integers(0, 10_000), st.integers(1, 200))
@@ -97,7 +103,7 @@ def test_mcnemar_equals_the_binomial_sum(seed: int, crops: int) -> None:
 
 
 def test_six_images_separate_nothing() -> None:
-    """94.09 and 94.99 % of 659 crops differ by six: ten only one model has right, four only the other, p = 0.18."""
+    """94.09 and 94.99 % of 659 crops differ by six: ten only one model types correctly, four the other, p = 0.18."""
     labels = np.zeros(659, dtype=np.int64)
     first, second = labels.copy(), labels.copy()
     first[:10] = 1
@@ -112,40 +118,42 @@ def test_predictions_for_other_crops_are_refused() -> None:
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 6), st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
-def test_resampled_areas_and_calibration_errors_are_those_of_the_drawn_crops(
+def test_resampled_aucs_and_calibration_errors_are_those_of_the_drawn_crops(
     seed: int, crops: int, cases: int, trainings: int
 ) -> None:
-    """Against the figures of the very crops, drawn out one by one, with ties among the scores."""
+    """Against the metrics of the very crops, drawn out one by one, with ties among the scores."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, rng.integers(1, 5), crops)
     probabilities = np.round(rng.dirichlet(np.ones(4), (trainings, crops)), 1) + 0.025
     probabilities /= probabilities.sum(axis=2, keepdims=True)
     member = rng.integers(0, cases, crops)
     groups = [str(case) for case in member]
-    chosen = {"bins": 5, "repeats": 7, "confidence": 0.9, "seed": seed}
-    spans = probability_bootstrap(labels, probabilities, groups, **chosen)  # type: ignore[arg-type]
+    chosen = EvaluateSettings(reliability_bins=5, bootstrap=7, confidence=0.9, seed=seed)
+    intervals = probability_bootstrap(labels, probabilities, groups, chosen)
     names = np.unique(groups)
     units = [np.flatnonzero(np.asarray(groups) == name) for name in names]
     if len(names) == 1:
         units = [np.array([row]) for row in range(crops)]
     times = np.random.default_rng(seed).multinomial(len(units), np.full(len(units), 1 / len(units)), size=7)
-    areas, errors = [], []
+    aucs, errors = [], []
     for drawn in times:
         rows = np.concatenate([np.tile(unit, count) for unit, count in zip(units, drawn, strict=True)])
         rows = rows.astype(int)
         errors.append(np.mean([calibration_error(reliability(labels[rows], one[rows], 5)) for one in probabilities]))
         if set(labels[rows]) == set(labels) and len(set(labels)) > 1:
-            areas.append(np.mean([figures(labels[rows], one[rows]).values["macro_auc"] for one in probabilities]))
-    for name, values in (("calibration_error", errors), ("macro_auc", areas)):
+            aucs.append(
+                np.mean([classification_metrics(labels[rows], one[rows]).values["macro_auc"] for one in probabilities])
+            )
+    for name, values in (("calibration_error", errors), ("macro_auc", aucs)):
         if values:
             expected = np.quantile(values, [0.05, 0.95])
-            assert (spans[name].low, spans[name].high) == pytest.approx(expected, abs=1e-9), name
+            assert (intervals[name].low, intervals[name].high) == pytest.approx(expected, abs=1e-9), name
         else:
-            assert name not in spans
+            assert name not in intervals
 
 
-def test_without_resamples_there_are_no_spans_of_probabilities() -> None:
+def test_without_resamples_there_are_no_intervals_of_probabilities() -> None:
     probabilities = np.full((1, 8, 4), 0.25)
     labels = np.arange(8) % 4
-    chosen = {"bins": 5, "repeats": 0, "confidence": 0.9, "seed": 1}
-    assert probability_bootstrap(labels, probabilities, ["a", "b"] * 4, **chosen) == {}  # type: ignore[arg-type]
+    chosen = EvaluateSettings(bootstrap=0)
+    assert probability_bootstrap(labels, probabilities, ["a", "b"] * 4, chosen) == {}

@@ -1,4 +1,4 @@
-"""Figures against torchmetrics, hand counts, and their own definitions."""
+"""Metrics against torchmetrics, hand counts, and their own definitions."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import supcam.models.torchvision_cpu  # noqa: F401  # before torchmetrics, which imports torchvision
 from supcam.cluster_type import TYPE_LABELS
-from supcam.evaluation.metrics import confusion, figures, rates
+from supcam.evaluation.metrics import classification_metrics, confusion, rates
 
 
 def drawn(seed: int, crops: int, types: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -19,12 +19,12 @@ def drawn(seed: int, crops: int, types: int = 4) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_figures_equal_torchmetrics(seed: int) -> None:
+def test_metrics_equal_torchmetrics(seed: int) -> None:
     import torch
     from torchmetrics.functional import classification as reference
 
     labels, probabilities = drawn(seed, 150)
-    found = figures(labels, probabilities)
+    found = classification_metrics(labels, probabilities)
     scores, target = torch.from_numpy(probabilities), torch.from_numpy(labels)
     of_type = {"num_classes": 4, "average": "none"}
     expected = {
@@ -46,15 +46,15 @@ def test_figures_equal_torchmetrics(seed: int) -> None:
 @given(st.integers(0, 10_000), st.integers(1, 60))
 @settings(max_examples=200, deadline=None)
 def test_micro_specificity_is_a_function_of_accuracy(seed: int, crops: int) -> None:
-    values = figures(*drawn(seed, crops)).values
+    values = classification_metrics(*drawn(seed, crops)).values
     assert values["accuracy"] is not None
     assert values["micro_specificity"] == pytest.approx(1 - (1 - values["accuracy"]) / 3)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 4))
 @settings(max_examples=200, deadline=None)
-def test_figures_are_numbers_in_range_or_none_with_a_note(seed: int, crops: int, types: int) -> None:
-    found = figures(*drawn(seed, crops, types))
+def test_metrics_are_numbers_in_range_or_none_with_a_note(seed: int, crops: int, types: int) -> None:
+    found = classification_metrics(*drawn(seed, crops, types))
     everything = [*found.values.values(), *(v for row in found.per_type.values() for v in row.values())]
     assert all(value is None or np.isfinite(value) for value in everything)
     undefined = [label for label, row in found.per_type.items() if row["count"] == 0]
@@ -62,19 +62,19 @@ def test_figures_are_numbers_in_range_or_none_with_a_note(seed: int, crops: int,
     assert all(any(name in note for note in found.notes) for name, value in found.values.items() if value is None)
 
 
-def test_a_type_without_crops_is_stated_and_left_out_of_macro_figures() -> None:
+def test_a_type_without_crops_is_stated_and_left_out_of_macro_metrics() -> None:
     labels = np.array([0, 0, 1, 2])
-    found = figures(labels, np.eye(4)[[0, 1, 1, 2]])
+    found = classification_metrics(labels, np.eye(4)[[0, 1, 1, 2]])
     assert found.values["macro_sensitivity"] == pytest.approx((0.5 + 1 + 1) / 3)
     assert found.per_type["touching-overlapping"]["sensitivity"] is None
     assert found.per_type["touching-overlapping"]["specificity"] == 1.0
     assert found.notes == [
-        "no crop of type touching-overlapping: its figures are null, macro figures average 3 of 4 types"
+        "no crop of type touching-overlapping: its metrics are null, macro metrics average 3 of 4 types"
     ]
 
 
 def test_a_type_never_predicted_has_precision_zero_and_is_stated() -> None:
-    found = figures(np.array([0, 1, 2, 3]), np.eye(4)[[0, 1, 2, 2]])
+    found = classification_metrics(np.array([0, 1, 2, 3]), np.eye(4)[[0, 1, 2, 2]])
     assert found.per_type["touching-overlapping"]["precision"] == 0.0
     assert found.notes == ["type touching-overlapping was never predicted: its precision counts as 0"]
 

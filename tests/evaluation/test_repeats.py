@@ -1,4 +1,4 @@
-"""Figures of several seeds are the mean of each seed's, intervals resample cases, and pairs are compared as pairs."""
+"""Metrics of several seeds are the mean of each seed's, intervals resample cases, and pairs are compared as pairs."""
 
 import numpy as np
 import pandas as pd
@@ -6,10 +6,10 @@ import pytest
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
+from supcam.evaluation.cases import ONE_CASE
 from supcam.evaluation.intervals import mcnemar
 from supcam.evaluation.metrics import confusion, rates
-from supcam.evaluation.repeats import compare_repeats, holm, repeated_figures, subsets
-from supcam.evaluation.report import ONE_CASE
+from supcam.evaluation.repeats import compare_repeats, holm, repeated_metrics, subsets
 from supcam.settings import EvaluateSettings
 
 SETTINGS = EvaluateSettings(bootstrap=400)
@@ -27,23 +27,23 @@ def crops(count: int = 240, cases: int = 12) -> pd.DataFrame:
     )
 
 
-def answers(frame: pd.DataFrame, seeds: int, right: float, seed: int = 0) -> np.ndarray:
+def answers(frame: pd.DataFrame, seeds: int, correct: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     labels = frame["type"].map(TYPE_LABELS.index).to_numpy()
     other = (labels + rng.integers(1, 4, (seeds, len(frame)))) % 4
-    return np.where(rng.random((seeds, len(frame))) < right, labels, other)
+    return np.where(rng.random((seeds, len(frame))) < correct, labels, other)
 
 
 def test_value_is_the_mean_of_the_seeds() -> None:
     frame = crops()
     predicted = answers(frame, 3, 0.8)
     labels = frame["type"].map(TYPE_LABELS.index).to_numpy()
-    found = repeated_figures(frame, predicted, SETTINGS)
-    for figure in ("accuracy", "macro_sensitivity", "macro_specificity"):
-        single = [float(rates(confusion(labels, row))[figure]) for row in predicted]
-        assert found[figure]["per_seed"] == pytest.approx(single)
-        assert found[figure]["value"] == pytest.approx(np.mean(single))
-        assert found[figure]["low"] < found[figure]["value"] < found[figure]["high"]
+    found = repeated_metrics(frame, predicted, SETTINGS)
+    for metric in ("accuracy", "macro_sensitivity", "macro_specificity"):
+        single = [float(rates(confusion(labels, row))[metric]) for row in predicted]
+        assert found[metric]["per_seed"] == pytest.approx(single)
+        assert found[metric]["value"] == pytest.approx(np.mean(single))
+        assert found[metric]["low"] < found[metric]["value"] < found[metric]["high"]
     assert (found["crops"], found["cases"], found["seeds"]) == (240, 12, 3)
     assert found["per_type"]["touching"]["crops"] == 60
 
@@ -51,7 +51,7 @@ def test_value_is_the_mean_of_the_seeds() -> None:
 def test_seeds_that_agree_do_not_narrow_the_interval() -> None:
     frame = crops()
     once = answers(frame, 1, 0.8)
-    one, three = (repeated_figures(frame, np.tile(once, (times, 1)), SETTINGS) for times in (1, 3))
+    one, three = (repeated_metrics(frame, np.tile(once, (times, 1)), SETTINGS) for times in (1, 3))
     assert three["accuracy"]["low"] == pytest.approx(one["accuracy"]["low"])
     assert three["accuracy"]["high"] == pytest.approx(one["accuracy"]["high"])
 
@@ -63,14 +63,14 @@ def test_a_case_all_wrong_widens_the_interval() -> None:
     in_cases = np.where(frame["case_id"].isin(["case3"]), (labels + 1) % 4, labels)[None]
     assert scattered.shape == in_cases.shape
     assert (scattered != labels).sum() == (in_cases != labels).sum() == 20
-    spread, clustered = (repeated_figures(frame, rows, SETTINGS)["accuracy"] for rows in (scattered, in_cases))
+    spread, clustered = (repeated_metrics(frame, rows, SETTINGS)["accuracy"] for rows in (scattered, in_cases))
     assert clustered["high"] - clustered["low"] > 1.5 * (spread["high"] - spread["low"])
 
 
 def test_one_case_resamples_crops_and_says_so() -> None:
     frame = crops(cases=1)
     predicted = answers(frame, 2, 0.8)
-    found = repeated_figures(frame, predicted, SETTINGS)
+    found = repeated_metrics(frame, predicted, SETTINGS)
     assert found["notes"] == [ONE_CASE]
     assert 0.05 < found["accuracy"]["high"] - found["accuracy"]["low"] < 0.2
 
@@ -78,7 +78,7 @@ def test_one_case_resamples_crops_and_says_so() -> None:
 def test_a_missing_type_is_stated_and_never_nan() -> None:
     frame = crops()
     frame = frame[frame["type"] != "overlapping"].reset_index(drop=True)
-    found = repeated_figures(frame, answers(frame, 2, 0.9), SETTINGS)
+    found = repeated_metrics(frame, answers(frame, 2, 0.9), SETTINGS)
     assert found["per_type"]["overlapping"] == {
         "crops": 0, "value": None, "low": None, "high": None, "per_seed": [None, None]
     }  # fmt: skip
@@ -130,9 +130,9 @@ def test_unpaired_predictions_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot be paired"):
         compare_repeats(frame, answers(frame, 2, 0.8), answers(frame, 3, 0.8), SETTINGS)
     with pytest.raises(UsageError, match="do not fit 240 crops"):
-        repeated_figures(frame, answers(frame, 2, 0.8)[:, :100], SETTINGS)
+        repeated_metrics(frame, answers(frame, 2, 0.8)[:, :100], SETTINGS)
     with pytest.raises(UsageError, match="no crop to evaluate"):
-        repeated_figures(frame.iloc[:0], np.zeros((1, 0), int), SETTINGS)
+        repeated_metrics(frame.iloc[:0], np.zeros((1, 0), int), SETTINGS)
 
 
 def test_holm() -> None:

@@ -84,7 +84,7 @@ def test_tables_agree_with_each_other(tmp_path: Path) -> None:
     assert per_type["sensitivity"].mean() == pytest.approx(evaluation.metrics["macro_sensitivity"], abs=1e-6)
 
 
-def test_certain_labels_sources_and_validation_have_their_own_figures() -> None:
+def test_certain_labels_sources_and_validation_have_their_own_metrics() -> None:
     metrics = judged().metrics
     assert metrics["certain"]["crops"] == 192
     assert {name: part["crops"] for name, part in metrics["by_source"].items()} == {"one": 120, "two": 120}
@@ -138,14 +138,14 @@ def test_summary_shows_every_type_and_the_notes() -> None:
     assert "no crop of type touching-overlapping" in text
 
 
-def test_every_overall_figure_has_its_interval() -> None:
+def test_every_overall_metric_has_its_interval() -> None:
     metrics = judged().metrics
     for name in ("accuracy", "macro_sensitivity", "macro_auc", "kappa", "calibration_error"):
         assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"], name
 
 
 def test_crops_without_a_case_stand_alone() -> None:
-    """Two sources, one all right and one all wrong: as two cases only 0, 1/2 and 1 could be drawn."""
+    """Two sources, one all correct and one all wrong: as two cases only 0, 1/2 and 1 could be drawn."""
     frame = pd.DataFrame({"crop_id": [str(at) for at in range(200)], "type": "instance"})
     frame["source"], frame["case_id"] = np.repeat(["one", "two"], 100), ""
     logits = np.eye(4)[np.repeat([0, 1], 100)] * 9
@@ -159,7 +159,7 @@ def test_crops_without_a_case_stand_alone() -> None:
     assert "200 crops of unknown cases" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_crops_without_a_case_among_others_are_told() -> None:
+def test_crops_without_a_case_among_others_are_counted() -> None:
     logits, frame = crops(240)
     frame.loc[frame["source"] == "two", "case_id"] = ""
     metrics = evaluate(logits, frame, EvaluateSettings(bootstrap=50)).metrics
@@ -168,7 +168,7 @@ def test_crops_without_a_case_among_others_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "alone", "told"),
+    ("named", "alone", "stated"),
     [
         (12, 0, []),
         (3, 0, ["intervals rest on 3 cases only and are likely too narrow"]),
@@ -193,9 +193,9 @@ def test_crops_without_a_case_among_others_are_told() -> None:
         ),
     ],
 )
-def test_what_intervals_rest_on_is_told(named: int, alone: int, told: list[str]) -> None:
+def test_what_intervals_rest_on_is_stated(named: int, alone: int, stated: list[str]) -> None:
     count = alone + (12 if named else 0)
     frame = pd.DataFrame({"crop_id": [str(at) for at in range(count)], "type": "instance", "source": "one"})
     frame["case_id"] = [""] * alone + [f"case{at % named}" for at in range(count - alone)]
     notes = evaluate(np.tile([3.0, 0, 0, 0], (count, 1)), frame, EvaluateSettings(bootstrap=20)).metrics["notes"]
-    assert [note for note in notes if "case" in note] == told
+    assert [note for note in notes if "case" in note] == stated

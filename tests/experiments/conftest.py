@@ -1,4 +1,4 @@
-"""Drawn bars in cases of two sources, and settings that train a cell within seconds."""
+"""Drawn bars in cases of two sources, and settings that train a job within seconds."""
 
 from typing import Any
 

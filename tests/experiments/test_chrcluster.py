@@ -11,7 +11,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.errors import UsageError
 from supcam.experiments.chrcluster import draw_stand_in, run_experiment
-from supcam.experiments.folds import from_one
+from supcam.experiments.single import from_one
 from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
 from tests.support.project import small_project, succeed
@@ -26,7 +26,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_the_experiment_from_the_zip_to_the_figures(
+def test_the_experiment_from_the_zip_to_the_metrics(
     few: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small one in this process; runs go to a store of their own."""

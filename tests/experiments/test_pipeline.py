@@ -1,4 +1,4 @@
-"""The ablation in real processes: one parent run, a run a cell, nothing trained twice, and the folds command."""
+"""The ablation in real processes: one parent run, a run a job, nothing trained twice, and the folds command."""
 
 import json
 from pathlib import Path
@@ -27,41 +27,47 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def tables(project: Path) -> list[dict[str, Any]]:
-    """Results by time."""
-    files = sorted(project.glob("runs/ablation-*/ablation/ablation.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [json.loads(file.read_text()) for file in files]
+def tables(project: Path) -> dict[Path, dict[str, Any]]:
+    """Results by file."""
+    return {file: json.loads(file.read_text()) for file in project.glob("runs/ablation-*/ablation/ablation.json")}
 
 
-def test_one_table_one_parent_and_a_run_for_each_cell(project: Path) -> None:
+@pytest.fixture(scope="module")
+def first(project: Path) -> dict[str, Any]:
+    """The table of a first run, started by MLflow."""
     options = [part for name, value in QUICK.items() for part in ("-P", f"{name}={value}")]
     succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-e", "ablation", *options)
-    (content,) = tables(project)
-    assert list(content["rows"]) == ["forest", "ce", "unified"]
-    assert content["rows"]["unified"]["paired"]["p_value"] <= 1
-    assert all(row["crops"] == 160 for row in content["rows"].values())
+    (content,) = tables(project).values()
+    return content
+
+
+def test_one_table_one_parent_and_a_run_for_each_job(project: Path, first: dict[str, Any]) -> None:
+    assert list(first["rows"]) == ["forest", "ce", "unified"]
+    assert first["rows"]["unified"]["paired"]["p_value"] <= 1
+    assert all(row["crops"] == 160 for row in first["rows"].values())
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project.as_posix().replace(' ', '%20')}/mlflow.db")
     experiments = [found.experiment_id for found in client.search_experiments()]
     (parent,) = client.search_runs(experiments, "tags.`mlflow.project.entryPoint` = 'ablation'")
-    cells = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert len(cells) == 6 and {cell.info.status for cell in cells} == {"FINISHED"}
-    assert {cell.data.tags["supcam.row"] for cell in cells} == {"forest", "ce", "unified"}
-    assert all("held_out_macro_sensitivity" in cell.data.metrics for cell in cells)
+    jobs = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len(jobs) == 6 and {job.info.status for job in jobs} == {"FINISHED"}
+    assert {job.data.tags["supcam.row"] for job in jobs} == {"forest", "ce", "unified"}
+    assert all("held_out_macro_sensitivity" in job.data.metrics for job in jobs)
     assert parent.info.status == "FINISHED"
     assert {item.path for item in client.list_artifacts(parent.info.run_id, "outputs/ablation")} >= {
         "outputs/ablation/ablation.json", "outputs/ablation/rows.png"
     }  # fmt: skip
 
 
-def test_a_second_run_keeps_what_is_finished_and_two_workers_add_the_rest(project: Path) -> None:
-    """After the first test: two of three rows are there, one is new."""
+def test_a_second_run_keeps_what_is_finished_and_two_workers_add_the_rest(project: Path, first: dict[str, Any]) -> None:
+    """Two of three rows are finished, one is new."""
+    before = set(tables(project))
     options = [part for name, value in {**QUICK, "ablation.rows": "[ce, unified, unified_margin]"}.items()
                for part in (f"--{name}", value)]  # fmt: skip
     said = succeed(project, "python", "-m", "pipelines.ablation", *options, "--ablation.workers", "2")
-    assert "2 cells run, 4 kept from before" in said
-    first, second = tables(project)
+    assert "2 jobs run, 4 kept from before" in said
+    (second,) = (content for file, content in tables(project).items() if file not in before)
     assert first["rows"]["ce"]["accuracy"] == second["rows"]["ce"]["accuracy"]
 
 

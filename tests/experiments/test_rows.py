@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from supcam.errors import SettingError, UsageError
-from supcam.experiments.rows import ROWS, cell_settings, chosen_rows, row_settings, with_overrides
+from supcam.experiments.rows import ROWS, chosen_rows, job_settings, row_settings, with_overrides
 from supcam.settings import PROFILES, AblationSettings, Settings, load_settings, profile_path
 from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
@@ -12,14 +12,14 @@ from tests.support.imports import ROOT
 FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
 
 
-def told(row: str) -> tuple[object, ...]:
+def changes(row: str) -> tuple[object, ...]:
     found = row_settings(ROWS[row], FULL)
     pretrain = (found.pretrain.loss, found.pretrain.margin_on) if found.pretrain.epochs else ("none", "none")
     return (found.compose.count > 0, *pretrain, found.finetune.epochs)
 
 
 def test_rows_of_the_method() -> None:
-    assert {name: told(name) for name in ROWS if name != "forest"} == {
+    assert {name: changes(name) for name in ROWS if name != "forest"} == {
         "ce": (False, "none", "none", 5),
         "ce_long": (False, "none", "none", 5),
         "ce_composition": (True, "none", "none", 5),
@@ -36,7 +36,7 @@ def test_rows_of_the_method() -> None:
 def test_the_long_row_takes_the_steps_of_the_composites_it_leaves_out() -> None:
     for name, epochs in {"ce": 5, "ce_long": 10, "supcam": 5}.items():
         plain = row_settings(ROWS[name], FULL)
-        changed = cell_settings(ROWS[name], plain, FULL.compose.count, crops=40)
+        changed = job_settings(ROWS[name], plain, FULL.compose.count, crops=40)
         assert changed == with_overrides(plain, {"finetune.epochs": epochs})
 
 

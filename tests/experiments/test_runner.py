@@ -1,4 +1,4 @@
-"""A real table of two rows on two folds: figures, p-values, files, the section of the page, and a resumed run."""
+"""A real table of two rows on two folds: metrics, p-values, files, the section of the page, and a resumed run."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ from PIL import Image
 
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
-from supcam.experiments import cells as module
+from supcam.experiments import jobs as module
 from supcam.experiments.parts import grouped_folds
-from supcam.experiments.results import ablation_section, chrcluster_section, folds_section, put_file, put_section
+from supcam.experiments.results import content_section, put_file, put_section
 from supcam.experiments.rows import with_overrides
 from supcam.experiments.runner import Ablation, ablate
 from tests.experiments.conftest import quick
@@ -54,10 +54,10 @@ def test_the_table(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     assert paired["difference"] == pytest.approx(expected)
     assert 0 <= paired["p_value"] <= paired["p_value_adjusted"] <= 1
     assert forest["seconds_per_cell"] > 0 and forest["processor_seconds_per_cell"] > 0
-    for figure in ("macro_auc", "calibration_error"):
-        assert forest[figure]["low"] <= forest[figure]["value"] <= forest[figure]["high"]
+    for name in ("macro_auc", "calibration_error"):
+        assert forest[name]["low"] <= forest[name]["value"] <= forest[name]["high"]
     assert [point["at"] for point in content["sweeps"]["pretrain.temperature"]] == [0.1, 0.2]
-    assert found.report.ran == 8 and not found.report.failed
+    assert found.counts.ran == 8 and not found.counts.failed
 
 
 def test_files_and_figures(finished: tuple[Path, Ablation], crops: CropSet) -> None:
@@ -72,7 +72,7 @@ def test_files_and_figures(finished: tuple[Path, Ablation], crops: CropSet) -> N
 def test_a_second_run_trains_nothing_and_says_the_same(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     folder, first = finished
     again = run(crops, folder)
-    assert (again.report.kept, again.report.ran) == (8, 0)
+    assert (again.counts.kept, again.counts.ran) == (8, 0)
     assert again.content["rows"] == first.content["rows"]
 
 
@@ -80,14 +80,14 @@ def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path
     content = finished[1].content
     page = tmp_path / "results.md"
     page.write_text("# Results\n\nTyped words.\n")
-    put_section(page, "ablation", ablation_section(content))
+    put_section(page, "ablation", content_section(content))
     first = page.read_text()
     for text in ("Typed words.", "geometric features, random forest (`forest`)", "| pretrain.temperature |"):
         assert text in first
     assert f"{content['rows']['ce']['accuracy']['value']:.4f}" in first
     paired = content["rows"]["forest"]["paired"]
     assert f"| {paired['only_model']:.0f}, {paired['only_reference']:.0f} | {paired['p_value']:.3g} |" in first
-    put_section(page, "ablation", ablation_section(content))
+    put_section(page, "ablation", content_section(content))
     assert page.read_text() == first
     put_section(page, "folds", "## Other")
     put_section(page, "ablation", "## Now this")
@@ -95,31 +95,31 @@ def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path
     assert "## Other" in page.read_text()
 
 
-def test_the_interval_is_told_as_it_was_set(finished: tuple[Path, Ablation]) -> None:
+def test_the_interval_is_shown_as_it_was_set(finished: tuple[Path, Ablation]) -> None:
     content = json.loads(json.dumps(finished[1].content))
-    assert "intervals (95 %)" in ablation_section(content)
+    assert "intervals (95 %)" in content_section(content)
     content["settings"]["evaluate"]["confidence"] = 0.9
-    assert "intervals (90 %)" in ablation_section(content)
+    assert "intervals (90 %)" in content_section(content)
 
 
-def test_rows_that_fail_are_told_and_the_others_stand(
+def test_rows_that_fail_are_reported_and_the_others_stand(
     crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverging(*_: object) -> None:
-        raise SupcamError("loss is no finite number")
+        raise SupcamError("loss is not a finite number")
 
     monkeypatch.setattr(module, "run_recipe", diverging)
     settings = with_overrides(SETTINGS, {"ablation.sweeps": {}})
     found = run(crops, tmp_path, settings)
     assert list(found.content["rows"]) == ["forest"]
     assert found.content["rows"]["forest"]["paired"] is None
-    assert "loss is no finite number" in ablation_section(found.content)
-    with pytest.raises(SupcamError, match=r"no row finished: ce, seed 42, fold 0: loss is no finite"):
+    assert "loss is not a finite number" in content_section(found.content)
+    with pytest.raises(SupcamError, match=r"no row finished: ce, seed 42, fold 0: loss is not a finite"):
         run(crops, tmp_path, with_overrides(settings, {"ablation.rows": ["ce"]}))
 
 
 def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path) -> None:
-    """The point 0.1 is the row itself: three comparisons told, two adjusted for."""
+    """The point 0.1 is the row itself: three comparisons shown, two adjusted for."""
     changes = {"pretrain.temperature": 0.1, "ablation.rows": ["ce", "unified"]}
     found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
     row, (same, other) = found["rows"]["unified"]["paired"], found["sweeps"]["pretrain.temperature"]
@@ -141,7 +141,7 @@ def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_p
     base = {name: content[name] for name in ("origin", "manifest_hash", "settings", "seeds")}
     subsets = {"all crops": content["rows"]["ce"], "mfish-slides": content["rows"]["forest"]}
     times = {"seconds_per_fold": 12.0, "processor_seconds_per_fold": 20.0}
-    text = folds_section(base | times | {"folds": 2, "subsets": subsets})
+    text = content_section(base | times | {"kind": "folds", "folds": 2, "subsets": subsets})
     assert "Median time of a fold: 12 s, of all cores 20 s." in text
     value = content["rows"]["forest"]["accuracy"]["value"]
     (goal,) = [line for line in text.splitlines() if line.startswith("| mfish-slides | accuracy | 0.95 |")]
@@ -149,12 +149,12 @@ def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_p
     counts = {"train": {"instance": 3}, "validation": {}, "test": {"instance": 1}}
     split = {"hash": "a" * 64, "counts": counts}
     result = base | {"kind": "chrcluster", "split": split, "seconds": {"import": 1.2}, "subsets": subsets}
-    assert "| train | 3 | 0 | 0 | 0 |" in chrcluster_section(result)
+    assert "| train | 3 | 0 | 0 | 0 |" in content_section(result)
     file, page = tmp_path / "chrcluster.json", tmp_path / "results.md"
     file.write_text(json.dumps(result))
     put_file(page, file)
     assert "## ChrCluster, protocol `paper`" in page.read_text()
-    for wrong in ("{}", "[1]", "not JSON", json.dumps({"kind": "folds"}), json.dumps({"kind": "other"})):
+    for wrong in ("{}", "[1]", "not JSON", json.dumps({"kind": "folds"}), json.dumps({**result, "kind": "other"})):
         file.write_text(wrong)
-        with pytest.raises(UsageError, match=r"chrcluster.json is no result that has a section"):
+        with pytest.raises(UsageError, match=r"chrcluster.json is not a result that has a section"):
             put_file(page, file)

@@ -1,4 +1,4 @@
-"""Shape features know area, holes, parts and branches of drawn shapes; the forest tells single bars from crossings."""
+"""Shape features know area, holes, parts and branches of drawn shapes; the forest distinguishes bars from crossings."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_nothing_in_a_crop_gives_zeros() -> None:
     assert np.isfinite(shape_features([bar(), cross(), pair(), ring(), canvas()])).all()
 
 
-def test_the_forest_tells_what_the_shapes_tell(crops: CropSet) -> None:
+def test_the_forest_recognises_what_the_shapes_show(crops: CropSet) -> None:
     train, held_out = (crops.subset(np.arange(len(crops)) % 2 == part) for part in (0, 1))
     outcome = run_forest(train, held_out, quick())
     assert outcome.logits.shape == (48, 4) and np.isfinite(outcome.logits).all()

@@ -21,8 +21,8 @@ def run(*arguments: object) -> Exception | None:
     return done.exception  # type: ignore[return-value]
 
 
-def test_a_table_of_labels_is_judged(labelled: Path, trained_package: Path, crops: CropSet, tmp_path: Path) -> None:
-    assert run("--data", labelled, "--model", trained_package, "--into", tmp_path / "out") is None
+def test_a_table_of_labels_is_judged(labelled: Path, package: Path, crops: CropSet, tmp_path: Path) -> None:
+    assert run("--data", labelled, "--model", package, "--into", tmp_path / "out") is None
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["crops"], metrics["cases"]) == (96, 4)
     seen = int((crops.frame["split"] == "train").sum())
@@ -32,50 +32,50 @@ def test_a_table_of_labels_is_judged(labelled: Path, trained_package: Path, crop
 
 
 def test_a_folder_per_type_without_cases_and_a_missing_type(
-    trained_package: Path, crops: CropSet, data: Path, tmp_path: Path
+    package: Path, crops: CropSet, data: Path, tmp_path: Path
 ) -> None:
     for path, kind in zip(crops.frame["path"], crops.frame["type"], strict=True):
         if kind != "overlapping":
             (tmp_path / "lab" / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy(data / path, tmp_path / "lab" / kind / path.replace("/", "-"))
-    assert run("--data", tmp_path / "lab", "--model", trained_package, "--into", tmp_path / "out") is None
+    assert run("--data", tmp_path / "lab", "--model", package, "--into", tmp_path / "out") is None
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["per_type"]["overlapping"]["sensitivity"] is None
     notes = " ".join(metrics["notes"])
     assert "no crop of type overlapping" in notes and "no crop names its case" in notes
 
 
-def test_a_model_compared_with_itself(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
-    arguments = ("--data", labelled, "--model", trained_package, "--compare", trained_package)
+def test_a_model_compared_with_itself(labelled: Path, package: Path, tmp_path: Path) -> None:
+    arguments = ("--data", labelled, "--model", package, "--compare", package)
     assert run(*arguments, "--into", tmp_path / "out") is None
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["comparison"]
     assert found["mcnemar"] == {"only_model": 0.0, "only_reference": 0.0, "p_value": 1.0}
     assert found["accuracy"]["difference"] == 0.0 == found["accuracy"]["low"]
 
 
-def test_an_empty_folder_is_refused(trained_package: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(package: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    error = run("--data", tmp_path / "empty", "--model", trained_package, "--into", tmp_path / "out")
+    error = run("--data", tmp_path / "empty", "--model", package, "--into", tmp_path / "out")
     assert isinstance(error, UsageError) and "empty" in str(error)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_of_another_label_set_is_refused(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(trained_package, tmp_path / "other")
+def test_a_model_of_another_label_set_is_refused(labelled: Path, package: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(package, tmp_path / "other")
     card = json.loads((other / "card.json").read_text())
     (other / "card.json").write_text(json.dumps({**card, "types": ["single", "cluster"]}))
     write_checksums(other)
     error = run("--data", labelled, "--model", other, "--into", tmp_path / "out")
-    with pytest.raises(UsageError, match="tells the types single, cluster; needed are instance, touching"):
+    with pytest.raises(UsageError, match="has the types single, cluster; needed are instance, touching"):
         raise error if error is not None else AssertionError
 
 
-def test_what_was_not_judged_is_told(labelled: Path, trained_package: Path, tmp_path: Path) -> None:
+def test_what_was_not_judged_is_counted(labelled: Path, package: Path, tmp_path: Path) -> None:
     lab = shutil.copytree(labelled, tmp_path / "lab")
     lines = (lab / "labels.csv").read_text().splitlines()
     (lab / "labels.csv").write_text("\n".join(lines[:-7]) + "\n")
     (lab / "notes.txt").write_text("of the reader")
-    assert run("--data", lab, "--model", trained_package, "--into", tmp_path / "out") is None
+    assert run("--data", lab, "--model", package, "--into", tmp_path / "out") is None
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["crops"] == 89
     assert "7 images not listed in labels.csv, so not judged" in metrics["notes"]
@@ -83,13 +83,13 @@ def test_what_was_not_judged_is_told(labelled: Path, trained_package: Path, tmp_
 
 
 def test_folders_and_cases_are_named_as_for_an_import(
-    trained_package: Path, crops: CropSet, data: Path, tmp_path: Path
+    package: Path, crops: CropSet, data: Path, tmp_path: Path
 ) -> None:
     for row in crops.frame.itertuples():
         folder = tmp_path / "lab" / str(TYPE_LABELS.index(str(row.type)) + 4)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(data / str(row.path), folder / f"{row.case_id}_{row.Index}.png")
-    arguments = ("--data", tmp_path / "lab", "--model", trained_package, "--into", tmp_path / "out")
+    arguments = ("--data", tmp_path / "lab", "--model", package, "--into", tmp_path / "out")
     types = ",".join(f"{number + 4}={label}" for number, label in enumerate(TYPE_LABELS))
     assert run(*arguments, "--map", types, "--case-pattern", r"/(?P<case>[^/]+)_[0-9]+\.png$") is None
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -98,7 +98,7 @@ def test_folders_and_cases_are_named_as_for_an_import(
     assert isinstance(error, UsageError) and "--map '0' is not of the form" in str(error)
 
 
-def test_a_data_folder_is_read_as_it_is(trained_package: Path, data: Path, tmp_path: Path) -> None:
-    assert run("--data", data, "--model", trained_package, "--into", tmp_path / "out") is None
+def test_a_data_folder_is_read_as_it_is(package: Path, data: Path, tmp_path: Path) -> None:
+    assert run("--data", data, "--model", package, "--into", tmp_path / "out") is None
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["crops"], metrics["cases"]) == (96, 4)

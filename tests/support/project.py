@@ -20,6 +20,8 @@ SMALL = {
     "pretrain": {"epochs": 2, "batch_size": 16, "queue_size": 32},
     "finetune": {"epochs": 2, "batch_size": 16},
     "evaluate": {"bootstrap": 50},
+    # Two epochs and a few test crops: the calibration error is what the processor's rounding makes of them.
+    "promote": {"max_calibration_error": 1.0},
 }
 
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison: rows with their intervals, and a figure along each sweep."""
+"""Figures of a comparison: rows with their intervals, and a metric along each sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def draw_rows(content: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_sweep(setting: str, points: Sequence[Mapping[str, Any]], name: str, path: Path) -> None:
-    """One figure along the values of a setting, in their order."""
+    """One metric along the values of a setting, in their order."""
     figure, axes = new_figure(4.8, 3.4)
     for at, point in enumerate(points):
         part = point[name]

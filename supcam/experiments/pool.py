@@ -1,0 +1,116 @@
+"""Running jobs that are not finished, one after the other or in worker processes."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+from supcam.errors import SupcamError, UsageError
+from supcam.experiments.jobs import Job, JobContext, run_job, track_kept
+from supcam.progress import Progress
+
+
+@dataclass
+class JobCounts:
+    """How the jobs went: finished before, run now, and failed with the reason."""
+
+    kept: int = 0
+    ran: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_jobs(jobs: Sequence[Job], context: JobContext, workers: int = 1, progress: Progress | None = None) -> JobCounts:
+    """Run the jobs that are not finished, in ``workers`` processes; equal jobs run once.
+
+    A job that fails is reported and the others go on.
+
+    Raises:
+        UsageError: for settings or crops that the first such job cannot be trained on.
+        SupcamError: when a worker process was killed.
+    """
+    counts = JobCounts()
+    unfinished: dict[str, Job] = {}
+    for job in jobs:
+        if context.result(job) is None:
+            unfinished.setdefault(context.key(job), job)
+        else:
+            counts.kept += 1
+            track_kept(job, context)
+    if progress:
+        progress(counts.kept, len(jobs))
+    for job, error in _outcomes(list(unfinished.values()), context, workers):
+        if error is None:
+            counts.ran += 1
+        else:
+            counts.failed[job.name] = error
+        if progress:
+            progress(counts.kept + counts.ran + len(counts.failed), len(jobs))
+    return counts
+
+
+def _outcomes(jobs: Sequence[Job], context: JobContext, workers: int) -> Iterator[tuple[Job, str | None]]:
+    """Each job as it ends, with the error of a failed one."""
+    if workers == 1:
+        for job in jobs:
+            yield job, _attempt(job, context)
+        return
+    # Not forked: torch's threads do not survive it.
+    spawn = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), spawn, initializer=_start_worker, initargs=(context,))
+    try:
+        waiting = {pool.submit(_attempt_in_worker, job): job for job in jobs}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    except BrokenProcessPool:
+        raise SupcamError(
+            f"one of {workers} workers was ended from outside, most likely for want of memory. Take fewer workers "
+            "and run it again: finished jobs are kept."
+        ) from None
+    except BaseException:
+        # Not waited for: each job goes on from its last epoch when the table is run again.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_shared: JobContext | None = None  # in a worker process: the context, sent once and not with every job
+
+
+def _start_worker(context: JobContext) -> None:
+    """Take what all jobs share, and end when the process that started this one is killed."""
+    global _shared
+    _shared = context
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # from a thread nothing less ends a process that trains
+
+
+def _attempt_in_worker(job: Job) -> str | None:
+    if _shared is None:
+        raise RuntimeError("a worker was started without its context")
+    try:
+        return _attempt(job, _shared)
+    except UsageError as error:
+        raise UsageError(str(error)) from None  # an error that travels between processes is made of its text alone
+
+
+def _attempt(job: Job, context: JobContext) -> str | None:
+    """Run a job; the error as text where it failed by itself and not by a mistake that all jobs share."""
+    try:
+        run_job(job, context)
+    except UsageError:
+        raise
+    except SupcamError as error:
+        return str(error)
+    return None
