@@ -29,8 +29,9 @@ from supcam.models.encoders import build_encoder, channels_last
 from supcam.models.queue import KeyQueue
 from supcam.settings import Settings, parse_settings
 from supcam.training.crop_bank import CropBank
+from supcam.training.device import choose_device, choose_precision, memory_mb, reproducible
 from supcam.training.pretraining import PretrainTask
-from supcam.training.session import choose_device, choose_precision, fit, memory_mb, reproducible, run_identity
+from supcam.training.task import fit, run_identity
 from supcam.views import TrainViews, to_input, view_seeds
 
 CORES = os.cpu_count() or 1

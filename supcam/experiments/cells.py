@@ -27,9 +27,10 @@ from supcam.errors import SupcamError, UsageError
 from supcam.evaluation.metrics import confusion, rates
 from supcam.experiments.parts import Parts
 from supcam.experiments.recipe import Log, Outcome, run_recipe
-from supcam.experiments.rows import SECTIONS, WITHOUT_EFFECT
+from supcam.experiments.rows import SECTIONS
 from supcam.experiments.shapes import run_forest
 from supcam.files import write_text
+from supcam.identity import identity, key_of
 from supcam.progress import Progress
 from supcam.settings import Settings
 
@@ -96,15 +97,8 @@ class Bench:
 
     def key(self, cell: Cell) -> str:
         """Hash of all that determines a cell: crops, settings, model, code."""
-        values = cell.settings.model_dump(mode="json", by_alias=True)
-        for name in WITHOUT_EFFECT:
-            section, _, key = name.partition(".")
-            del values[section][key]
-        sections = SECTIONS if cell.model == "network" else ("runtime",)
-        relevant = {name: values[name] for name in sections}
-        content = {"crops": cell.parts.digest(self.crops.frame), "settings": relevant, "model": cell.model}
-        text = json.dumps({**content, "code": code_digest()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        content = {"crops": cell.parts.digest(self.crops.frame), "model": cell.model, "code": code_digest()}
+        return key_of(identity(cell.settings, cell.model, content))[:20]
 
     def result(self, cell: Cell) -> "Result | None":
         """The kept result of a cell; None while it is not finished."""

@@ -59,14 +59,14 @@ class CropBank:
         """
         images = canvases(crops, settings, device, folder)
         composed = is_composed(crops)
-        domains, _ = zip_codes(crops.frame["source"].astype(str).tolist(), composed)
+        domains, _ = domain_codes(crops.frame["source"].astype(str).tolist(), composed)
         labels = torch.from_numpy(np.array(crops.labels)).to(device)
         return cls(images, labels, label_weights(crops), domains, composed)
 
     def start_epoch(self, epoch: int) -> None:
         """Bring the crops of an epoch into place. Here every epoch has the same ones."""
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What to log about the crops of the present epoch."""
         return {}
 
@@ -96,7 +96,7 @@ def label_weights(crops: CropSet) -> NDArray[np.float64]:
     return np.where(crops.frame["label_certain"].astype(bool).to_numpy(), 1.0, UNCERTAIN_WEIGHT)
 
 
-def zip_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
+def domain_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
     """Integer code of each crop's domain, and the domains' names."""
     names = [f"{source}/composed" if flag else source for source, flag in zip(sources, composed, strict=True)]
     known = sorted(set(names))

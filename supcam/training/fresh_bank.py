@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from supcam.composition.stream import Stream, stream_on
 from supcam.data.crops import CropSet
 from supcam.settings import Settings
-from supcam.training.crop_bank import CropBank, canvases, is_composed, label_weights, zip_codes
+from supcam.training.crop_bank import CropBank, canvases, domain_codes, is_composed, label_weights
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FreshBank(CropBank):
         labels = torch.cat([real_labels, real_labels.new_zeros(count)])
         sources = real.frame["source"].astype(str).tolist()
         composed = np.arange(len(labels)) >= len(real)
-        both, _ = zip_codes([*sources, *sources], np.arange(2 * len(real)) >= len(real))
+        both, _ = domain_codes([*sources, *sources], np.arange(2 * len(real)) >= len(real))
         weights, domains = np.ones(len(labels)), np.zeros(len(labels), dtype=np.int64)
         weights[: len(real)], domains[: len(real)] = label_weights(real), both[: len(real)]
         bank = cls(
@@ -77,7 +77,7 @@ class FreshBank(CropBank):
         self.domains[first:] = [self.composed_domains[rows[0]] for rows in batch.rows]
         position.epoch, position.uncomposed = epoch, batch.uncomposed
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """How many composites of the epoch could not be made, in all and by reason; crops took their place."""
         reasons = self.position.uncomposed
         figures = {f"uncomposed/{reason}": float(count) for reason, count in sorted(reasons.items())}

@@ -10,7 +10,7 @@ from supcam.errors import UsageError
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
-from supcam.training.session import choose_device, reproducible
+from supcam.training.device import choose_device, reproducible
 
 _BATCH = 64
 
@@ -26,8 +26,8 @@ def load_classifier(model_state: dict[str, Tensor], settings: Settings) -> Clust
         classifier.load_state_dict(model_state)
     except RuntimeError:
         raise UsageError(
-            f"the trained weights do not fit the model ({settings.model.told}). Train again with these settings, or "
-            "give the settings the weights were trained with."
+            f"the trained weights do not fit the model ({settings.model.description}). Train again with these "
+            "settings, or give the settings the weights were trained with."
         ) from None
     return classifier.eval()
 
