@@ -8,25 +8,9 @@ import pytest
 import yaml
 
 from supcam.settings import profile_path
-from tests.support.imports import ROOT, all_imports, module_path
+from tests.support.imports import CANNOT_CHANGE_A_RESULT, ROOT, all_imports, module_path
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-
-# A change of these retrains nothing: they word errors, show progress, write files whole, draw pages, record runs, read
-# options, and find folders, that of kept work among them (tests/test_identity.py: only of the same work). What a stage
-# computes from its deps and params is the same bytes whatever they do.
-CANNOT_CHANGE_A_RESULT = (
-    "supcam/errors.py",
-    "supcam/files.py",
-    "supcam/identity.py",
-    "supcam/pages",
-    "supcam/processes.py",
-    "supcam/progress.py",
-    "supcam/stages/command.py",
-    "supcam/stages/stage.py",
-    "supcam/stages/workspace.py",
-    "supcam/tracking",
-)
 
 
 def script_of(stage: str) -> Path:
