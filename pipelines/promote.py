@@ -21,7 +21,7 @@ def register(stage: Stage) -> str:
 
 
 def promote(stage: Stage) -> str:
-    """Register, then decide. A refusal by figures is a result and ends well; failed validation stops the pipeline."""
+    """Register, then decide. A refusal by metrics is a result and ends well; failed validation stops the pipeline."""
     version = _register(stage)
     root = stage.workspace.root
     decision = decide(

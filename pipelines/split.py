@@ -15,7 +15,7 @@ def split(stage: Stage) -> str:
     frame = read_manifest(stage.data / "manifest.csv")
     stage.log_crops("crops", frame, "raw", dep="data", source=stage.data)
     validation = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
-    # An experiment that asks for another split divides anew; dvc repro does so only after: supcam data resplit.
+    # An experiment that asks for another split divides from scratch; dvc repro does so only after: supcam data resplit.
     asked = any(name.startswith("split.") for name in stage.workspace.overrides)
     previous = None if asked else read_assignments(stage.workspace.find("split/assignments.csv"))
     history = read_history(stage.workspace.find("split/history.json"))

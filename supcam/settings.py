@@ -113,7 +113,7 @@ class ComposeSettings(Section):
     count: int = Field(400, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
     workers: Annotated[int, NO_EFFECT] = Field(2, ge=1, le=256)
-    # Compose anew in every epoch instead of reading the set that DVC keeps.
+    # Compose again in every epoch instead of reading the set that DVC keeps.
     on_the_fly: bool = False
     # Also write which pixels belong to which source, for training segmentation.
     masks: bool = False
@@ -142,7 +142,7 @@ class ComposeSettings(Section):
     # Placement.
     scale: tuple[float, float] = (0.9, 1.1)
     min_contact: int = Field(5, ge=1)
-    # Touching shifts are drawn with the weight contact ** power: 0 draws all alike, real clusters lie closer.
+    # Touching shifts are drawn with the weight contact ** power: 0 draws all equally often, real clusters lie closer.
     contact_power: float = Field(3.0, ge=0.0, le=8.0)
     max_halo_overlap: int = Field(60, ge=0)
     max_halo_overlap_share: float = Field(0.1, ge=0.0, le=1.0)
@@ -214,7 +214,7 @@ class TuneSettings(Section):
     )
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
-    # Trainings per trial, each with another seed; the trial's figure is their mean.
+    # Trainings per trial, each with another seed; the trial's value is their mean.
     seeds: int = Field(1, ge=1, le=100)
     # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.
     objective: Literal["finetune", "probe"] = "finetune"
@@ -338,7 +338,7 @@ class CheckSettings(Section):
 
 
 class PromoteSettings(Section):
-    """The promotion rule: the figure that must not fall, by how much it may, and floors per type."""
+    """The promotion rule: the metric that must not fall, by how much it may, and floors per type."""
 
     model_name: str = Field("supcam", min_length=1, pattern=r"^[^/:@]+$")
     figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
@@ -491,18 +491,29 @@ def _readable(error: ValidationError) -> SettingError:
     return SettingError(name, value, allowed_values(schema) if clear and schema else said)
 
 
-def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
-    """JSON schema of the setting at or above a place; None when the place is a section."""
+def _located(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str | None]:
+    """The section at or above a location in the settings, and its setting there; None when it is the section itself."""
     model: type[BaseModel] = Settings
     for part in location:
-        fields = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
-        inner = fields.get(str(part))
+        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+        inner = by_name.get(str(part))
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             model = inner
-        elif part in fields:
-            schema: dict[str, Any] = model.model_json_schema()["properties"][part]
-            return schema
-    return None
+        elif part in by_name:
+            return model, str(part)
+    return model, None
+
+
+def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
+    """JSON schema of the setting at or above a location; None when that is a section."""
+    model, key = _located(location)
+    return None if key is None else model.model_json_schema()["properties"][key]
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys of a section; of a setting that is itself a mapping, the types of clusters."""
+    model, setting = _located(location)
+    return list(TYPE_LABELS) if setting else sorted(field.alias or key for key, field in model.model_fields.items())
 
 
 _LIMITS = {
@@ -527,17 +538,6 @@ def allowed_values(schema: dict[str, Any]) -> str:
         return " or ".join(allowed_values(option) for option in schema["anyOf"])
     limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
     return f"{schema.get('type', '')} {' and '.join(limits)}".strip()
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location:
-        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
-        inner = by_name.get(str(part))
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return list(TYPE_LABELS)
-        model = inner
-    return sorted(field.alias or key for key, field in model.model_fields.items())
 
 
 _PROFILES = Path(__file__).parent / "profiles"

@@ -274,7 +274,7 @@ def finetune(
     Raises:
         UsageError: for training crops, weights or a checkpoint that cannot be used.
         SettingError: for a setting that does not fit the data or the machine.
-        SupcamError: when the loss is no finite number any more.
+        SupcamError: when the loss is not finite any more.
     """
     chosen = settings.finetune
     if not chosen.use_composed:

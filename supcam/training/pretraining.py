@@ -288,7 +288,7 @@ def pretrain(
     Raises:
         UsageError: for training crops or a checkpoint that cannot be used.
         SettingError: for a setting that does not fit the data or the machine.
-        SupcamError: when the loss is no finite number any more.
+        SupcamError: when the loss is not finite any more.
     """
     check_pretraining(train, settings)
     identity, chosen = run_identity(settings, "pretrain", crops_digest(train)), settings.pretrain

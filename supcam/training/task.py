@@ -149,7 +149,7 @@ class RunTask(L.LightningModule):
         """
         if not bool(torch.isfinite(value).all()):
             raise SupcamError(
-                f"{self.step}: loss or weights are no finite numbers in epoch {self.current_epoch}, step "
+                f"{self.step}: loss or weights are not finite in epoch {self.current_epoch}, step "
                 f"{self.global_step}. {self.remedy}; the checkpoint of the last good epoch is kept in "
                 f"{self.trainer.default_root_dir}."
             )

@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         return loss * torch.nan if task.current_epoch == 2 else loss
 
     monkeypatch.setattr(PretrainTask, "training_step", spoiled)
-    with pytest.raises(SupcamError, match=r"no finite numbers in epoch 2.*Lower pretrain.learning_rate \(now 0.1\)"):
+    with pytest.raises(SupcamError, match=r"not finite in epoch 2.*Lower pretrain.learning_rate \(now 0.1\)"):
         pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path)
     kept = torch.load(tmp_path / LAST, weights_only=True)
     assert kept["epoch"] == 1
@@ -235,7 +235,7 @@ def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     assert len(history) == 4
     assert seen == {0: {True, False}, 1: {True, False}, 2: {False}, 3: {False}}
     scale = 16 / 64
-    # Two steps an epoch of 25 real crops, along half a cosine; encoder and head alike.
+    # Two steps an epoch of 25 real crops, along half a cosine; the same for encoder and head.
     expected = [0.02 * scale * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
 
