@@ -65,16 +65,7 @@ class Workspace:
 def open_workspace(
     root: Path, label: str, own_folder: bool, profile: str, device: str, from_run: str, extra: list[str]
 ) -> Workspace:
-    """The workspace of one execution, from the options of its command line.
-
-    Args:
-        root: The project.
-        label: Name of the stage or job, for the folder.
-        own_folder: Write below ``runs/`` instead of ``outputs/``.
-        profile: Name of a profile; empty: ``params.yaml``. Counts in a folder of its own only.
-        device: ``runtime.device``; empty: as the settings say.
-        from_run: Run whose outputs are the inputs; empty: the present outputs of DVC.
-        extra: ``--section.key value`` pairs.
+    """The workspace of one execution, from the options of its command line (see ``command``); ``label`` names it.
 
     Raises:
         UsageError: for an option that is not a setting, a wrong setting, or a run that is not there.

@@ -82,28 +82,23 @@ class FinetuneTask(RunTask):
         on_epoch: OnEpoch | None = None,
     ) -> None:
         super().__init__(settings, bank, validation, identity, log_row, on_epoch)
-        self.head_epochs = head_epochs
+        self.head_epochs, chosen = head_epochs, settings.finetune
+        self.remedy = (
+            f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
+            f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
+            f"finetune.real_learning_rate (now {chosen.real_learning_rate})"
+        )
         self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
         self.averaged = channels_last(ClusterClassifier(build_encoder(settings.model))).requires_grad_(False)
         self.averaged.load_state_dict(self.classifier.state_dict())
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
-        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), settings.finetune.batch_size)
+        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), chosen.batch_size)
 
     @property
     def trained(self) -> ClusterClassifier:
         """The classifier, without its averaged copy."""
         return self.classifier
-
-    @property
-    def remedy(self) -> str:
-        """Which settings to change when the loss diverges."""
-        chosen = self.settings.finetune
-        return (
-            f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
-            f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
-            f"finetune.real_learning_rate (now {chosen.real_learning_rate})"
-        )
 
     def result(self) -> dict[str, Any]:
         """Averaged weights of the best epoch, and its number."""

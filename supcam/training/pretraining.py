@@ -81,6 +81,10 @@ class PretrainTask(RunTask):
     ) -> None:
         super().__init__(settings, bank, validation, identity, log_row, on_epoch)
         chosen, self.pictures = settings.pretrain, pictures
+        self.remedy = (
+            f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
+            f"(now {chosen.temperature})"
+        )
         self.network = ContrastiveNetwork(
             build_encoder(settings.model), chosen.projection, batch_norm=settings.model.norm == "batch"
         )
@@ -99,15 +103,6 @@ class PretrainTask(RunTask):
     def trained(self) -> ContrastiveNetwork:
         """The query encoder with its head."""
         return self.network
-
-    @property
-    def remedy(self) -> str:
-        """Which settings to change when the loss diverges."""
-        chosen = self.settings.pretrain
-        return (
-            f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
-            f"(now {chosen.temperature})"
-        )
 
     def result(self) -> dict[str, Any]:
         """Weights of the query encoder, without the head."""

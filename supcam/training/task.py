@@ -59,11 +59,13 @@ class RunTask(L.LightningModule):
         strategy_name: How several processes share the work.
         history: One row of plain numbers per finished epoch, the same bytes in every run.
         steps_per_epoch: Number of batches of an epoch.
+        remedy: Which settings to change when the loss diverges, for the message; set by each task.
     """
 
     step: Step
     seed_offset = 0
     strategy_name = "ddp"
+    remedy: str
 
     def __init__(
         self,
@@ -92,11 +94,6 @@ class RunTask(L.LightningModule):
     @abstractmethod
     def trained(self) -> nn.Module:
         """The network whose weights the optimiser changes."""
-
-    @property
-    @abstractmethod
-    def remedy(self) -> str:
-        """Which settings to change when the loss diverges, for the message."""
 
     @abstractmethod
     def result(self) -> dict[str, Any]:
@@ -218,18 +215,8 @@ def run(
 ) -> dict[str, Any]:
     """Train a task to its end, or go on from ``state_dir``; a finished run there is returned at once.
 
-    Args:
-        make: Builds the task, under the seed of the run.
-        settings: All settings.
-        identity: What determines the run, see ``run_identity``.
-        state_dir: Folder of the checkpoints.
-        log: Called with the metrics of every epoch and its number, also for those that an earlier process finished.
-        step: What is trained, for the progress bar.
-        epochs: Number of epochs; 0 trains nothing.
-        accumulate: Batches to one step of the optimiser.
-
-    Returns:
-        ``history`` and what the task's ``result`` gives.
+    ``make`` builds the task, under the seed of the run; 0 ``epochs`` leave it untrained. Returned are its ``history``
+    and what its ``result`` gives.
     """
     finished = state_dir / FINISHED
     if finished.exists():
