@@ -29,8 +29,9 @@ from supcam.models.encoders import build_encoder, channels_last
 from supcam.models.queue import KeyQueue
 from supcam.settings import Settings, parse_settings
 from supcam.training.crop_bank import CropBank
+from supcam.training.device import choose_device, choose_precision, memory_mb, reproducible
 from supcam.training.pretraining import PretrainTask
-from supcam.training.session import choose_device, choose_precision, fit, memory_mb, reproducible, run_identity
+from supcam.training.task import fit, run_identity
 from supcam.views import TrainViews, to_input, view_seeds
 
 CORES = os.cpu_count() or 1
@@ -140,13 +141,13 @@ def _train(setup: Setup) -> tuple[float, float]:
     settings = setup.settings
     with tempfile.TemporaryDirectory() as folder, reproducible(settings.runtime, 0):
         identity = run_identity(settings, "pretrain", "drawn")
-        task = _Timed(settings, setup.bank, setup.bank, identity, None, lambda _, figures: seen.append(figures))
+        task = _Timed(settings, setup.bank, setup.bank, identity, None, lambda _, row: seen.append(row))
         fit(task, settings, "benchmark", settings.pretrain.epochs, 1, Path(folder))
     return float(median(np.diff(task.began)[WARM:].tolist())), seen[-1]["seconds"]
 
 
 def _step_rows(setup: Setup) -> None:
-    """Whole steps of ours, the bare encoders and lightly in turns, so that a drift of the machine meets all alike."""
+    """Whole steps of ours, the bare encoders and lightly in turns, so that a drift of the machine meets all of them."""
     lightly = _lightly_step(setup)
     contenders: dict[str, Callable[[], float]] = {
         "ours": lambda: _train(setup)[0],
@@ -156,12 +157,12 @@ def _step_rows(setup: Setup) -> None:
         contenders["lightly"] = partial(_seconds, lightly, setup)
     rounds = [{side: measure() for side, measure in contenders.items()} for _ in range(ROUNDS)]
     found = {side: median(round_[side] for round_ in rounds) for side in contenders}
-    figures = {f"{side}_seconds": seconds for side, seconds in found.items()} | _what(setup)
+    values = {f"{side}_seconds": seconds for side, seconds in found.items()} | _what(setup)
     value = found["ours"] / found["bare"]
-    _row(f"step_over_bare{setup.suffix}", value, "ratio", limit=setup.limits["bare"], **figures)
+    _row(f"step_over_bare{setup.suffix}", value, "ratio", limit=setup.limits["bare"], **values)
     name = f"lightly_step_ratio{setup.suffix}"
     if callable(lightly):
-        _row(name, found["lightly"] / found["ours"], "ratio", limit=1.0, workers=CORES, **figures)
+        _row(name, found["lightly"] / found["ours"], "ratio", limit=1.0, workers=CORES, **values)
     else:
         _row(name, None, "ratio", reason=lightly)
     _views_row(setup)
@@ -284,13 +285,11 @@ def _loss_row(queue: int) -> None:
     if "reason" in theirs:
         _row(name, None, "ratio", **theirs, **shape)
         return
-    figures = {
+    values = {
         f"{side}_{key}": value for side, found in (("ours", ours), ("theirs", theirs)) for key, value in found.items()
     }
     ratio = theirs["seconds"] / ours["seconds"]
-    _row(
-        name, ratio, "ratio", memory_ratio=theirs["peak_mb"] / max(ours["peak_mb"], 0.1), limit=1.0, **figures, **shape
-    )
+    _row(name, ratio, "ratio", memory_ratio=theirs["peak_mb"] / max(ours["peak_mb"], 0.1), limit=1.0, **values, **shape)
 
 
 def _loss_side(side: str, queue: int) -> dict[str, Any]:
@@ -400,7 +399,7 @@ def _memory(name: str) -> float:
 
 
 def _forget_peak() -> None:
-    """Let the greatest memory of this process start anew from the present one (Linux, proc(5))."""
+    """Let the greatest memory of this process start again from the present one (Linux, proc(5))."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 

@@ -104,10 +104,10 @@ def full_run(
     settings: Settings, point: Point, parts: tuple[CropSet, CropSet, CropSet], state: Path
 ) -> dict[str, float]:
     """Macro sensitivity on the validation and on the fresh crops after training as the pipeline does."""
+    from supcam.training.embeddings import sensitivities
     from supcam.training.finetuning import finetune
     from supcam.training.prediction import predict_logits
     from supcam.training.pretraining import pretrain
-    from supcam.training.watching import sensitivities
 
     train, validation, test = parts
     chosen = settings.model_copy(update={"pretrain": settings.pretrain.model_copy(update=point.values)})

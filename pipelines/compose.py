@@ -1,15 +1,16 @@
 """Stage compose: make category-variant composites from the training crops."""
 
-from pipelines.crops import part
-from pipelines.stage import Stage, main
 from supcam.composition.dataset import compose_set
 from supcam.progress import progress_bar
+from supcam.stages.command import main
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage
 
 
 def compose(stage: Stage) -> str:
     """Write the composed set."""
     with progress_bar("composites") as progress:
-        report = compose_set(part(stage, "train"), stage.settings.compose, stage.out, progress=progress)
+        report = compose_set(StageCrops(stage).part("train"), stage.settings.compose, stage.out, progress=progress)
     stage.run.log({"composed": report.composed, **report.losses()})
     return "\n".join(report.lines())
 

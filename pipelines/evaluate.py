@@ -5,23 +5,22 @@ import json
 from rich.console import Console
 from safetensors.torch import load_file
 
-from pipelines.crops import part
-from pipelines.stage import Stage, code_hash, main
-from supcam.data.manifest import read_manifest
 from supcam.evaluation.report import evaluate as judge
 from supcam.registry.candidate import package_candidate
-from supcam.settings import with_best_params
-from supcam.training.prediction import predict_logits
+from supcam.stages.command import main
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage, code_hash
+from supcam.training.prediction import predict_each
 
 
 def evaluate(stage: Stage) -> str:
-    """Write metrics, tables, figures and the package that promote registers."""
-    settings = with_best_params(stage.settings, stage.read("tune/best_params.yaml"))
+    """Write metrics, tables, pictures and the package that promote registers."""
+    settings, crops = stage.workspace.tuned_settings(), StageCrops(stage)
     weights = load_file(stage.read("finetune/model.safetensors"))
-    validation, test = part(stage, "validation"), part(stage, "test")
-    validation_logits = predict_logits(weights, validation, settings)
+    validation, test = crops.part("validation"), crops.part("test")
+    validation_logits, test_logits = predict_each(weights, [validation, test], settings)
     evaluation = judge(
-        predict_logits(weights, test, settings),
+        test_logits,
         test.frame,
         settings.evaluate,
         validation_logits=validation_logits,
@@ -33,20 +32,20 @@ def evaluate(stage: Stage) -> str:
         weights,
         settings,
         stage.out / "package",
-        manifest=read_manifest(stage.read("split/manifest.csv")),
+        manifest=crops.manifest,
         hashes={
             "split": split["split_hash"],
             "composed": stage.inputs["deps"]["outputs/compose"],
-            "code": code_hash(stage.place.root),
+            "code": code_hash(stage.workspace.root),
         },
         metrics=evaluation.metrics,
         test=test,
         validation_logits=validation_logits,
         validation_labels=validation.labels,
     )
-    figures = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
+    overall = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
     per_type = {f"sensitivity/{name}": row["sensitivity"] for name, row in evaluation.metrics["per_type"].items()}
-    stage.run.log(figures | {name: value for name, value in per_type.items() if value is not None})
+    stage.run.log(overall | {name: value for name, value in per_type.items() if value is not None})
     Console(width=100).print(evaluation.summary())
     return (
         f"{len(test)} test crops: accuracy {evaluation.metrics['accuracy']:.4f}, "

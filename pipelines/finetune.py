@@ -2,17 +2,19 @@
 
 from safetensors.torch import load_file, save_file
 
-from pipelines.crops import part, training_crops
-from pipelines.stage import Stage, main
+from supcam.stages.command import main
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage
 from supcam.training.finetuning import finetune as train
 
 
 def finetune(stage: Stage) -> str:
     """Train the classifier."""
     encoder = load_file(stage.read("pretrain/encoder.safetensors"))
+    crops = StageCrops(stage)
     result = train(
-        training_crops(stage),
-        part(stage, "validation"),
+        crops.training(),
+        crops.part("validation"),
         stage.settings,
         encoder,
         state_dir=stage.state,

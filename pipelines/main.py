@@ -5,19 +5,11 @@ from typing import Annotated
 import typer
 
 from pipelines import compose, evaluate, finetune, pretrain, promote, split, tune, validate, validate_composed
-from pipelines.stage import (
-    EXTRA_OPTIONS,
-    Device,
-    FromRun,
-    OwnFolder,
-    Profile,
-    Work,
-    execute,
-    exit_codes,
-    open_place,
-)
 from supcam import tracking
 from supcam.errors import UsageError
+from supcam.stages.command import EXTRA_OPTIONS, Device, FromRun, OwnFolder, Profile, exit_codes
+from supcam.stages.stage import Work, execute
+from supcam.stages.workspace import open_workspace
 
 STAGES: dict[str, Work] = {
     "validate": validate.validate,
@@ -47,9 +39,9 @@ def main(
         raise UsageError(f"promote = {through_gate!r} is not allowed; allowed are true and false.")
     root = tracking.project_root()
     last = promote.promote if through_gate == "true" else promote.register
-    place = open_place(root, "main", own_folder, profile, device, from_run, context.args)
+    workspace = open_workspace(root, "main", own_folder, profile, device, from_run, context.args)
     for name, work in (STAGES | {"promote": last}).items():
-        execute(name, work, place)
+        execute(name, work, workspace)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,22 @@ from shutil import copytree
 
 from safetensors.torch import save_file
 
-from pipelines.crops import part, training_crops
-from pipelines.stage import Stage, main
-from supcam.settings import with_best_params
+from supcam.stages.command import main
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage
 from supcam.training.pretraining import pretrain as train
 
 
 def pretrain(stage: Stage) -> str:
     """Train the encoder with the tuned margin and temperature."""
-    settings = with_best_params(stage.settings, stage.read("tune/best_params.yaml"))
+    crops = StageCrops(stage)
     # Beside the checkpoints, since a resumed run does not draw again what it drew before it was cut off.
     pictures = stage.state / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     result = train(
-        training_crops(stage),
-        part(stage, "validation"),
-        settings,
+        crops.training(),
+        crops.part("validation"),
+        stage.workspace.tuned_settings(),
         state_dir=stage.state,
         log=stage.run.log,
         pictures=pictures,

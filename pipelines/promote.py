@@ -2,7 +2,6 @@
 
 import json
 
-from pipelines.stage import Stage, main, upstream_tags
 from supcam import tracking
 from supcam.data.manifest import read_manifest
 from supcam.errors import GateRefused
@@ -11,6 +10,8 @@ from supcam.registry.promotion import promote as decide
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import Version
+from supcam.stages.command import main
+from supcam.stages.stage import Stage, upstream_tags
 
 
 def register(stage: Stage) -> str:
@@ -20,9 +21,9 @@ def register(stage: Stage) -> str:
 
 
 def promote(stage: Stage) -> str:
-    """Register, then decide. A refusal by figures is a result and ends well; failed validation stops the pipeline."""
+    """Register, then decide. A refusal by metrics is a result and ends well; failed validation stops the pipeline."""
     version = _register(stage)
-    root = stage.place.root
+    root = stage.workspace.root
     decision = decide(
         tracking_uri=tracking.tracking_uri(root),
         settings=stage.settings.promote,
@@ -44,9 +45,9 @@ def _register(stage: Stage) -> Version:
     return register_candidate(
         stage.read("evaluate/package"),
         run_id=stage.run.run_id,
-        tracking_uri=tracking.tracking_uri(stage.place.root),
+        tracking_uri=tracking.tracking_uri(stage.workspace.root),
         validation=_validation(stage),
-        tags=upstream_tags(stage.place),
+        tags=upstream_tags(stage.workspace),
         name=stage.settings.promote.model_name,
     )
 

@@ -2,12 +2,13 @@
 
 import json
 
-from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_splits
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
 from supcam.data.split_report import read_assignments, read_history, write_split
 from supcam.data.splits import split_manifest
+from supcam.stages.command import main
+from supcam.stages.stage import Stage
 
 
 def split(stage: Stage) -> str:
@@ -15,10 +16,10 @@ def split(stage: Stage) -> str:
     frame = read_manifest(stage.data / "manifest.csv")
     stage.log_crops("crops", frame, "raw", dep="data", source=stage.data)
     validation = json.loads(stage.read("validate/validation.json").read_text(encoding="utf-8"))
-    # An experiment that asks for another split divides anew; dvc repro does so only after: supcam data resplit.
-    asked = any(name.startswith("split.") for name in stage.place.overrides)
-    previous = None if asked else read_assignments(stage.place.find("split/assignments.csv"))
-    history = read_history(stage.place.find("split/history.json"))
+    # An experiment that asks for another split divides from scratch; dvc repro does so only after: supcam data resplit.
+    asked = any(name.startswith("split.") for name in stage.workspace.overrides)
+    previous = None if asked else read_assignments(stage.workspace.find("split/assignments.csv"))
+    history = read_history(stage.workspace.find("split/history.json"))
     divided, report = split_manifest(
         frame, stage.settings.split, previous, linked=validation["linked"], history=history
     )

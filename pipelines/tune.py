@@ -1,7 +1,8 @@
 """Stage tune: find margin and temperature with Optuna."""
 
-from pipelines.crops import part, training_crops
-from pipelines.stage import Stage, main
+from supcam.stages.command import main
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage
 from supcam.tuning import study_key
 from supcam.tuning import tune as search
 
@@ -9,10 +10,10 @@ from supcam.tuning import tune as search
 def tune(stage: Stage) -> str:
     """Run the study, or go on with it."""
     key = study_key(stage.inputs["deps"], stage.settings)
-    state = stage.state_of(key)
+    state, crops = stage.state_of(key), StageCrops(stage)
     result = search(
-        training_crops(stage),
-        part(stage, "validation"),
+        crops.training(),
+        crops.part("validation"),
         stage.settings,
         storage=stage.settings.tune.storage or f"sqlite:///{state / 'study.db'}",
         study_name=key,

@@ -1,10 +1,11 @@
 """Stage validate: the data gate. Nothing that breaks an expectation of severity stop gets past it."""
 
-from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_crops
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
 from supcam.progress import progress_bar
+from supcam.stages.command import main
+from supcam.stages.stage import Stage
 
 
 def validate(stage: Stage) -> str:

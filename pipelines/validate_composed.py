@@ -2,10 +2,11 @@
 
 import json
 
-from pipelines.stage import Stage, main
 from supcam.data.expectations import validate_composed as check
 from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
+from supcam.stages.command import main
+from supcam.stages.stage import Stage
 
 
 def validate_composed(stage: Stage) -> str:

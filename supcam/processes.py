@@ -1,4 +1,4 @@
-"""What torchrun tells each of the processes that it starts, through the environment."""
+"""What torchrun passes to each of the processes that it starts, through the environment."""
 
 import os
 

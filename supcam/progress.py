@@ -1,4 +1,4 @@
-"""How work that takes a while tells how far it is, and the bar that shows it."""
+"""How work that takes a while reports how far it is, and the bar that shows it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 Progress = Callable[[int, int], None]
-"""Told (done, total) as work goes on."""
+"""Called with (done, total) as work goes on."""
 
 
 @contextmanager

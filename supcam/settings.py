@@ -1,6 +1,7 @@
 """Settings of every stage, read from ``params.yaml`` and checked before any work starts."""
 
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _NoEffect(Enum):
+    NO_EFFECT = "changes no result"
+
+
+# Marks a setting that changes no result: checkpoints, studies and cells made with another value of it still count.
+NO_EFFECT = _NoEffect.NO_EFFECT
+
+
 class RuntimeSettings(Section):
     """What the result depends on besides data and method: seed, threads, device, number format."""
 
@@ -26,7 +35,7 @@ class RuntimeSettings(Section):
     # auto: bf16-mixed where the device computes in it, else 32-true
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
     compile: bool = False
-    progress: bool = True
+    progress: Annotated[bool, NO_EFFECT] = True
 
 
 class InputSettings(Section):
@@ -34,7 +43,8 @@ class InputSettings(Section):
 
     size: int = Field(96, ge=32, le=512, multiple_of=8)
     scale: Literal["letterbox", "native"] = "letterbox"
-    memory_map: bool = False  # keep the canvases in a file below the state folder instead of in memory
+    # Keep the canvases in a file below the state folder instead of in memory.
+    memory_map: Annotated[bool, NO_EFFECT] = False
 
 
 TORCHVISION_WIDTH = 64
@@ -53,7 +63,7 @@ class ModelSettings(Section):
     pooling: Literal["average", "average_max"] = "average"
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """All of it in words, for messages."""
         return f"encoder {self.encoder}, width {self.width}, norm {self.norm}, pooling {self.pooling}"
 
@@ -102,8 +112,8 @@ class ComposeSettings(Section):
 
     count: int = Field(400, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
-    workers: int = Field(2, ge=1, le=256)
-    # Compose anew in every epoch instead of reading the set that DVC keeps.
+    workers: Annotated[int, NO_EFFECT] = Field(2, ge=1, le=256)
+    # Compose again in every epoch instead of reading the set that DVC keeps.
     on_the_fly: bool = False
     # Also write which pixels belong to which source, for training segmentation.
     masks: bool = False
@@ -132,7 +142,7 @@ class ComposeSettings(Section):
     # Placement.
     scale: tuple[float, float] = (0.9, 1.1)
     min_contact: int = Field(5, ge=1)
-    # Touching shifts are drawn with the weight contact ** power: 0 draws all alike, real clusters lie closer.
+    # Touching shifts are drawn with the weight contact ** power: 0 draws all equally often, real clusters lie closer.
     contact_power: float = Field(3.0, ge=0.0, le=8.0)
     max_halo_overlap: int = Field(60, ge=0)
     max_halo_overlap_share: float = Field(0.1, ge=0.0, le=1.0)
@@ -189,8 +199,9 @@ def _rising(floor: float, ceiling: float) -> AfterValidator:
 class TuneSettings(Section):
     """The Optuna study of margin (radians) and temperature, and of other settings of pre-training where asked."""
 
-    trials: int = Field(4, ge=1, le=10_000)
-    workers: int = Field(1, ge=1, le=256)
+    # More trials go on with the same study.
+    trials: Annotated[int, NO_EFFECT] = Field(4, ge=1, le=10_000)
+    workers: Annotated[int, NO_EFFECT] = Field(1, ge=1, le=256)
     margin: Annotated[tuple[float, float], _rising(0.0, 1.5)] = Field(
         (0.0, 0.6), description="two rising numbers within 0.0 to 1.5"
     )
@@ -203,7 +214,7 @@ class TuneSettings(Section):
     )
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
-    # Trainings per trial, each with another seed; the trial's figure is their mean.
+    # Trainings per trial, each with another seed; the trial's value is their mean.
     seeds: int = Field(1, ge=1, le=100)
     # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.
     objective: Literal["finetune", "probe"] = "finetune"
@@ -211,9 +222,9 @@ class TuneSettings(Section):
     startup_trials: int = Field(5, ge=1, le=1000)
     prune: bool = True
     # An SQLAlchemy address that all workers and machines share; none means an sqlite file in the state folder.
-    storage: str | None = None
+    storage: Annotated[str | None, NO_EFFECT] = None
     # Name of the study; none means the hash of all that determines it.
-    study: str | None = Field(None, min_length=1, max_length=200)
+    study: Annotated[str | None, NO_EFFECT] = Field(None, min_length=1, max_length=200)
 
 
 class PretrainSettings(Section):
@@ -290,7 +301,7 @@ class AblationSettings(Section):
     sweep_row: str = "supcam"
     seeds: int = Field(1, ge=1, le=100)  # runtime.seed and the following
     folds: int = Field(0, ge=0, le=100)  # grouped folds over all crops; 0 judges the test part of the split
-    workers: int = Field(1, ge=1, le=256)  # processes, each with runtime.threads threads
+    workers: Annotated[int, NO_EFFECT] = Field(1, ge=1, le=256)  # processes, each with runtime.threads threads
     reference: str = "ce_composition"  # row that the others are compared with
     figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
 
@@ -327,7 +338,7 @@ class CheckSettings(Section):
 
 
 class PromoteSettings(Section):
-    """The promotion rule: the figure that must not fall, by how much it may, and floors per type."""
+    """The promotion rule: the metric that must not fall, by how much it may, and floors per type."""
 
     model_name: str = Field("supcam", min_length=1, pattern=r"^[^/:@]+$")
     figure: Literal["macro_sensitivity", "accuracy"] = "macro_sensitivity"
@@ -356,7 +367,7 @@ class PromoteSettings(Section):
 class Settings(Section):
     """All of ``params.yaml``; sections are named like the stages."""
 
-    profile: str = "sample"
+    profile: Annotated[str, NO_EFFECT] = "sample"
     runtime: RuntimeSettings = RuntimeSettings()
     input: InputSettings = InputSettings()
     model: ModelSettings = ModelSettings()
@@ -480,18 +491,29 @@ def _readable(error: ValidationError) -> SettingError:
     return SettingError(name, value, allowed_values(schema) if clear and schema else said)
 
 
-def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
-    """JSON schema of the setting at or above a place; None when the place is a section."""
+def _located(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str | None]:
+    """The section at or above a location in the settings, and its setting there; None when it is the section itself."""
     model: type[BaseModel] = Settings
     for part in location:
-        fields = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
-        inner = fields.get(str(part))
+        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+        inner = by_name.get(str(part))
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             model = inner
-        elif part in fields:
-            schema: dict[str, Any] = model.model_json_schema()["properties"][part]
-            return schema
-    return None
+        elif part in by_name:
+            return model, str(part)
+    return model, None
+
+
+def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
+    """JSON schema of the setting at or above a location; None when that is a section."""
+    model, key = _located(location)
+    return None if key is None else model.model_json_schema()["properties"][key]
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys of a section; of a setting that is itself a mapping, the types of clusters."""
+    model, setting = _located(location)
+    return list(TYPE_LABELS) if setting else sorted(field.alias or key for key, field in model.model_fields.items())
 
 
 _LIMITS = {
@@ -516,17 +538,6 @@ def allowed_values(schema: dict[str, Any]) -> str:
         return " or ".join(allowed_values(option) for option in schema["anyOf"])
     limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
     return f"{schema.get('type', '')} {' and '.join(limits)}".strip()
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location:
-        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
-        inner = by_name.get(str(part))
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return list(TYPE_LABELS)
-        model = inner
-    return sorted(field.alias or key for key, field in model.model_fields.items())
 
 
 _PROFILES = Path(__file__).parent / "profiles"

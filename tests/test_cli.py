@@ -11,8 +11,6 @@ import pytest
 
 from supcam.cli import main
 from supcam.cli.tables import print_table
-from supcam.errors import UsageError
-from supcam.registry.client import image_files
 from supcam.settings import profile_path
 from tests.support.drawing import bar_crop, write_crop
 
@@ -146,14 +144,23 @@ def test_predict_before_any_model_is_in_production(project: Path, call: Call) ->
     assert "dvc repro" in ended.err
 
 
-def test_predict_on_a_path_that_does_not_exist(project: Path, call: Call) -> None:
-    with pytest.raises(UsageError, match=r"nothing\.png does not exist"):
-        image_files([project / "nothing.png"])
+def production_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A production model that is there: what predict refuses before it answers does not depend on one."""
+    monkeypatch.setattr("supcam.cli.models.load_production", lambda _uri: None)
 
 
-def test_predict_on_a_folder_without_images(project: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no image; searched for files ending in"):
-        image_files([project])
+def test_predict_on_a_path_that_does_not_exist(project: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    production_is_there(monkeypatch)
+    ended = call("predict", project / "nothing.png")
+    assert ended.code == 2
+    assert "nothing.png does not exist" in ended.err
+
+
+def test_predict_on_a_folder_without_images(project: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    production_is_there(monkeypatch)
+    ended = call("predict", project)
+    assert ended.code == 2
+    assert "holds no image; searched for files ending in" in ended.err
 
 
 @pytest.mark.parametrize("target", [".", "absent/types.csv"])

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.support.imports import ROOT
+from tests.support.imports import CANNOT_CHANGE_A_RESULT, ROOT
 from tests.support.project import call, change_settings, commit, environment, small_project, succeed
 
 LOAD = """
@@ -77,6 +77,18 @@ def test_second_repro_runs_only_promote_which_has_nothing_to_do(project: Path) -
 def test_status_lists_only_promote(project: Path) -> None:
     said = succeed(project, "dvc", "status", "--json")
     assert set(json.loads(said)) == {"promote"}
+
+
+def test_reworded_errors_and_other_progress_bars_retrain_nothing(project: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "project"
+    shutil.copytree(project, changed, symlinks=True)
+    for name in CANNOT_CHANGE_A_RESULT:
+        for file in [changed / name] if name.endswith(".py") else sorted((changed / name).rglob("*.py")):
+            file.write_text(file.read_text(encoding="utf-8") + "# reworded\n", encoding="utf-8")
+    assert set(json.loads(succeed(changed, "dvc", "status", "--json"))) == {"promote"}
+    losses = changed / "supcam/losses/margin.py"
+    losses.write_text(losses.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert set(json.loads(succeed(changed, "dvc", "status", "--json"))) == {"tune", "pretrain", "promote"}
 
 
 def test_bare_mlflow_loads_the_production_model(project: Path) -> None:
@@ -206,8 +218,8 @@ def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
 def test_processes_that_share_a_stage_leave_one_run_and_one_set_of_outputs(project: Path) -> None:
     before, folders = tracked_files(project), set((project / "runs").glob("*"))
     shared = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    told = succeed(project, "python", *shared, "-m", "pipelines.pretrain", "--own-folder", "--runtime.seed", "7")
-    assert told.count("pretrain: 2 epochs") == 1
+    said = succeed(project, "python", *shared, "-m", "pipelines.pretrain", "--own-folder", "--runtime.seed", "7")
+    assert said.count("pretrain: 2 epochs") == 1
     made = set((project / "runs").glob("*")) - folders
     assert [(folder / "pretrain/encoder.safetensors").is_file() for folder in made] == [True]
     client = store_of(project)

@@ -78,7 +78,7 @@ def test_every_section_of_the_profiles_is_a_section_of_the_settings() -> None:
         assert set(yaml.safe_load(file.read_text(encoding="utf-8"))) <= set(Settings().model_dump(by_alias=True))
 
 
-def test_head_epochs_that_leave_none_were_told_after_hours_of_pretraining() -> None:
+def test_head_epochs_that_leave_none_were_noticed_after_hours_of_pretraining() -> None:
     # The study and pre-training came first: only the fine-tuning looked at them.
     with pytest.raises(SettingError, match=r"finetune.head_epochs = 2 is not allowed.*fewer than finetune.epochs, 2"):
         parse_settings({"finetune": {"epochs": 2, "head_epochs": 2}})

@@ -1,7 +1,5 @@
 """Out-of-fold predictions: every crop judged by a model that trained on none of its case."""
 
-import json
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,13 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.folds import fold_manifest
 from supcam.data.groups import Links
+from supcam.identity import key_of
 from supcam.progress import Progress
 from supcam.settings import Settings
 from supcam.training.crop_bank import crops_digest
 from supcam.training.finetuning import finetune
 from supcam.training.prediction import predict_logits
-from supcam.training.session import run_identity
+from supcam.training.task import run_identity
 
 
 def out_of_fold(
@@ -48,7 +47,7 @@ def out_of_fold(
             "finetune": settings.finetune.model_copy(update={"real_epochs": 0}),
         }
     )
-    identity = sha256(json.dumps(run_identity(settings, "finetune", ""), sort_keys=True).encode()).hexdigest()[:8]
+    identity = key_of(run_identity(settings, "finetune", ""))[:8]
     for number in range(folds):
         train, held_out = crops.subset(fold != number), crops.subset(fold == number)
         state = state_dir / f"{number}-{crops_digest(train)[:16]}-{identity}"

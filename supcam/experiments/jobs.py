@@ -21,9 +21,10 @@ from supcam.data.crops import CropSet
 from supcam.evaluation.metrics import confusion, rates
 from supcam.experiments.parts import Fold
 from supcam.experiments.recipe import Log, RecipeResult, run_recipe
-from supcam.experiments.rows import SECTIONS, WITHOUT_EFFECT
+from supcam.experiments.rows import SECTIONS
 from supcam.experiments.shapes import run_forest
 from supcam.files import write_text
+from supcam.identity import identity, key_of
 from supcam.settings import Settings
 
 # Files and tags of a job keep the name "cell", which earlier versions gave it, so that kept results stay readable.
@@ -106,15 +107,8 @@ class JobContext:
 
     def key(self, job: Job) -> str:
         """Hash of all that determines a job: crops, settings, model, code."""
-        values = job.settings.model_dump(mode="json", by_alias=True)
-        for name in WITHOUT_EFFECT:
-            section, _, key = name.partition(".")
-            del values[section][key]
-        sections = SECTIONS if job.model == "network" else ("runtime",)
-        relevant = {name: values[name] for name in sections}
-        content = {"crops": job.fold.digest(self.crops.frame), "settings": relevant, "model": job.model}
-        text = json.dumps({**content, "code": code_digest()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        content = {"crops": job.fold.digest(self.crops.frame), "model": job.model, "code": code_digest()}
+        return key_of(identity(job.settings, job.model, content))[:20]
 
     def result(self, job: Job) -> JobResult | None:
         """The kept result of a job; None while it is not finished."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from supcam.errors import SettingError, UsageError
+from supcam.identity import READS, without_effect
 from supcam.settings import Settings, parse_settings
 
 
@@ -30,8 +31,8 @@ class Row:
 
 
 # Sections of the settings that determine a job, besides its seed.
-SECTIONS = ("runtime", "input", "model", "compose", "pretrain", "finetune")
-WITHOUT_EFFECT = ("runtime.progress", "compose.workers")  # on what a job predicts
+SECTIONS = READS["network"]
+WITHOUT_EFFECT = tuple(name for name in without_effect() if name.startswith(tuple(f"{part}." for part in SECTIONS)))
 _PLAIN = {"compose.count": 0}
 _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}

@@ -1,27 +1,24 @@
 """What a training run keeps in its state folder: the last checkpoint and the finished result, each written whole."""
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from supcam.errors import UsageError
+from supcam.files import replaced_file
 
 LAST, FINISHED = "last.ckpt", "finished.pt"
 
 
 def save_whole(values: Mapping[str, Any], path: Path) -> None:
-    """Write beside the path, flush to disk, then rename: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as stream:
+    """Save values so that a reader sees the old file or the new one, never a part."""
+    # A stream, since torch would write the name of a temporary file into the archive.
+    with replaced_file(path) as fresh, fresh.open("wb") as stream:
         torch.save(dict(values), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def load_whole(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def load_whole(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
         found = values["identity"]
     except (RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise UsageError(
-            f"checkpoint {path} is truncated or no checkpoint of ours ({type(error).__name__}). "
+            f"checkpoint {path} is truncated or not one of ours ({type(error).__name__}). "
             "Delete it to train from the start."
         ) from None
     differing = [name for name in identity if found.get(name) != identity[name]]
@@ -48,5 +45,16 @@ def load_whole(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
 def remove_partials(folder: Path) -> None:
     """Delete what a killed process left half-written."""
     for name in (LAST, FINISHED):
-        for partial in folder.glob(f".{name}.*"):
+        for partial in folder.glob(f".{Path(name).stem}.*"):
             partial.unlink(missing_ok=True)
+
+
+def portable_state(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights by name: on the CPU, in single precision, and contiguous, as safetensors takes them."""
+    return {
+        name: (value.float() if value.is_floating_point() else value)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }

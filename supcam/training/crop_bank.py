@@ -1,7 +1,6 @@
 """Crops as one uint8 tensor, in memory or in a mapped file, with what sampling needs to know about each."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, UsageError
+from supcam.files import replaced_file
 from supcam.settings import InputSettings
 
 UNCERTAIN_WEIGHT = 0.5
@@ -59,17 +59,17 @@ class CropBank:
         """
         images = canvases(crops, settings, device, folder)
         composed = is_composed(crops)
-        domains, _ = zip_codes(crops.frame["source"].astype(str).tolist(), composed)
+        domains, _ = domain_codes(crops.frame["source"].astype(str).tolist(), composed)
         labels = torch.from_numpy(np.array(crops.labels)).to(device)
         return cls(images, labels, label_weights(crops), domains, composed)
 
     def start_epoch(self, epoch: int) -> None:
-        """Bring the crops of an epoch into place. Here every epoch has the same ones."""
+        """Make the crops of an epoch available. Here every epoch has the same ones."""
 
     def close(self) -> None:
         """End what brings the crops. Here nothing does."""
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What to log about the crops of the present epoch."""
         return {}
 
@@ -99,7 +99,7 @@ def label_weights(crops: CropSet) -> NDArray[np.float64]:
     return np.where(crops.frame["label_certain"].astype(bool).to_numpy(), 1.0, UNCERTAIN_WEIGHT)
 
 
-def zip_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
+def domain_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
     """Integer code of each crop's domain, and the domains' names."""
     names = [f"{source}/composed" if flag else source for source, flag in zip(sources, composed, strict=True)]
     known = sorted(set(names))
@@ -143,15 +143,14 @@ def crops_digest(crops: CropSet) -> str:
 
 
 def _mapped(crops: CropSet, settings: InputSettings, folder: Path, spare: int) -> Tensor:
-    folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / "crops.npy", folder / f".crops.{os.getpid()}.npy"
+    path = folder / "crops.npy"
     shape = (len(crops) + spare, 1, settings.size, settings.size)
-    target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    for start in range(0, len(crops), _CHUNK):
-        rows = list(range(start, min(start + _CHUNK, len(crops))))
-        target[rows] = crops.subset(rows).canvas(settings.size, settings.scale)
-    target.flush()
-    del target
-    partial.replace(path)
+    with replaced_file(path) as fresh:
+        target = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, len(crops), _CHUNK):  # in parts, as all canvases may not fit into memory
+            rows = list(range(start, min(start + _CHUNK, len(crops))))
+            target[rows] = crops.subset(rows).canvas(settings.size, settings.scale)
+        target.flush()
+        del target
     # Copy-on-write satisfies torch, which wants a writable array, and never changes the file.
     return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))

@@ -3,7 +3,7 @@
 The head first, then all layers, and at the end on real crops alone.
 """
 
-from contextlib import closing
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,36 +14,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from supcam.data.crops import CropSet
-from supcam.errors import SettingError, SupcamError, UsageError
+from supcam.errors import SettingError, UsageError
 from supcam.models.classifier import ClusterClassifier
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
-from supcam.training.checkpoints import FINISHED, load_whole, save_whole
+from supcam.training.checkpoints import portable_state
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
-from supcam.training.fresh_bank import training_bank
+from supcam.training.device import check_sharing
+from supcam.training.embeddings import sensitivities
 from supcam.training.prediction import averaged_logits
-from supcam.training.sampling import epoch_plan, real_crops, steps_of
+from supcam.training.sampling import real_crops, steps_of
 from supcam.training.schedules import averaging_decay, learning_rate_factor
-from supcam.training.session import (
-    Log,
-    OnEpoch,
-    RunTask,
-    check_sharing,
-    choose_device,
-    fit,
-    replay,
-    reproducible,
-    run_identity,
-)
-from supcam.training.watching import sensitivities
-from supcam.views import TrainViews, view_seeds
+from supcam.training.task import Log, OnEpoch, RunTask, banks, run, run_identity
+from supcam.views import view_seeds
 
 # Views of step 2 are drawn apart from those of step 1, which are numbers 0 and 1.
 _VIEW = 2
-_CHECK_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +67,8 @@ class FinetuneTask(RunTask):
         averaged: Exponential average of its weights and running statistics; this is what is validated and kept.
     """
 
+    step = "finetune"
+    seed_offset = 1
     strategy_name = "ddp_find_unused_parameters_true"  # the encoder is unused while the head trains alone
 
     def __init__(
@@ -91,17 +81,32 @@ class FinetuneTask(RunTask):
         log_row: Log | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> None:
-        super().__init__(identity, log_row, on_epoch)
-        self.settings, self.bank, self.validation, self.head_epochs = settings, bank, validation, head_epochs
+        super().__init__(settings, bank, validation, identity, log_row, on_epoch)
+        self.head_epochs, chosen = head_epochs, settings.finetune
+        self.remedy = (
+            f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
+            f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
+            f"finetune.real_learning_rate (now {chosen.real_learning_rate})"
+        )
         self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
         self.averaged = channels_last(ClusterClassifier(build_encoder(settings.model))).requires_grad_(False)
         self.averaged.load_state_dict(self.classifier.state_dict())
-        self.views = TrainViews(settings.input.size)
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
-        batch_size = settings.finetune.batch_size
-        self.steps_per_epoch = steps_of(len(bank), batch_size)
-        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), batch_size)
+        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), chosen.batch_size)
+
+    @property
+    def trained(self) -> ClusterClassifier:
+        """The classifier, without its averaged copy."""
+        return self.classifier
+
+    def result(self) -> dict[str, Any]:
+        """Averaged weights of the best epoch, and its number."""
+        return {"state": self.best["state"], "best_epoch": self.best["epoch"]}
+
+    def crops_of(self, epoch: int) -> NDArray[np.int64] | None:
+        """Real crops in the last epochs: composites are learned by heart and differ from what they imitate."""
+        return real_crops(self.bank) if epoch >= self.settings.finetune.epochs else None
 
     def steps_before(self, epoch: int) -> int:
         """Number of batches of all epochs before ``epoch``; those on real crops alone are shorter."""
@@ -119,31 +124,9 @@ class FinetuneTask(RunTask):
                 network.encoder.load_state_dict(encoder_state)
             except RuntimeError:
                 raise UsageError(
-                    f"the pre-trained weights do not fit the model ({self.settings.model.told}). Pre-train again with "
-                    "these settings."
+                    f"the pre-trained weights do not fit the model ({self.settings.model.description}). "
+                    "Pre-train again with these settings."
                 ) from None
-
-    def _plan(self, epoch: int) -> NDArray[np.int64]:
-        chosen = self.settings.finetune
-        self.bank.start_epoch(min(epoch, chosen.epochs - 1))
-        # Composites are learned by heart and differ from what they imitate: the last epochs do without them.
-        return epoch_plan(
-            self.bank,
-            batch_size=chosen.batch_size,
-            seed=self.settings.runtime.seed + 1,
-            epoch=epoch,
-            balance=chosen.balance,
-            min_instance_share=chosen.min_instance_share,
-            among=real_crops(self.bank) if epoch >= chosen.epochs else None,
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """This process's part (indices, slots) of every batch of the present epoch."""
-        plan = torch.from_numpy(self._plan(self.current_epoch))
-        slots = torch.arange(plan.numel()).reshape(plan.shape)
-        part = plan.shape[1] // self.trainer.world_size
-        mine = slice(self.global_rank * part, (self.global_rank + 1) * part)
-        return DataLoader(list(zip(plan[:, mine], slots[:, mine], strict=True)), batch_size=None)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """SGD with two rates: the head's own while it trains alone, then one schedule for all layers, and a second one
@@ -190,11 +173,9 @@ class FinetuneTask(RunTask):
             features = self.classifier.encoder(crops.contiguous(memory_format=torch.channels_last))
         logits = self.classifier.head(features)
         loss = cross_entropy(logits.float(), labels, label_smoothing=self.settings.finetune.label_smoothing)
-        right = (logits.argmax(dim=1) == labels).double().mean()
-        self.sums.append(torch.stack([loss.detach().double(), right]))
-        self._crops += len(indices) * self.trainer.world_size
-        if batch_idx % _CHECK_EVERY == 0:
-            self._refuse_nan(loss.detach())
+        correct = (logits.argmax(dim=1) == labels).double().mean()
+        self.sums.append(torch.stack([loss.detach().double(), correct]))
+        self.count_batch(len(indices), loss, batch_idx)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -208,18 +189,6 @@ class FinetuneTask(RunTask):
             else:
                 kept.copy_(theirs[name])
 
-    def _refuse_nan(self, value: Tensor) -> None:
-        if bool(torch.isfinite(value).all()):
-            return
-        chosen = self.settings.finetune
-        raise SupcamError(
-            f"finetune: loss or weights are no finite numbers in epoch {self.current_epoch}, step {self.global_step}. "
-            f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
-            f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
-            f"finetune.real_learning_rate (now {chosen.real_learning_rate}); the checkpoint of the "
-            f"last good epoch is kept in {self.trainer.default_root_dir}."
-        )
-
     def on_train_epoch_start(self) -> None:
         """Hold the encoder still, statistics included, while the head trains alone."""
         super().on_train_epoch_start()
@@ -231,23 +200,13 @@ class FinetuneTask(RunTask):
 
     def on_train_epoch_end(self) -> None:
         """Validate the averaged weights, keep them if they are the best, report."""
-        self._refuse_nan(torch.stack([p.detach().sum() for p in self.classifier.parameters()]))
-        sums = torch.stack(self.sums).mean(dim=0)
-        if self.trainer.world_size > 1:
-            sums = torch.as_tensor(self.all_gather(sums)).mean(dim=0)
-        self._refuse_nan(sums)
-        loss, accuracy = sums.tolist()
+        means = torch.stack(self.sums).mean(dim=0)
+        loss, accuracy = (self.over_processes(means) / self.trainer.world_size).tolist()
         row = {"loss": loss, "train_accuracy": accuracy, **self._validated()}
-        row |= self.bank.figures()
-        row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         rank = (row.get("macro_sensitivity", 0.0), -row.get("validation_loss", 0.0))
+        # Of equal epochs the later one: it has seen more, and its average has forgotten more of the start.
         if not self.best["state"] or rank >= (self.best["sensitivity"], -self.best["loss"]):
-            state = {
-                name: (value.float() if value.is_floating_point() else value)
-                .cpu()
-                .clone(memory_format=torch.contiguous_format)  # the form that safetensors takes
-                for name, value in self.averaged.state_dict().items()
-            }
+            state = portable_state(self.averaged)
             self.best = {"epoch": self.current_epoch, "sensitivity": rank[0], "loss": -rank[1], "state": state}
         self.finish_epoch(row)
 
@@ -278,8 +237,6 @@ class FinetuneTask(RunTask):
 
 def state_digest(state: dict[str, Tensor] | None) -> str:
     """SHA-256 over the names and bytes of weights, ``none`` without any."""
-    import hashlib
-
     if state is None:
         return "none"
     digest = hashlib.sha256()
@@ -306,13 +263,13 @@ def finetune(
         settings: All settings; ``runtime``, ``input``, ``model`` and ``finetune`` matter.
         encoder_state: Weights of step 1; None starts from random weights and trains all layers from the first epoch.
         state_dir: Folder for checkpoints, one per run; the same folder resumes.
-        log: Called with the figures of every epoch and its number.
+        log: Called with the metrics of every epoch and its number.
         on_epoch: Called after every epoch; may raise to stop the run.
 
     Raises:
         UsageError: for training crops, weights or a checkpoint that cannot be used.
         SettingError: for a setting that does not fit the data or the machine.
-        SupcamError: when the loss is no finite number any more.
+        SupcamError: when the loss is not finite any more.
     """
     chosen = settings.finetune
     if not chosen.use_composed:
@@ -324,25 +281,15 @@ def finetune(
         raise SettingError("finetune.head_epochs", head_epochs, f"fewer than finetune.epochs, {chosen.epochs}")
     data = crops_digest(train) + crops_digest(validation) + state_digest(encoder_state)
     identity = run_identity(settings, "finetune", data)
-    finished = state_dir / FINISHED
-    if finished.exists():
-        kept = load_whole(finished, identity)
-        replay(kept["history"], log)
-        return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))
-    device = choose_device(settings.runtime)
-    with (
-        reproducible(settings.runtime, settings.runtime.seed),
-        closing(
-            training_bank(train, settings, device, state_dir, composed=chosen.use_composed, epochs=chosen.epochs)
-        ) as bank,
-    ):
-        watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
+
+    def make() -> FinetuneTask:
+        bank, watched = banks(
+            train, validation, settings, state_dir, epochs=chosen.epochs, composed=chosen.use_composed
+        )
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:
             task.start_from(encoder_state)
-        fit(task, settings, "finetune", chosen.epochs + chosen.real_epochs, 1, state_dir)
-    best = task.best
-    if task.global_rank == 0:
-        kept = {"identity": identity, "state": best["state"], "history": task.history, "best_epoch": best["epoch"]}
-        save_whole(kept, finished)
-    return FinetuneResult(best["state"], pd.DataFrame(task.history), int(best["epoch"]))
+        return task
+
+    kept = run(make, settings, identity, state_dir, log, step="finetune", epochs=chosen.epochs + chosen.real_epochs)
+    return FinetuneResult(kept["state"], pd.DataFrame(kept["history"]), int(kept["best_epoch"]))

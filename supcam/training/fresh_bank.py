@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from supcam.composition.stream import ComposedEpochs, ComposedStream
 from supcam.data.crops import CropSet
 from supcam.settings import Settings
-from supcam.training.crop_bank import CropBank, canvases, is_composed, label_weights, zip_codes
+from supcam.training.crop_bank import CropBank, canvases, domain_codes, is_composed, label_weights
 
 
 @dataclass
@@ -52,7 +52,7 @@ class FreshBank(CropBank):
         labels = torch.cat([real_labels, real_labels.new_zeros(compose.count)])
         sources = real.frame["source"].astype(str).tolist()
         composed = np.arange(len(labels)) >= len(real)
-        both, _ = zip_codes([*sources, *sources], np.arange(2 * len(real)) >= len(real))
+        both, _ = domain_codes([*sources, *sources], np.arange(2 * len(real)) >= len(real))
         weights, domains = np.ones(len(labels)), np.zeros(len(labels), dtype=np.int64)
         weights[: len(real)], domains[: len(real)] = label_weights(real), both[: len(real)]
         stream = ComposedStream(real, compose, size=chosen.size, scale=chosen.scale)
@@ -90,11 +90,11 @@ class FreshBank(CropBank):
         """End the processes that compose."""
         self.epochs.close()
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """How many composites of the epoch could not be made, in all and by reason; crops took their place."""
         reasons = self.position.uncomposed
-        figures = {f"uncomposed/{reason}": float(count) for reason, count in sorted(reasons.items())}
-        return {"uncomposed": float(reasons.total()), **figures}
+        by_reason = {f"uncomposed/{reason}": float(count) for reason, count in sorted(reasons.items())}
+        return {"uncomposed": float(reasons.total()), **by_reason}
 
 
 def training_bank(

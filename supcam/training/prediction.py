@@ -1,5 +1,7 @@
 """Logits of a trained classifier for whole crop sets."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from supcam.errors import UsageError
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
-from supcam.training.session import choose_device, reproducible
+from supcam.training.device import choose_device, reproducible
 
 _BATCH = 64
 
@@ -26,8 +28,8 @@ def load_classifier(model_state: dict[str, Tensor], settings: Settings) -> Clust
         classifier.load_state_dict(model_state)
     except RuntimeError:
         raise UsageError(
-            f"the trained weights do not fit the model ({settings.model.told}). Train again with these settings, or "
-            "give the settings the weights were trained with."
+            f"the trained weights do not fit the model ({settings.model.description}). Train again with these "
+            "settings, or give the settings the weights were trained with."
         ) from None
     return classifier.eval()
 
@@ -43,7 +45,14 @@ def averaged_logits(classifier: ClusterClassifier, canvases: Tensor, views: int)
 
 
 def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Settings) -> NDArray[np.float32]:
-    """Logits (N, 4) of crops, ordered like ``ClusterType``.
+    """Logits (N, 4) of one crop set, see ``predict_each``."""
+    return predict_each(model_state, [crops], settings)[0]
+
+
+def predict_each(
+    model_state: dict[str, Tensor], crop_sets: Sequence[CropSet], settings: Settings
+) -> list[NDArray[np.float32]]:
+    """Logits (N, 4) of each crop set, ordered like ``ClusterType``, by one classifier.
 
     They are the logarithms of probabilities averaged over ``finetune.test_views`` symmetries of the square, so their
     softmax is that average; the packaged model computes the same.
@@ -54,5 +63,6 @@ def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Set
     device = choose_device(settings.runtime)
     with reproducible(settings.runtime, settings.runtime.seed), torch.inference_mode():
         classifier = channels_last(load_classifier(model_state, settings).to(device))
-        canvases = torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale))
-        return averaged_logits(classifier, canvases, settings.finetune.test_views).cpu().numpy().astype(np.float32)
+        canvases = (torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale)) for crops in crop_sets)
+        logits = [averaged_logits(classifier, each, settings.finetune.test_views) for each in canvases]
+        return [each.cpu().numpy().astype(np.float32) for each in logits]

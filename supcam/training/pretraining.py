@@ -1,6 +1,5 @@
 """Step 1: supervised contrastive pre-training with a momentum encoder, a labelled queue and the self-margin loss."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,33 +8,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from supcam.data.crops import CropSet
-from supcam.errors import SettingError, SupcamError
+from supcam.errors import SettingError
 from supcam.losses.self_margin import LossRows, SelfMarginLoss
 from supcam.models.contrastive import ContrastiveNetwork
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.models.momentum import MomentumEncoder, momentum_at
 from supcam.models.queue import KeyQueue
 from supcam.settings import Settings
-from supcam.training.checkpoints import FINISHED, load_whole, save_whole
+from supcam.training.checkpoints import portable_state
 from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest
-from supcam.training.fresh_bank import training_bank
-from supcam.training.sampling import epoch_plan, steps_of
-from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
-from supcam.training.session import (
-    Log,
-    OnEpoch,
-    RunTask,
-    check_sharing,
-    choose_device,
-    fit,
-    replay,
-    reproducible,
-    run_identity,
-)
-from supcam.training.watching import (
+from supcam.training.device import check_sharing
+from supcam.training.embeddings import (
     class_mean_angles,
     embedding_picture,
     encode,
@@ -45,10 +30,11 @@ from supcam.training.watching import (
     spread_over_types,
     uniformity,
 )
-from supcam.views import TrainViews, to_input, view_seeds
+from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
+from supcam.training.task import Log, OnEpoch, RunTask, banks, run, run_identity
+from supcam.views import to_input, view_seeds
 
 CALIBRATION_CROPS = 128
-_CHECK_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -78,9 +64,10 @@ class PretrainResult:
 class PretrainTask(RunTask):
     """Query encoder, key encoder, queue and loss, trained on whole views of a crop bank.
 
-    ``batch_size`` is the batch over all processes; each takes its consecutive part of it, and keys are gathered, so
-    that the queue is the same everywhere.
+    The keys of all processes are gathered, so that the queue is the same everywhere.
     """
+
+    step = "pretrain"
 
     def __init__(
         self,
@@ -92,9 +79,12 @@ class PretrainTask(RunTask):
         on_epoch: OnEpoch | None = None,
         pictures: Path | None = None,
     ) -> None:
-        super().__init__(identity, log_row, on_epoch)
-        chosen = settings.pretrain
-        self.settings, self.bank, self.validation, self.pictures = settings, bank, validation, pictures
+        super().__init__(settings, bank, validation, identity, log_row, on_epoch)
+        chosen, self.pictures = settings.pretrain, pictures
+        self.remedy = (
+            f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
+            f"(now {chosen.temperature})"
+        )
         self.network = ContrastiveNetwork(
             build_encoder(settings.model), chosen.projection, batch_norm=settings.model.norm == "batch"
         )
@@ -103,33 +93,20 @@ class PretrainTask(RunTask):
         everything = spread_over_types(bank.labels.cpu().numpy(), CALIBRATION_CROPS)
         self.momentum.calibrate(to_input(bank.take(torch.from_numpy(everything)).cpu()))
         self.queue = KeyQueue(chosen.queue_size, chosen.projection)
-        self.views = TrainViews(settings.input.size)
         self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
         self.sums: dict[str, Tensor] = {}
         self._arrived: tuple[Tensor, Tensor]
-        self.steps_per_epoch = steps_of(len(bank), chosen.batch_size)
         if settings.runtime.compile:
             self.network.compile()
 
-    def _plan(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        chosen = self.settings.pretrain
-        self.bank.start_epoch(epoch)
-        return epoch_plan(
-            self.bank,
-            batch_size=chosen.batch_size,
-            seed=self.settings.runtime.seed,
-            epoch=epoch,
-            balance=chosen.balance,
-            min_instance_share=chosen.min_instance_share,
-        )
+    @property
+    def trained(self) -> ContrastiveNetwork:
+        """The query encoder with its head."""
+        return self.network
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """This process's part (indices, slots) of every batch of the present epoch."""
-        plan = torch.from_numpy(self._plan(self.current_epoch))
-        slots = torch.arange(plan.numel()).reshape(plan.shape)
-        part = plan.shape[1] // self.trainer.world_size
-        mine = slice(self.global_rank * part, (self.global_rank + 1) * part)
-        return DataLoader(list(zip(plan[:, mine], slots[:, mine], strict=True)), batch_size=None)  # type: ignore[arg-type]
+    def result(self) -> dict[str, Any]:
+        """Weights of the query encoder, without the head."""
+        return {"state": portable_state(self.network.encoder)}
 
     def configure_optimizers(self) -> Any:
         """SGD with momentum; the rate rises, then falls by a cosine, step by step."""
@@ -174,9 +151,7 @@ class PretrainTask(RunTask):
         chosen = self.settings.pretrain
         margin = margin_at(self.global_step, self.optimizer_steps, chosen.margin, chosen.margin_warmup)
         loss = self.contrast(*self.draw_views(indices, slots), margin).loss.mean()
-        self._crops += len(indices) * self.trainer.world_size
-        if batch_idx % _CHECK_EVERY == 0:
-            self._refuse_nan(loss.detach())
+        self.count_batch(len(indices), loss, batch_idx)
         return loss
 
     def on_after_backward(self) -> None:
@@ -210,17 +185,6 @@ class PretrainTask(RunTask):
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
 
-    def _refuse_nan(self, value: Tensor) -> None:
-        if bool(torch.isfinite(value).all()):
-            return
-        chosen = self.settings.pretrain
-        raise SupcamError(
-            f"pretrain: loss or weights are no finite numbers in epoch {self.current_epoch}, step {self.global_step}. "
-            f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
-            f"(now {chosen.temperature}); the checkpoint of the last good epoch is kept in "
-            f"{self.trainer.default_root_dir}."
-        )
-
     def on_train_epoch_start(self) -> None:
         """Start the sums of the epoch; before the first, picture the untrained encoder."""
         super().on_train_epoch_start()
@@ -230,17 +194,10 @@ class PretrainTask(RunTask):
 
     def on_train_epoch_end(self) -> None:
         """Report the epoch, refusing one that left numbers that are not finite."""
-        sums = torch.stack(list(self.sums.values()))
-        if self.trainer.world_size > 1:
-            sums = torch.as_tensor(self.all_gather(sums)).sum(dim=0)
+        sums = self.over_processes(torch.stack(list(self.sums.values())))
         total = dict(zip(self.sums, sums.tolist(), strict=True))
-        self._refuse_nan(torch.stack([p.detach().sum() for p in self.network.parameters()]))
-        self._refuse_nan(sums)
         count = total.pop("rows")
-        row = {name: value / count for name, value in total.items()} | self._geometry() | self._probes()
-        row |= self.bank.figures()
-        row["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.finish_epoch(row)
+        self.finish_epoch({name: value / count for name, value in total.items()} | self._geometry() | self._probes())
         epochs = self.settings.pretrain.epochs
         if self.current_epoch + 1 == epochs // 2:
             self._picture("middle")
@@ -319,37 +276,23 @@ def pretrain(
         validation: Crops that are only watched.
         settings: All settings; ``runtime``, ``input``, ``model`` and ``pretrain`` matter.
         state_dir: Folder for checkpoints, one per run; the same folder resumes.
-        log: Called with the figures of every epoch and its number.
+        log: Called with the metrics of every epoch and its number.
         on_epoch: Called after every epoch; may raise to stop the run.
         pictures: Folder for embedding pictures at start, middle and end.
 
     Raises:
         UsageError: for training crops or a checkpoint that cannot be used.
         SettingError: for a setting that does not fit the data or the machine.
-        SupcamError: when the loss is no finite number any more.
+        SupcamError: when the loss is not finite any more.
     """
     check_pretraining(train, settings)
-    identity = run_identity(settings, "pretrain", crops_digest(train))
-    finished = state_dir / FINISHED
-    if finished.exists():
-        kept = load_whole(finished, identity)
-        replay(kept["history"], log)
-        return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))
-    device = choose_device(settings.runtime)
-    with (
-        reproducible(settings.runtime, settings.runtime.seed),
-        closing(
-            training_bank(train, settings, device, state_dir, composed=True, epochs=settings.pretrain.epochs)
-        ) as bank,
-    ):
-        watched = CropBank.from_crops(validation, settings.input.model_copy(update={"memory_map": False}), device)
-        task = PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
-        if settings.pretrain.epochs:
-            fit(task, settings, "pretrain", settings.pretrain.epochs, settings.pretrain.accumulate, state_dir)
-        state = {
-            name: value.detach().float().cpu().contiguous() if value.is_floating_point() else value.detach().cpu()
-            for name, value in task.network.encoder.state_dict().items()
-        }
-    if task.global_rank == 0:
-        save_whole({"identity": identity, "state": state, "history": task.history}, finished)
-    return PretrainResult(state, pd.DataFrame(task.history))
+    identity, chosen = run_identity(settings, "pretrain", crops_digest(train)), settings.pretrain
+
+    def make() -> PretrainTask:
+        bank, watched = banks(train, validation, settings, state_dir, epochs=settings.pretrain.epochs)
+        return PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
+
+    kept = run(
+        make, settings, identity, state_dir, log, step="pretrain", epochs=chosen.epochs, accumulate=chosen.accumulate
+    )
+    return PretrainResult(kept["state"], pd.DataFrame(kept["history"]))

@@ -31,7 +31,7 @@ def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: f
 
 
 def real_crops(bank: CropBank) -> NDArray[np.int64]:
-    """Numbers of the crops that are no composites, and composites of types of which there are hardly any others.
+    """Numbers of the real crops, and of composites of types of which there are hardly any others.
 
     Those fill a type up to ``FEW`` crops, so that it is neither forgotten nor a few crops learned by heart. Where no
     crop is real these are all.

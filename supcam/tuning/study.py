@@ -1,7 +1,5 @@
 """A whole study: workers started, watched and replaced, until exactly the wanted number of trials is decided."""
 
-import hashlib
-import json
 import multiprocessing
 import signal
 import time
@@ -14,6 +12,7 @@ from typing import Any
 
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
+from supcam.identity import identity, key_of
 from supcam.settings import Settings
 from supcam.tracking import Run
 from supcam.tuning.objective import Objective, TrainingObjective
@@ -21,8 +20,6 @@ from supcam.tuning.result import TuneResult, collect
 from supcam.tuning.slots import answering, open_study, unfinished
 from supcam.tuning.worker import Job, work
 
-_DETERMINING = ("profile", "input", "model", "pretrain", "finetune")
-_NOT_DETERMINING = {"trials", "workers", "storage", "study"}
 _RESTARTS_PER_WORKER = 3
 
 
@@ -31,14 +28,9 @@ def study_key(deps: Mapping[str, str | None], settings: Settings) -> str:
 
     Args:
         deps: Content hash by dependency of the stage (split, composed set, code), as ``stage_inputs`` gives it.
-        settings: All settings; the number of trials and workers, the storage and the progress bar do not count.
+        settings: All settings; ``supcam.identity`` says which of them count.
     """
-    values = settings.model_dump(mode="json", by_alias=True)
-    relevant = {name: values[name] for name in _DETERMINING}
-    relevant["runtime"] = {name: value for name, value in values["runtime"].items() if name != "progress"}
-    relevant["tune"] = {name: value for name, value in values["tune"].items() if name not in _NOT_DETERMINING}
-    text = json.dumps({"deps": dict(deps), "settings": relevant}, sort_keys=True)
-    return f"tune-{settings.profile}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"tune-{settings.profile}-{key_of(identity(settings, 'tune', deps))[:16]}"
 
 
 def tune(

@@ -197,6 +197,26 @@ def test_half_precision_input_is_finite_at_the_lowest_temperature(base: str, pla
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("base", BASES)
+def test_autocast_around_the_loss_rounds_nothing(base: str, place: str) -> None:
+    batch = batch_of(14, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss_of(base, place).rows(*batch).loss
+    expected = looped_rows(*batch, margin=0.4, margin_on=place, base=base, temperature=0.1)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_queue_of_another_type_is_normalised_after_the_cast(base: str) -> None:
+    query, key, labels, queue, *slots = batch_of(15, dtype=torch.float32)
+    rounded = queue.bfloat16()
+    wide = rounded.float()
+    assert (wide.norm(dim=1) - 1.0).abs().max() > 1e-3  # the cast alone leaves the unit sphere
+    found = loss_of(base).rows(query, key, labels, rounded, *slots).loss
+    assert torch.equal(found, loss_of(base).rows(query, key, labels, normalize(wide, dim=1), *slots).loss)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("base", BASES)
 def test_a_queue_as_large_as_the_batch_equals_the_in_batch_loss(base: str, place: str) -> None:
     query, key, labels, *_ = batch_of(12)
     loss = loss_of(base, place)

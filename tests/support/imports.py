@@ -6,6 +6,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# A change of these retrains nothing: they word errors, show progress, write files whole, draw pages, record runs, read
+# options, and find folders, that of kept work among them (tests/test_identity.py: only of the same work). What a stage
+# computes from its deps and params is the same bytes whatever they do.
+CANNOT_CHANGE_A_RESULT = (
+    "supcam/errors.py",
+    "supcam/files.py",
+    "supcam/identity.py",
+    "supcam/pages",
+    "supcam/processes.py",
+    "supcam/progress.py",
+    "supcam/stages/command.py",
+    "supcam/stages/stage.py",
+    "supcam/stages/workspace.py",
+    "supcam/tracking",
+)
+
 
 def module_name(path: Path) -> str:
     """Dotted name of a source file below the project root."""

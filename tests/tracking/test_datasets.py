@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipelines.crops import part, training_crops
-from pipelines.stage import Place, Stage, execute
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import write_manifest
 from supcam.settings import Settings
+from supcam.stages.crops import StageCrops
+from supcam.stages.stage import Stage, execute
+from supcam.stages.workspace import Workspace
 from supcam.tracking import dir_hash, file_hash, open_client
 
 
@@ -41,9 +42,10 @@ def test_a_stage_names_the_crops_it_reads_with_their_hashes(project: Path) -> No
 
     def work(stage: Stage) -> str:
         stage.log_crops("crops", raw, "raw", dep="data", source=stage.data)
-        return f"{len(training_crops(stage))} and {len(part(stage, 'validation'))} crops"
+        crops = StageCrops(stage)
+        return f"{len(crops.training())} and {len(crops.part('validation'))} crops"
 
-    execute("tune", work, Place(project, Settings(), outputs))
+    execute("tune", work, Workspace(project, Settings(), outputs))
     client = open_client(project)
     (run,) = client.search_runs([client.get_experiment_by_name("supcam").experiment_id])
     found = {item.dataset.name: (item.dataset.digest, item.tags[0].value) for item in run.inputs.dataset_inputs}

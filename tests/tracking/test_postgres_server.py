@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.stage import Place, Stage, execute
 from supcam.settings import PretrainSettings, Settings, TuneSettings
+from supcam.stages.stage import Stage, execute
+from supcam.stages.workspace import Workspace
 from supcam.tracking import open_client
 from supcam.tuning import tune
 from tests.support.servers import MlflowServer, database
@@ -32,7 +33,7 @@ def test_a_study_on_a_server_with_postgresql_and_an_artifact_store(
 
     server.start()
     try:
-        execute("tune", work, Place(project, SETTINGS, project / "outputs"))
+        execute("tune", work, Workspace(project, SETTINGS, project / "outputs"))
         client = open_client(project)
         experiment = client.get_experiment_by_name("supcam")
         assert experiment.artifact_location.startswith("mlflow-artifacts:/")

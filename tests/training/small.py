@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ import torch
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.settings import Settings, parse_settings
-from supcam.training import checkpoints
 from supcam.training.finetuning import FinetuneTask, finetune
 from supcam.training.pretraining import PretrainTask, pretrain
 
@@ -112,7 +111,7 @@ def _arm(moment: str) -> None:
     elif name == "checkpoint write":
         whole = torch.save
 
-        def half(values: Any, stream: Any) -> None:
+        def half(values: Any, stream: IO[bytes]) -> None:
             left[0] -= 1
             if left[0] == 0:
                 stream.write(b"PK\x03\x04 the first part of a checkpoint")
@@ -120,9 +119,9 @@ def _arm(moment: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(values, stream)
 
-        checkpoints.torch.save = half
+        torch.save = half
     elif name == "rename":
-        _before(checkpoints.Path, "replace", count_down)
+        _before(Path, "replace", count_down)
     else:
         raise ValueError(moment)
 

@@ -71,10 +71,14 @@ def test_a_label_outside_the_four_is_refused() -> None:
         check_training_crops(wrong, 4, "pretrain.batch_size")
 
 
-def test_the_digest_sees_a_changed_pixel_and_a_changed_label() -> None:
+def test_the_digest_sees_whatever_training_reads_of_a_crop() -> None:
     crops = small_crops()
     images = [image.copy() for image in crops.images]
     images[7][0, 0] -= 1
-    changed = CropSet(crops.frame, images), CropSet(crops.frame.assign(type="instance"), crops.images)
-    assert len({crops_digest(each) for each in (crops, *changed)}) == 3
+    changed = [CropSet(crops.frame, images), crops.subset(range(39, -1, -1))]
+    for column, value in {"type": "touching", "source": "third", "label_certain": True, "relation": "touch"}.items():
+        frame = crops.frame.copy()
+        frame.loc[0, column] = value
+        changed.append(CropSet(frame, crops.images))
+    assert len({crops_digest(each) for each in (crops, *changed)}) == 7
     assert crops_digest(crops) == crops_digest(small_crops())

@@ -17,7 +17,7 @@ from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, finetune
 from supcam.training.fresh_bank import FreshBank, training_bank
 from supcam.training.pretraining import pretrain
-from supcam.training.session import OnEpoch
+from supcam.training.task import OnEpoch
 from tests.training.small import small_crops, small_settings
 
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
 def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn: CropSet) -> None:
     white = CropSet(drawn.frame.assign(relation=""), [*drawn.images[:24], *[np.full((30, 30), 255, np.uint8)] * 2])
     bank = FreshBank.compose(white, settings_of(min_contact=4000, cells=["instance+instance:touch"]), CPU)
-    assert bank.figures() == {"uncomposed": 40.0, "uncomposed/no-admissible-shift": 40.0}
+    assert bank.metrics() == {"uncomposed": 40.0, "uncomposed/no-admissible-shift": 40.0}
     assert (bank.images[26:].flatten(1).min(dim=1).values < 250).all()
     with pytest.raises(UsageError, match=r"none of 2 training crops can be composed \(2 empty\)"):
         FreshBank.compose(white.subset([24, 25]), settings_of(), CPU)

@@ -78,7 +78,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
         (tmp_path / FINISHED).unlink()
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UsageError, match=rf"{name} is truncated or no checkpoint of ours.*Delete it"):
+    with pytest.raises(UsageError, match=rf"{name} is truncated or not one of ours.*Delete it"):
         trained("pretrain", tmp_path, settings)
 
 

@@ -1,8 +1,9 @@
-"""Both steps as functions: same bytes twice, figures, pictures, prediction, and what they refuse."""
+"""Both steps as functions: same bytes twice, metrics, pictures, prediction, and what they refuse."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,19 @@ import torch
 from PIL import Image
 
 from supcam.errors import SettingError, SupcamError, UsageError
+from supcam.losses.self_margin import LossRows
 from supcam.models.classifier import InferenceModel
+from supcam.models.momentum import MomentumEncoder
 from supcam.training.checkpoints import LAST
 from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, FinetuneTask, finetune
 from supcam.training.prediction import load_classifier, predict_logits
 from supcam.training.pretraining import PretrainResult, PretrainTask, pretrain
+from supcam.views import view_seeds
 from tests.training.small import small_crops, small_settings
 
 VALIDATION = small_crops(per_type=4, seed=9)
-PRETRAIN_FIGURES = {
+PRETRAIN_METRICS = {
     "loss", "loss_uniform", "anchors_with_positives", "anchors_without_negatives", "alignment", "uniformity",
     "angle_least", "angle_mean", "knn_sensitivity", "probe_sensitivity", "learning_rate",
     "queue_positives_0", "queue_positives_1", "queue_positives_2", "queue_positives_3",
@@ -34,7 +38,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainResult
     folder = tmp_path_factory.mktemp("pretrain")
     result = pretrain(
         small_crops(), VALIDATION, small_settings(), state_dir=folder / "state", pictures=folder / "pictures",
-        log=lambda figures, step: logged.update({step: dict(figures)}),
+        log=lambda metrics, step: logged.update({step: dict(metrics)}),
     )  # fmt: skip
     return result, logged, folder
 
@@ -51,9 +55,9 @@ def finetuned(
 def test_pretraining_reports_every_epoch(pretrained: tuple[PretrainResult, dict[int, dict[str, float]], Path]) -> None:
     result, logged, _ = pretrained
     assert list(result.history["epoch"]) == [0, 1, 2, 3]
-    assert set(result.history.columns) == PRETRAIN_FIGURES | {"epoch"}
+    assert set(result.history.columns) == PRETRAIN_METRICS | {"epoch"}
     assert sorted(logged) == [0, 1, 2, 3]
-    assert set(logged[3]) == PRETRAIN_FIGURES | MEASURED
+    assert set(logged[3]) == PRETRAIN_METRICS | MEASURED
     assert np.isfinite(result.history.to_numpy(dtype=float)).all()
     assert result.history["anchors_with_positives"].iloc[-1] == 1.0
     assert "4 epochs, loss" in result.summary
@@ -109,8 +113,8 @@ def test_a_stopped_run_stops(tmp_path: Path) -> None:
     class Pruned(Exception):
         pass
 
-    def stop(epoch: int, figures: Mapping[str, float]) -> None:
-        assert "knn_sensitivity" in figures
+    def stop(epoch: int, metrics: Mapping[str, float]) -> None:
+        assert "knn_sensitivity" in metrics
         if epoch == 1:
             raise Pruned
 
@@ -128,32 +132,77 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         return loss * torch.nan if task.current_epoch == 2 else loss
 
     monkeypatch.setattr(PretrainTask, "training_step", spoiled)
-    with pytest.raises(SupcamError, match=r"no finite numbers in epoch 2.*Lower pretrain.learning_rate \(now 0.1\)"):
+    with pytest.raises(SupcamError, match=r"not finite in epoch 2.*Lower pretrain.learning_rate \(now 0.1\)"):
         pretrain(small_crops(), VALIDATION, small_settings(), state_dir=tmp_path)
     kept = torch.load(tmp_path / LAST, weights_only=True)
     assert kept["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
 
 
+def test_query_and_key_are_two_views_of_a_crop() -> None:
+    settings = small_settings()
+    bank = CropBank.from_crops(small_crops(), settings.input, torch.device("cpu"))
+    task = PretrainTask(settings, bank, bank, {})
+    indices, slots = torch.tensor([3, 11, 3]), torch.tensor([0, 1, 2])
+    query, key, labels = task.draw_views(indices, slots)
+    for views, number in ((query, 0), (key, 1)):
+        seeds = view_seeds(indices, slots, seed=settings.runtime.seed, epoch=0, view=number)
+        torch.testing.assert_close(views, task.views(bank.images[indices], seeds))
+    assert (query - key).abs().flatten(1).amax(dim=1).min() > 0.1
+    assert (query[0] - query[2]).abs().max() > 0.1  # the same crop, drawn twice in an epoch
+    assert labels.tolist() == bank.labels[indices].tolist()
+
+
+def test_the_margin_rises_and_a_short_run_follows_faster_than_the_momentum_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    margins: list[float] = []
+    momenta: list[float] = []
+    contrast, update = PretrainTask.contrast, MomentumEncoder.update
+
+    def recorded_contrast(task: PretrainTask, *views: Any) -> LossRows:
+        margins.append(views[-1])
+        return contrast(task, *views)
+
+    def recorded_update(keys: MomentumEncoder, online: torch.nn.Module, momentum: float) -> None:
+        momenta.append(momentum)
+        update(keys, online, momentum)
+
+    monkeypatch.setattr(PretrainTask, "contrast", recorded_contrast)
+    monkeypatch.setattr(MomentumEncoder, "update", recorded_update)
+    chosen = {"epochs": 4, "margin_warmup": 0.5, "momentum_start": 0.5, "momentum_end": 0.99}
+    pretrain(small_crops(), VALIDATION, small_settings(pretrain=chosen), state_dir=tmp_path)
+    assert margins == pytest.approx([0.4 * step / 10 for step in range(10)] + [0.4] * 10)
+    rising = [0.99 - 0.49 * (math.cos(math.pi * max(step - 1, 0) / 19) + 1) / 2 for step in range(20)]
+    caps = [(1 + step) / (10 + step) for step in range(20)]
+    assert momenta == pytest.approx([min(pair) for pair in zip(rising, caps, strict=True)])
+    assert momenta[0] < rising[0] and momenta[-1] < rising[-1]
+
+
 def test_finetuning_learns_the_drawn_types(finetuned: FinetuneResult) -> None:
-    assert finetuned.history["macro_sensitivity"].max() > 0.5  # by chance 0.25; the rest is the processor's rounding
-    assert finetuned.best_epoch == finetuned.history["macro_sensitivity"][::-1].idxmax() or (
-        finetuned.history["macro_sensitivity"][finetuned.best_epoch] == finetuned.history["macro_sensitivity"].max()
-    )
+    history = finetuned.history
+    assert history["macro_sensitivity"].max() > 0.5  # by chance 0.25; the rest depends on the processor's rounding
+    ranks = [*zip(history["macro_sensitivity"], -history["validation_loss"], history["epoch"], strict=True)]
+    assert finetuned.best_epoch == ranks.index(max(ranks))
     assert f"best {finetuned.best_epoch}" in finetuned.summary
     assert all(value.is_contiguous() for value in finetuned.model_state.values())
 
 
-def test_the_head_trains_alone_first(pretrained: tuple[PretrainResult, object, Path], tmp_path: Path) -> None:
+def test_of_equal_epochs_the_later_one_is_kept(tmp_path: Path) -> None:
+    settings = small_settings(finetune={"epochs": 2, "real_epochs": 0})
+    nothing = VALIDATION.subset([])  # nothing to tell the epochs apart by
+    assert finetune(small_crops(), nothing, settings, None, state_dir=tmp_path).best_epoch == 1
+
+
+def test_the_head_trains_alone_first(
+    pretrained: tuple[PretrainResult, object, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = small_settings(finetune={"epochs": 2, "head_epochs": 1, "average": 0.0})
     kept: dict[str, torch.Tensor] = {}
     state = pretrained[0].encoder_state
 
-    def stop_after_the_head(epoch: int, figures: Mapping[str, float]) -> None:
+    def stop_after_the_head(epoch: int, metrics: Mapping[str, float]) -> None:
         raise InterruptedError
-
-    monkey = pytest.MonkeyPatch()
-    from supcam.training.finetuning import FinetuneTask
 
     original = FinetuneTask.finish_epoch
 
@@ -161,18 +210,15 @@ def test_the_head_trains_alone_first(pretrained: tuple[PretrainResult, object, P
         kept.update({name: value.clone() for name, value in task.classifier.encoder.state_dict().items()})
         original(task, row)
 
-    monkey.setattr(FinetuneTask, "finish_epoch", keep)
-    with monkey.context(), pytest.raises(InterruptedError):
+    monkeypatch.setattr(FinetuneTask, "finish_epoch", keep)
+    with pytest.raises(InterruptedError):
         finetune(small_crops(), VALIDATION, settings, state, state_dir=tmp_path, on_epoch=stop_after_the_head)
-    monkey.undo()
     assert [name for name in state if not torch.equal(kept[name], state[name])] == []
 
 
 def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from supcam.training.finetuning import FinetuneTask
-
     seen: dict[int, set[bool]] = {}
     rates: dict[int, list[float]] = {}
     original = FinetuneTask.training_step
@@ -189,7 +235,7 @@ def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     assert len(history) == 4
     assert seen == {0: {True, False}, 1: {True, False}, 2: {False}, 3: {False}}
     scale = 16 / 64
-    # Two steps an epoch of 25 real crops, along half a cosine; encoder and head alike.
+    # Two steps an epoch of 25 real crops, along half a cosine; the same for encoder and head.
     expected = [0.02 * scale * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
 

@@ -11,14 +11,8 @@ import torch
 
 from supcam.errors import SettingError
 from supcam.settings import RuntimeSettings
-from supcam.training.session import (
-    check_compiler,
-    check_sharing,
-    choose_device,
-    choose_precision,
-    reproducible,
-    run_identity,
-)
+from supcam.training.device import check_compiler, check_sharing, choose_device, choose_precision, reproducible
+from supcam.training.task import run_identity
 from tests.training.small import small_settings, trained
 
 
@@ -41,16 +35,16 @@ def test_the_random_state_and_the_threads_come_back() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-@pytest.mark.parametrize("module", ["supcam", "pipelines.finetune", "benchmarks.pretraining"])
+@pytest.mark.parametrize("module", ["supcam", "pipelines.finetune", "supcam.training.task"])
 def test_threads_sleep_while_they_wait(module: str, given: str | None, expected: str) -> None:
     # Awake they hold up whatever else runs on the machine, and wait for it: steps took 40 times as long.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     seen = (
         "import builtins, os; load = builtins.__import__\n"
         "def watched(name, *rest):\n"
-        "    if name.split('.')[0] == 'torch' and not told: told.append(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "    if name.split('.')[0] == 'torch' and not policies: policies.append(os.environ.get('OMP_WAIT_POLICY'))\n"
         "    return load(name, *rest)\n"
-        f"told = []; builtins.__import__ = watched; import {module}, torch; print(told[0])"
+        f"policies = []; builtins.__import__ = watched; import {module}, torch; print(policies[0])"
     )
     done = subprocess.run(
         [sys.executable, "-c", seen],
@@ -110,12 +104,18 @@ def test_a_checkpoint_names_the_precision_that_was_chosen(monkeypatch: pytest.Mo
     assert found == {'"bf16-mixed"', '"32-true"'}
 
 
-def test_no_compiler_is_asked_for_unless_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError
+def test_the_compiler_is_asked_only_where_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
 
-    monkeypatch.setattr(torch, "compile", refuse)
+    def record(function: Any, **_: Any) -> Any:
+        asked.append("compile")
+        return function
+
+    monkeypatch.setattr(torch, "compile", record)
     check_compiler(RuntimeSettings(), torch.device("cpu"))
+    assert asked == []
+    check_compiler(RuntimeSettings(compile=True), torch.device("cpu"))
+    assert asked == ["compile"]
 
 
 def test_a_missing_compiler_is_refused_before_training(tmp_path: Path, project_root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures that tell how an embedding is doing, none of which training uses: probes, geometry, pictures."""
+"""How an embedding is doing, which training never uses: probes, geometry, pictures."""
 
 import math
 from pathlib import Path
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.files import replaced_file
 from supcam.views import to_input
 
 NEIGHBOURS = 20
@@ -113,7 +114,5 @@ def embedding_picture(features: NDArray[np.float64], labels: NDArray[np.int64], 
         panel.scatter(flat[labels == code, 0], flat[labels == code, 1], s=9, alpha=0.7, label=name)
     panel.set(title=title, xlabel=f"first axis ({share[0]:.0%})", ylabel=f"second axis ({share[1]:.0%})")
     panel.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
-    partial.replace(path)
+    with replaced_file(path) as fresh:
+        figure.savefig(fresh, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,59 @@
+"""What determines a result, by name, and the key under which work that has the same is kept and gone on with."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from supcam.settings import NO_EFFECT, Settings
+
+# Training reads `compose` only where it composes by itself; else the hash of the composed crops stands for it.
+_TRAINING = ("runtime", "input", "model", "compose.on_the_fly")
+READS: dict[str, tuple[str, ...]] = {
+    "tune": (*_TRAINING, "pretrain", "finetune", "tune"),
+    "pretrain": (*_TRAINING, "pretrain"),
+    "finetune": (*_TRAINING, "finetune"),
+    "network": ("runtime", "input", "model", "compose", "pretrain", "finetune"),
+    "forest": ("runtime.seed", "runtime.threads"),
+}
+"""Sections and settings that each kind of work reads: the stages that keep state, and the models of an experiment."""
+
+
+def without_effect(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Names of the settings that are marked, where they are declared, as changing no result."""
+    for key, field in model.model_fields.items():
+        name = f"{prefix}{field.alias or key}"
+        if NO_EFFECT in field.metadata:
+            yield name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from without_effect(field.annotation, f"{name}.")
+
+
+def identity(settings: Settings, work: str, content: Mapping[str, Any]) -> dict[str, str]:
+    """All that determines a result, by name: settings as ``section.key``, and what the work reads besides them.
+
+    Args:
+        settings: All settings.
+        work: What is done, a name of ``READS``.
+        content: Hashes of data and code by name.
+
+    Returns:
+        Name to value, as JSON; two results are of the same work where all of it is equal.
+    """
+    reads = READS[work]
+    if "compose.on_the_fly" in reads and settings.compose.on_the_fly:
+        reads = (*reads, "compose")
+    values = settings.model_dump(mode="json", by_alias=True)
+    found: dict[str, Any] = dict(content)
+    for name in reads:
+        section, _, key = name.partition(".")
+        found |= {f"{section}.{each}": values[section][each] for each in ([key] if key else values[section])}
+    ignored = set(without_effect())
+    return {name: json.dumps(value, sort_keys=True) for name, value in found.items() if name not in ignored}
+
+
+def key_of(identity: Mapping[str, str]) -> str:
+    """SHA-256 of an identity, 64 hexadecimal digits; callers take as many as they need."""
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What runs a pipeline stage: where it reads and writes, its tracked run, and its command line."""
