@@ -14,9 +14,9 @@ import yaml
 
 from supcam.errors import GateRefused, SupcamError, UsageError
 from supcam.settings import parse_settings
+from supcam.tracking.project import state_folder
 from supcam.tracking.provenance import device_name, package_versions
-from supcam.tracking.runs import open_client
-from supcam.tracking.spool import unsent_folder
+from supcam.tracking.store import open_client
 
 # Stages after this one only touch the registry.
 _LAST = "evaluate"
@@ -98,7 +98,7 @@ def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
     run, target = _stage_run(client, _run(client, run_id))
     run_id, tags = run.info.run_id, run.data.tags
     commit = _commit(root, run_id, tags, target)
-    kept = unsent_folder(root).parent / "reproduce" / run_id
+    kept = state_folder(root) / "reproduce" / run_id
     kept.mkdir(parents=True, exist_ok=True)
     settings = _settings(client, run_id, kept)
     commands = [["git", "worktree", "add", "--detach", str(folder), commit]]

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -17,13 +19,16 @@ from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
 from supcam.tracking import Run
 from supcam.tuning.objective import Objective, TrainingObjective
-from supcam.tuning.result import TuneResult, collect
-from supcam.tuning.slots import answering, open_study, unfinished
-from supcam.tuning.worker import Job, work
+from supcam.tuning.result import TuneResult, collect, space_of
+from supcam.tuning.slots import unfinished
+from supcam.tuning.storage import open_study, storage_errors
+from supcam.tuning.tracked import complete_runs
+from supcam.tuning.worker import WorkerTask, work
 
 _DETERMINING = ("profile", "input", "model", "pretrain", "finetune")
 _NOT_DETERMINING = {"trials", "workers", "storage", "study"}
 _RESTARTS_PER_WORKER = 3
+_GOODBYE = 10.0  # seconds that a worker has to give its trial back
 
 
 def study_key(deps: Mapping[str, str | None], settings: Settings) -> str:
@@ -69,7 +74,7 @@ def tune(
         UsageError: for a mistake that would fail every trial.
         SupcamError: when the storage cannot be used, workers keep dying, or no trial finished.
     """
-    job = Job(
+    task = WorkerTask(
         storage,
         settings.tune.study or study_name,
         settings,
@@ -79,16 +84,18 @@ def tune(
         run.root if run else None,
         (run.run_id, run.experiment_id) if run else None,
     )
-    study = open_study(job.storage, job.study_name, settings, study_name)
-    with answering(job.storage):
+    study = open_study(storage, task.study_name, settings, study_name)
+    with storage_errors(storage):
         workers = min(settings.tune.workers, len(unfinished(study, settings.tune.trials)))
         if workers > 1:
-            _Team(job, workers).work()
+            _Team(task, workers).work()
         elif workers == 1:
-            work(job)
+            work(task)
+        if run is not None:
+            complete_runs(study, run, space_of(study))
         result = collect(study, settings.tune.trials)
     if run is not None:
-        run.set_tags({"supcam.study": job.study_name})
+        run.set_tags({"supcam.study": task.study_name})
         run.log_params({"best": result.best.values})
         run.log({"best_value": result.value, "trials": len(result.trials)})
     return result
@@ -97,11 +104,10 @@ def tune(
 class _Team:
     """Worker processes; one that is killed is replaced, one that reports an error ends the study."""
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, task: WorkerTask, workers: int) -> None:
         # Spawned, not forked: torch and the database driver do not survive a fork.
         self._context = multiprocessing.get_context("spawn")
-        self._job = replace(job, parent_process=multiprocessing.current_process().pid)
-        self._workers = workers
+        self._task, self._workers = task, workers
         self._running: dict[SpawnProcess, Connection] = {}
         self._restarts = 0
 
@@ -119,7 +125,7 @@ class _Team:
 
     def _start(self) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work_and_tell, args=(self._job, sender), name="tune-worker")
+        process = self._context.Process(target=_work_and_report, args=(self._task, sender), name="tune-worker")
         process.start()
         sender.close()
         self._running[process] = receiver
@@ -144,7 +150,7 @@ class _Team:
     def _stop(self) -> None:
         for process in self._running:
             process.terminate()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _GOODBYE
         for process, receiver in self._running.items():
             process.join(max(0.1, deadline - time.monotonic()))
             if process.is_alive():
@@ -166,10 +172,24 @@ def _reason(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def _work_and_tell(job: Job, sender: Connection) -> None:
+def _work_and_report(task: WorkerTask, sender: Connection) -> None:
     """Body of a worker process: an error of ours goes to the parent in words, not as a traceback."""
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
     try:
-        work(job)
+        work(task)
     except SupcamError as error:
         sender.send(("usage" if isinstance(error, UsageError) else "failed", str(error)))
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, then give the trial back and end as well."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GOODBYE)
+    os._exit(128 + signal.SIGTERM)  # the main thread is in a long computation, or waits for a storage that is gone
