@@ -16,7 +16,7 @@ from supcam.errors import SupcamError
 from supcam.settings import Settings
 from supcam.tracking.project import tracking_uri
 from supcam.tracking.provenance import all_versions, git_state, run_tags
-from supcam.tracking.sender import Answer, NullSender, Sender, chunks
+from supcam.tracking.sender import Answer, Sender, chunks
 from supcam.tracking.store import experiment_of, open_client, project_experiment
 
 _MAX_TAG = 5000  # characters that MLflow takes
@@ -176,7 +176,7 @@ class UntrackedRun(Run):
     """A run of which nothing is kept, for processes that share the work of another one. Its ``run_id`` is empty."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(None, "", "", root, NullSender())
+        super().__init__(None, "", "", root, Sender(None, ""))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Sender:
     error shows only in a future that every call would have to keep.
 
     Args:
-        client: An ``MlflowClient``.
+        client: An ``MlflowClient``; None drops everything.
         uri: Address of the store, for the warning.
 
     Errors that are the caller's (a bad name, a changed parameter) are raised; those of a metric at the next call.
@@ -56,6 +56,8 @@ class Sender:
 
     def log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         """Collect metrics of a run with the present time; returns at once."""
+        if self._client is None:
+            return
         now = int(time.time() * 1000)
         self._raise_late_error()
         with self._filling:
@@ -67,6 +69,8 @@ class Sender:
 
     def send(self, operation: Operation) -> None:
         """Carry out one operation, after all that came before it; while the store is away, it waits."""
+        if self._client is None:
+            return
         self._raise_late_error()
         with self._sending:
             self._collect_metrics()
@@ -75,7 +79,7 @@ class Sender:
 
     def ask(self, question: Callable[[], Answer]) -> Answer | None:
         """What the store answers; None while it is away."""
-        if time.monotonic() < self._away_until:
+        if self._client is None or time.monotonic() < self._away_until:
             return None
         try:
             return question()
@@ -150,28 +154,6 @@ class Sender:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-class NullSender(Sender):
-    """Drops everything."""
-
-    def __init__(self) -> None: ...
-
-    def log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
-
-    def send(self, operation: Operation) -> None:
-        """Nothing."""
-
-    def ask(self, question: Callable[[], Answer]) -> Answer | None:
-        """No answer."""
-        return None
-
-    def flush(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
