@@ -70,8 +70,7 @@ def tune(
         objective or TrainingObjective(train, validation, settings),
         state_dir,
         study_name,
-        run.root if run else None,
-        (run.run_id, run.experiment_id) if run else None,
+        (run.root, run.run_id, run.experiment_id) if run else None,
     )
     study = open_study(storage, task.study_name, settings, study_name)
     with storage_errors(storage):

@@ -5,14 +5,14 @@ import math
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
-from supcam.tracking import Run
+from supcam.tracking import Run, UntrackedRun
 from supcam.tuning import storage
 from supcam.tuning.objective import Objective, Point
 from supcam.tuning.slots import claim, point_of, unfinished
@@ -32,8 +32,7 @@ class WorkerTask:
         objective: What a trial measures.
         state_dir: Folder for the checkpoints of trials.
         key: Hash of all that determines a trial.
-        root: Project root of the tracked runs; None tracks nothing.
-        parent: Ids of the run above the trials and of its experiment.
+        above: Project root, id and experiment of the run above those of the trials; None tracks nothing.
     """
 
     storage: str
@@ -42,8 +41,7 @@ class WorkerTask:
     objective: Objective
     state_dir: Path
     key: str
-    root: Path | None = None
-    parent: tuple[str, str] | None = None
+    above: tuple[Path, str, str] | None = None
 
 
 def work(task: WorkerTask) -> None:
@@ -54,25 +52,14 @@ def work(task: WorkerTask) -> None:
         StorageLost: when the storage fails on the way; the next run repeats what it did not record.
     """
     study = open_study(task.storage, task.study_name, task.settings, task.key)
-    with _parent_run(task) as parent, storage_errors(task.storage):
+    above = Run.attach(*task.above) if task.above else UntrackedRun(Path())
+    with closing(above), storage_errors(task.storage):
         while unfinished(study, task.settings.tune.trials):
             trial = claim(study, task.storage, task.settings)
             if trial is None:
                 threading.Event().wait(_POLL)
             else:
-                run_trial(study, trial, task, parent)
-
-
-@contextmanager
-def _parent_run(task: WorkerTask) -> Iterator[Run | None]:
-    if task.root is None or task.parent is None:
-        yield None
-        return
-    run = Run.attach(task.root, *task.parent)
-    try:
-        yield run
-    finally:
-        run.close()
+                run_trial(study, trial, task, above)
 
 
 class TrialWatch:
@@ -82,7 +69,7 @@ class TrialWatch:
         state_dir: Folder for checkpoints, of the slot: a repeated trial goes on from those of the attempt before.
     """
 
-    def __init__(self, trial: Any, task: WorkerTask, run: Run | None) -> None:
+    def __init__(self, trial: Any, task: WorkerTask, run: Run) -> None:
         self._trial, self._task, self._run, self._step = trial, task, run, 0
         self.state_dir = task.state_dir / f"trial_{trial.user_attrs['slot']}"
 
@@ -99,26 +86,24 @@ class TrialWatch:
             self._trial.report(value, self._step)
             # The baseline is what every other trial is compared with: it always runs to its end.
             poor = self._trial.user_attrs["slot"] > 0 and self._trial.should_prune()
-        if self._run is not None:
-            self._run.log({"intermediate": value}, self._step)
+        self._run.log({"intermediate": value}, self._step)
         self._step += 1
         if poor:
             raise optuna.TrialPruned(f"below the median of earlier trials at report {self._step}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Curves for the tracked run."""
-        if self._run is not None:
-            self._run.log(metrics, step)
+        self._run.log(metrics, step)
 
 
-def run_trial(study: Any, trial: Any, task: WorkerTask, parent: Run | None) -> None:
+def run_trial(study: Any, trial: Any, task: WorkerTask, above: Run) -> None:
     """Run one claimed trial and record how it ended, in the study first and then in its tracked run."""
     import optuna
     from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     point = point_of(trial, task.settings)
-    with _child(parent, trial, point) as run, _heartbeat(trial):
+    with _child(above, trial, point) as run, _heartbeat(trial):
         watch = TrialWatch(trial, task, run)
         try:
             value = float(task.objective(point, watch))
@@ -135,8 +120,7 @@ def run_trial(study: Any, trial: Any, task: WorkerTask, parent: Run | None) -> N
             # Given back: it is no fault of the trial, which the next worker repeats.
             with contextlib.suppress(StorageInternalError):
                 study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            if run is not None:
-                run.set_tags({"supcam.trial.state": "lost"})
+            run.set_tags({"supcam.trial.state": "lost"})
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
@@ -145,29 +129,24 @@ def run_trial(study: Any, trial: Any, task: WorkerTask, parent: Run | None) -> N
             _end(run, "FAILED", "failed", text)
         else:
             study.tell(trial, value, skip_if_finished=True)
-            if run is not None:
-                run.log({"value": value})
+            run.log({"value": value})
             _end(run, "FINISHED", "finished", None)
     shutil.rmtree(watch.state_dir, ignore_errors=True)
 
 
 @contextmanager
-def _child(parent: Run | None, trial: Any, point: Point) -> Iterator[Run | None]:
-    if parent is None:
-        yield None
-        return
+def _child(above: Run, trial: Any, point: Point) -> Iterator[Run]:
     slot = trial.user_attrs["slot"]
-    with parent.child(f"trial {slot}", {"supcam.trial": slot, "supcam.trial.attempt": trial.number}) as run:
-        if run.run_id:  # empty while the store is away: the study adds the run at its end
+    with above.child(f"trial {slot}", {"supcam.trial": slot, "supcam.trial.attempt": trial.number}) as run:
+        if run.run_id:  # empty for a run that is not tracked: where the store was away, the study adds one at its end
             trial.set_user_attr("run_id", run.run_id)
         run.log_params({**point.values, "baseline": slot == 0})
         yield run
 
 
-def _end(run: Run | None, status: str, state: str, error: str | None) -> None:
-    if run is not None:
-        run.set_tags({"supcam.trial.state": state})
-        run.finish(status, error)
+def _end(run: Run, status: str, state: str, error: str | None) -> None:
+    run.set_tags({"supcam.trial.state": state})
+    run.finish(status, error)
 
 
 @contextmanager
