@@ -103,7 +103,7 @@ def _epochs(settings: Settings, count: int) -> Settings:
 def _trials_per_hour(settings: Settings, train: CropSet, validation: CropSet, folder: Path) -> None:
     for workers in (1, 2):
         chosen = settings.tune.model_copy(
-            # As many and as long trials as make the start of a worker small beside them; none pruned, so all alike.
+            # As many and as long trials as make the start of a worker small beside them; none pruned: all take the same
             update={"trials": TIMED_TRIALS, "workers": workers, "prune": False}
         )
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def _ranking(table: pd.DataFrame) -> None:
         resampled: dict[str, NDArray[np.float64]] = {}
         for objective in ("finetune", "probe"):
             pairs = table[[objective, judged]].to_numpy()
-            # A resample of equal figures has no order.
+            # A resample of equal values has no order.
             resampled[objective] = np.array([kendalltau(*pairs[rows].T).statistic for rows in drawn])
             low, high = np.nanquantile(resampled[objective], [0.025, 0.975])
             _row(
@@ -200,7 +200,7 @@ def _surface(table: pd.DataFrame) -> tuple[Surface, float, int]:
 
 
 def _best_of(settings: Settings, surface: Surface, seed: int, *, random: bool) -> float:
-    """Best figure of a study of ``TRIALS`` trials, baseline included, replayed on the recorded grid."""
+    """Best value of a study of ``TRIALS`` trials, baseline included, replayed on the recorded grid."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -6,8 +6,8 @@ of them, two at a time with one thread each; stopped, it goes on where it was. A
 | column | what |
 |---|---|
 | probe, finetune | what a trial would return: validation macro sensitivity of a linear probe after the short pre-training, and after a short fine-tuning on top of it |
-| reports | the intermediate figures a trial reports, from which pruning decides |
-| full_validation, full_test | macro sensitivity after a full pre-training and fine-tuning, on the validation crops and on crops drawn anew, more than the sample's test part holds |
+| reports | the intermediate values a trial reports, from which pruning decides |
+| full_validation, full_test | macro sensitivity after a full pre-training and fine-tuning, on the validation crops and on freshly drawn crops, more than the sample's test part holds |
 | seconds_probe, seconds_finetune, seconds_full | what each of them takes; the second includes the first |
 """  # noqa: E501
 
@@ -28,6 +28,7 @@ from supcam.data.crops import CropSet
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.data.splits import split_manifest
+from supcam.files import replaced_file
 from supcam.settings import Settings, load_settings, profile_path
 from supcam.synthetic import synthesize
 from supcam.tracking import project_root
@@ -43,7 +44,7 @@ TEST_CROPS, TEST_CASES, TEST_SEED = 960, 16, 1042
 
 
 class Reports:
-    """Keeps the intermediate figures of a trial and when they came."""
+    """Keeps the intermediate values of a trial and when they came."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir, self.started = state_dir, time.perf_counter()
@@ -70,9 +71,8 @@ def main() -> int:
             running = [pool.submit(measure, point, *parts) for point in wanted]
             for done in as_completed(running):
                 table = pd.concat([known_rows(), pd.DataFrame([done.result()])]).sort_values(KEY)
-                beside = TABLE.with_suffix(".part")
-                table.to_csv(beside, index=False)
-                beside.replace(TABLE)
+                with replaced_file(TABLE) as fresh:
+                    table.to_csv(fresh, index=False)
                 print(done.result(), flush=True)
     return 0
 
@@ -93,7 +93,7 @@ def measure(key: tuple[int, float, float], train: CropSet, validation: CropSet, 
         "probe": round(watch.values[probes - 1], 6),
         "finetune": round(value, 6),
         "reports": " ".join(f"{report:.6f}" for report in watch.values),
-        **{f"full_{name}": round(figure, 6) for name, figure in full.items()},
+        **{f"full_{name}": round(value, 6) for name, value in full.items()},
         "seconds_probe": round(watch.seconds[probes - 1], 1),
         "seconds_finetune": round(short, 1),
         "seconds_full": round(time.perf_counter() - watch.started - short, 1),

@@ -1,4 +1,4 @@
-"""Commands about tracked runs: search with many workers, upload what a lost server missed, rebuild a run."""
+"""Commands about tracked runs: search with many workers, rebuild a run."""
 
 import os
 import sys
@@ -13,7 +13,6 @@ from supcam import tracking
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command."""
     app.command("tune")(tune)
-    app.command("upload")(upload)
     app.command("reproduce")(reproduce)
 
 
@@ -34,12 +33,6 @@ def tune(
     os.chdir(tracking.project_root())
     # In place of this process, so that Ctrl-C and SIGTERM reach the study and its exit code the caller.
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.tune", "--own-folder", *options])
-
-
-def upload() -> None:
-    """Send what runs wrote on this disk while the tracking server was lost."""
-    sent = tracking.upload_pending(tracking.project_root())
-    typer.echo(f"{len(sent)} runs sent" + (f": {', '.join(sent)}" if sent else "; nothing was waiting"))
 
 
 def reproduce(

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from supcam import tracking
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
+from supcam.files import write_text
 from supcam.settings import PROFILES, Settings, allowed_values, load_settings, profile_path
 
 
@@ -34,9 +35,7 @@ def profile(
             f"{target} holds changes of your own, which profile {name!r} would overwrite. "
             "Commit them and run again with --replace."
         )
-    beside = target.with_suffix(".yaml.new")
-    beside.write_text(chosen, encoding="utf-8")
-    beside.replace(target)
+    write_text(target, chosen)
     settings = load_settings(target)
     typer.echo(
         f"params.yaml is now profile {name}: {settings.model.encoder}, {settings.input.size} px, "

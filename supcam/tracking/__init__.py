@@ -2,7 +2,7 @@
 
 from supcam.tracking.fetch import fetch_outputs
 from supcam.tracking.hashes import dir_hash, file_hash, path_hash, stage_inputs
-from supcam.tracking.place import (
+from supcam.tracking.project import (
     EXPERIMENT,
     artifact_location,
     in_dvc_experiment,
@@ -12,8 +12,8 @@ from supcam.tracking.place import (
     tracking_uri,
 )
 from supcam.tracking.provenance import device_name, git_state, package_versions, run_tags
-from supcam.tracking.runs import Run, UntrackedRun, open_client, stage_run, tag_run, take_parent_run
-from supcam.tracking.spool import pending_uploads, upload_pending
+from supcam.tracking.runs import Run, UntrackedRun, stage_run, tag_run, take_parent_run
+from supcam.tracking.store import open_client
 
 __all__ = [
     "EXPERIMENT",
@@ -29,7 +29,6 @@ __all__ = [
     "open_client",
     "package_versions",
     "path_hash",
-    "pending_uploads",
     "project_root",
     "quiet",
     "run_tags",
@@ -39,5 +38,4 @@ __all__ = [
     "tag_run",
     "take_parent_run",
     "tracking_uri",
-    "upload_pending",
 ]

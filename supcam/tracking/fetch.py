@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from supcam.errors import UsageError
-from supcam.tracking.runs import open_client
+from supcam.tracking.store import open_client
 
 OUTPUTS = "outputs"
 

@@ -1,7 +1,6 @@
-"""Rebuild a run from what it recorded: the commands, the refusal when that is not enough, and the comparison."""
+"""Rebuild a run from what it recorded: the commands, or the refusal when that is not enough."""
 
 import json
-import math
 import shlex
 import subprocess
 import sys
@@ -9,32 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from supcam.errors import GateRefused, SupcamError, UsageError
+from supcam.files import write_text
 from supcam.settings import parse_settings
+from supcam.tracking.comparison import Difference, compare_folders
+from supcam.tracking.project import state_folder
 from supcam.tracking.provenance import device_name, package_versions
-from supcam.tracking.runs import open_client
-from supcam.tracking.spool import unsent_folder
+from supcam.tracking.store import open_client
 
 # Stages after this one only touch the registry.
 _LAST = "evaluate"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One output file of the rebuilt stage against the run's artifact.
-
-    Attributes:
-        name: Path below the outputs of the stage.
-        equal: Whether the bytes are the same.
-        detail: The largest difference of a figure, where the file holds figures, or what is missing.
-    """
-
-    name: str
-    equal: bool
-    detail: str
 
 
 @dataclass
@@ -46,7 +31,8 @@ class Reproduction:
         stage: Its stage (of a promotion: the evaluation it rests on).
         folder: Where the project is rebuilt, a git worktree of its own with a store of its own.
         commands: What to type, in order, from the project root.
-        warnings: Why figures may differ: other packages, device or thread count.
+        warnings: Why results may differ: other packages, another device, several workers.
+        artifacts: Copies of the outputs that the run kept; None when it kept none.
     """
 
     run_id: str
@@ -74,15 +60,9 @@ class Reproduction:
                     f"rebuilding run {self.run_id} stopped: `{shlex.join(command)}` ended {done.returncode}. "
                     f"See {self.folder}; remove it with: git worktree remove --force {self.folder}"
                 )
-        return self.compare()
-
-    def compare(self) -> list[Difference]:
-        """Every artifact of the stage against the file in the rebuilt folder."""
         if self.artifacts is None:
             return []
-        rebuilt = self.folder / "outputs" / self.stage
-        names = sorted(path.relative_to(self.artifacts) for path in self.artifacts.rglob("*") if path.is_file())
-        return [_difference(str(name), self.artifacts / name, rebuilt / name) for name in names]
+        return compare_folders(self.artifacts, self.folder / "outputs" / self.stage)
 
 
 def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
@@ -98,21 +78,21 @@ def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
     run, target = _stage_run(client, _run(client, run_id))
     run_id, tags = run.info.run_id, run.data.tags
     commit = _commit(root, run_id, tags, target)
-    kept = unsent_folder(root).parent / "reproduce" / run_id
+    kept = state_folder(root) / "reproduce" / run_id
     kept.mkdir(parents=True, exist_ok=True)
     settings = _settings(client, run_id, kept)
     commands = [["git", "worktree", "add", "--detach", str(folder), commit]]
     if tags.get("supcam.git.dirty") == "true":
         commands.append(["git", "-C", str(folder), "apply", str(_patch(client, run_id, kept))])
-    (kept / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_text(kept / "params.yaml", yaml.safe_dump(settings, sort_keys=False))
     if _differs(root, commit, settings):
         commands.append(["cp", str(kept / "params.yaml"), str(folder / "params.yaml")])
     commands += _data_commands(root, folder, commit, tags, run_id, kept)
     # Forced: taken from the shared cache, outputs would always be equal. Never into this project's store.
     repro = [sys.executable, "-m", "dvc", "--cd", str(folder), "repro", "--force", target]
     commands.append(["env", "-u", "MLFLOW_TRACKING_URI", "-u", "MLFLOW_RUN_ID", *repro])
-    artifacts = _artifacts(client, run_id, target, kept)
-    return Reproduction(run_id, target, folder, commands, _warnings(tags, settings), artifacts)
+    outputs = _download(client, run_id, f"outputs/{target}", kept)
+    return Reproduction(run_id, target, folder, commands, _warnings(tags, settings), outputs)
 
 
 def _run(client: Any, run_id: str) -> Any:
@@ -139,7 +119,7 @@ def _stage_run(client: Any, run: Any) -> tuple[Any, str]:
 
 def _commit(root: Path, run_id: str, tags: dict[str, str], target: str) -> str:
     if not tags.get("supcam.stage"):
-        raise GateRefused(f"run {run_id} cannot be rebuilt: it is no run of a stage. Name the run of a stage.")
+        raise GateRefused(f"run {run_id} cannot be rebuilt: it is not the run of a stage. Name one that is.")
     if tags.get("supcam.from_run"):
         raise GateRefused(
             f"run {run_id} cannot be rebuilt alone: it took its inputs from run {tags['supcam.from_run']}. "
@@ -158,8 +138,8 @@ def _commit(root: Path, run_id: str, tags: dict[str, str], target: str) -> str:
     stages = yaml.safe_load(_shown(root, commit, "dvc.yaml") or "{}").get("stages", {})
     if target not in stages:
         raise GateRefused(
-            f"run {run_id} cannot be rebuilt: {target} is no stage of dvc.yaml at {commit[:12]}. Check that commit out "
-            f"and run it again with the settings of the run: mlflow run . --env-manager local -e {target}"
+            f"run {run_id} cannot be rebuilt: {target} is not a stage of dvc.yaml at {commit[:12]}. Check that commit "
+            f"out and run it again with the settings of the run: mlflow run . --env-manager local -e {target}"
         )
     return commit
 
@@ -180,7 +160,7 @@ def _patch(client: Any, run_id: str, kept: Path) -> Path:
 
 
 def _settings(client: Any, run_id: str, kept: Path) -> dict[str, Any]:
-    """As they were recorded: the run's code may have had other settings than today's. Its study is searched anew."""
+    """As they were recorded: the run's code may have had other settings than today's. Its study starts from scratch."""
     path = _download(client, run_id, "settings.json", kept)
     if path is None:
         raise GateRefused(f"run {run_id} cannot be rebuilt: its artifact settings.json is gone.")
@@ -215,14 +195,10 @@ def _data_commands(
                 f"{commit[:12]} nor in the DVC cache. Record data that a run is to be rebuilt from: supcam import."
             )
         # Without size and count, which DVC does not need to check data out.
-        (kept / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": wanted, "hash": "md5", "path": "data"}]}))
+        write_text(kept / "data.dvc", yaml.safe_dump({"outs": [{"md5": wanted, "hash": "md5", "path": "data"}]}))
         commands.append(["cp", str(kept / "data.dvc"), str(folder / "data.dvc")])
     commands.append([*dvc, "--cd", str(folder), "pull", "--allow-missing", "data.dvc"])
     return commands
-
-
-def _artifacts(client: Any, run_id: str, stage: str, kept: Path) -> Path | None:
-    return _download(client, run_id, f"outputs/{stage}", kept)
 
 
 def _download(client: Any, run_id: str, name: str, kept: Path) -> Path | None:
@@ -247,35 +223,4 @@ def _warnings(tags: dict[str, str], settings: dict[str, Any]) -> list[str]:
     workers = settings.get("tune", {}).get("workers", 1)
     if workers > 1:
         found.append(f"the study had {workers} workers, and a point depends on which trials had ended")
-    return [f"figures may differ: {text}" for text in found]
-
-
-def _difference(name: str, recorded: Path, rebuilt: Path) -> Difference:
-    if not rebuilt.is_file():
-        return Difference(name, False, "was not rebuilt")
-    if recorded.read_bytes() == rebuilt.read_bytes():
-        return Difference(name, True, "the same bytes")
-    if recorded.suffix == ".json":
-        pair = [dict(_numbers(json.loads(path.read_text(encoding="utf-8")))) for path in (recorded, rebuilt)]
-        return Difference(name, False, _largest(pair[0], pair[1]))
-    if recorded.suffix == ".csv":
-        tables = [pd.read_csv(path).select_dtypes("number") for path in (recorded, rebuilt)]
-        if tables[0].shape == tables[1].shape:
-            flat = [{f"{c}[{r}]": float(v) for c in t.columns for r, v in enumerate(t[c].to_numpy())} for t in tables]
-            return Difference(name, False, _largest(flat[0], flat[1]))
-    return Difference(name, False, "other bytes")
-
-
-def _numbers(value: Any, prefix: str = "") -> list[tuple[str, float]]:
-    if isinstance(value, dict):
-        return [leaf for key, inner in value.items() for leaf in _numbers(inner, f"{prefix}{key}.")]
-    return [(prefix.rstrip("."), float(value))] if isinstance(value, int | float) else []
-
-
-def _largest(first: dict[str, float], second: dict[str, float]) -> str:
-    gaps = {name: abs(first[name] - second[name]) for name in first.keys() & second.keys()}
-    gaps = {name: gap for name, gap in gaps.items() if gap and not math.isnan(gap)}
-    if not gaps:
-        return "figures equal, other bytes"
-    name = max(sorted(gaps), key=lambda key: gaps[key])
-    return f"{name} differs most: {first[name]:.6g}, rebuilt {second[name]:.6g}"
+    return [f"results may differ: {text}" for text in found]

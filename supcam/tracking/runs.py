@@ -1,65 +1,26 @@
 """A tracked run on an explicit MLflow client: no global state, one true final status."""
 
-import contextlib
 import json
-import logging
 import os
-import random
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from supcam.errors import SupcamError, UsageError
+from supcam.errors import SupcamError
 from supcam.settings import Settings
-from supcam.tracking.place import EXPERIMENT, artifact_location, quiet, tracking_uri
+from supcam.tracking.project import tracking_uri
 from supcam.tracking.provenance import all_versions, git_state, run_tags
-from supcam.tracking.spool import Outbox, keep, unsent_folder
+from supcam.tracking.sender import Answer, Sender, chunks
+from supcam.tracking.store import experiment_of, open_client, project_experiment
 
-_MAX_TAG = 5000
+_MAX_TAG = 5000  # characters that MLflow takes
 _TERMINATED = 128 + signal.SIGTERM
-
-
-def open_client(root: Path, *, ask: bool = True) -> Any:
-    """An ``MlflowClient`` on the store of the project; its tables are made when they are missing.
-
-    Args:
-        root: The project root.
-        ask: Whether a server has to answer already; without, it may be away.
-
-    Raises:
-        SupcamError: when the store cannot be reached.
-    """
-    quiet()
-    # A lost server is handled by waiting and by sending later, not by minutes of silence inside one call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    uri = tracking_uri(root)
-    for attempt in range(5):
-        try:
-            with _one_at_a_time(root, uri):
-                client = MlflowClient(uri, registry_uri=uri)
-                if ask:
-                    client.search_experiments(max_results=1)
-            return client
-        except Exception as error:
-            if uri.startswith("http") or attempt == 4:
-                raise SupcamError(
-                    f"tracking store {uri} cannot be reached: {error}. "
-                    "Start it, or correct or unset MLFLOW_TRACKING_URI."
-                ) from error
-            time.sleep(0.2 * 2**attempt * (1 + random.random()))
-    raise AssertionError("unreachable")
 
 
 def take_parent_run(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> str | None:
@@ -68,77 +29,124 @@ def take_parent_run(environ: "os._Environ[str] | dict[str, str]" = os.environ) -
 
 
 class Run:
-    """One run of the tracking store.
+    """One run of the tracking store. Nothing here waits for a store that went away after the start.
 
     Attributes:
-        run_id: Its id; starts with ``local-`` when it was made while the store was lost.
-        experiment_id: Where it is.
+        run_id: Its id.
+        experiment_id: The experiment it is in.
         client: The ``MlflowClient`` for what this class does not do.
         root: The project root.
+        status: How it ended; None before.
     """
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str, root: Path) -> None:
+    def __init__(self, client: Any, run_id: str, experiment_id: str, root: Path, sender: Sender | None = None) -> None:
         self.client, self.run_id, self.experiment_id, self.root = client, run_id, experiment_id, root
-        self._outbox: Outbox | _Nowhere = Outbox(client, run_id, unsent_folder(root) / run_id)
         self.status: str | None = None
+        self._sender = sender or Sender(client, tracking_uri(root))
 
     @classmethod
     def attach(cls, root: Path, run_id: str, experiment_id: str | None = None) -> "Run":
         """Write to a run that exists and that someone else ends, such as the one ``mlflow run`` made.
 
-        Where its experiment is told, the server is not asked and may be away.
+        Args:
+            root: The project root.
+            run_id: The run.
+            experiment_id: Its experiment; where it is given, the server is not asked and may be away.
+
+        Raises:
+            SupcamError: when the server has to be asked and does not answer.
         """
         client = open_client(root, ask=experiment_id is None)
         return cls(client, run_id, experiment_id or client.get_run(run_id).info.experiment_id, root)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Metrics of one step; they are collected and sent in the background."""
-        self._outbox.metrics(metrics, step)
+        """Metrics of one step; they are collected and sent in the background.
+
+        Raises:
+            MlflowException: for a name of an earlier call that MLflow does not take.
+        """
+        self._sender.log(self.run_id, metrics, step)
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Parameters; nested mappings become dotted names."""
-        self._outbox.send({"op": "params", "items": {key: _text(value) for key, value in _flat(params)}})
+        """Parameters; nested mappings become dotted names.
+
+        Raises:
+            MlflowException: for a parameter that has another value already.
+        """
+        from mlflow.entities import Param
+
+        items = [Param(name, _text(value)) for name, value in _flat(params)]
+        for chunk in chunks(items, 100):
+            self._send("log_batch", params=chunk)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Tags, values as text."""
-        self._outbox.send({"op": "tags", "items": {key: _text(value) for key, value in tags.items()}})
+        """Tags, values as text, cut to what MLflow takes."""
+        from mlflow.entities import RunTag
+
+        for chunk in chunks([RunTag(name, _text(value)) for name, value in tags.items()], 100):
+            self._send("log_batch", tags=chunk)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """One file, below ``folder`` of the run's artifacts."""
+        """One file, below ``folder`` of the run's artifacts.
+
+        Raises:
+            SupcamError: when there is no such file.
+        """
         if not path.is_file():
-            raise SupcamError(f"artifact {path} does not exist or is no file; a run can log only what was written.")
-        self._outbox.send({"op": "artifact", "path": str(path), "folder": folder})
+            raise SupcamError(f"artifact {path} does not exist or is not a file; a run can log only what was written.")
+        self._send("log_artifact", str(path), folder)
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
-        """All files of a folder, below ``folder`` of the run's artifacts."""
+        """All files of a folder, below ``folder`` of the run's artifacts.
+
+        Raises:
+            SupcamError: when there is no such folder.
+        """
         if not path.is_dir():
             raise SupcamError(f"artifact folder {path} does not exist; a run can log only what was written.")
-        self._outbox.send({"op": "artifact", "path": str(path), "folder": folder})
+        self._send("log_artifacts", str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
         """A text as the artifact ``name``."""
-        with TemporaryDirectory() as scratch:
-            file = Path(scratch) / Path(name).name
-            file.write_text(text, encoding="utf-8", errors="surrogateescape")
-            parent = Path(name).parent.as_posix()
-            self.log_artifact(file, None if parent == "." else parent)
+
+        def log() -> None:
+            # Not by the client's own log_text: a patch may hold bytes that are no UTF-8.
+            with TemporaryDirectory() as scratch:
+                file = Path(scratch) / Path(name).name
+                file.write_text(text, encoding="utf-8", errors="surrogateescape")
+                parent = Path(name).parent.as_posix()
+                self.client.log_artifact(self.run_id, str(file), None if parent == "." else parent)
+
+        self._sender.send(log)
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
-        """A data set the run read: its name, content hash, place, role (training, validation, test) and counts."""
-        self._outbox.send(
-            {
-                "op": "inputs",
-                "name": name,
-                "digest": digest[:36],
-                "source": source,
-                "context": context,
-                "profile": dict(profile),
-            }
-        )
+        """A data set the run read.
+
+        Args:
+            name: Its name.
+            digest: Hash of its content, of which MLflow keeps 36 characters.
+            source: Where it lies.
+            context: Its role: raw, training, validation or test.
+            profile: Its counts.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        uri = json.dumps({"uri": source})
+        dataset = Dataset(name, digest[:36], source_type="local", source=uri, profile=json.dumps(dict(profile)))
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+        self._send("log_inputs", inputs)
+
+    def ask(self, question: Callable[[Any], Answer]) -> Answer | None:
+        """What the client answers to a question; None while the store is away."""
+        return self._sender.ask(lambda: question(self.client))
 
     def flush(self) -> None:
         """Send collected metrics now."""
-        self._outbox.flush()
+        self._sender.flush()
+
+    def close(self) -> None:
+        """Send what is left, for the last time; without it, metrics of a run that was attached to may be missing."""
+        self._sender.close()
 
     def finish(self, status: str = "FINISHED", error: str | None = None) -> None:
         """End the run: FINISHED, FAILED or KILLED, with the error as a tag. Only the first call counts."""
@@ -146,34 +154,29 @@ class Run:
             self.status = status
             if error is not None:
                 self.set_tags({"supcam.error": error})
-            self._outbox.close({"op": "status", "status": status, "end_time": int(time.time() * 1000)})
+            now = int(time.time() * 1000)
+            self._send("set_terminated", status, now)
+
+    def sibling(self, run_id: str) -> "Run":
+        """Another run of the same experiment that exists, to write to."""
+        return Run(self.client, run_id, self.experiment_id, self.root, self._sender)
 
     @contextmanager
     def child(self, name: str, tags: Mapping[str, object] | None = None) -> Iterator["Run"]:
-        """A run below this one, ended as ``stage_run`` ends its run."""
-        with _ended(_create(self.client, self.root, self.experiment_id, name, tags or {}, self.run_id)) as run:
+        """A run below this one, ended as ``stage_run`` ends its run; an ``UntrackedRun`` while the store is away."""
+        run_id = self.ask(lambda client: _create(client, self.experiment_id, name, tags or {}, self.run_id))
+        with _ended(self.sibling(run_id) if run_id else UntrackedRun(self.root)) as run:
             yield run
 
-
-class _Nowhere:
-    """Drops what an outbox would send."""
-
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
-
-    def send(self, item: Mapping[str, object]) -> None: ...
-
-    def close(self, item: Mapping[str, object]) -> None: ...
-
-    def flush(self) -> None: ...
+    def _send(self, method: str, *values: object, **named: object) -> None:
+        self._sender.send(lambda: getattr(self.client, method)(self.run_id, *values, **named))
 
 
 class UntrackedRun(Run):
-    """A run of which nothing is kept, for processes that share the work of another one."""
+    """A run of which nothing is kept, for processes that share the work of another one. Its ``run_id`` is empty."""
 
     def __init__(self, root: Path) -> None:
-        self.client, self.run_id, self.experiment_id, self.root = None, "", "", root
-        self._outbox = _Nowhere()
-        self.status = None
+        super().__init__(None, "", "", root, Sender(None, ""))
 
 
 @contextmanager
@@ -203,16 +206,20 @@ def stage_run(
     """
     parent = parent_run_id or take_parent_run()
     client = open_client(root)
-    experiment = _experiment_of(client, parent) if parent else _experiment(client, root)
+    experiment = experiment_of(client, parent) if parent else project_experiment(client, root)
     all_tags = {**run_tags(root, stage, settings, located), **(tags or {})}
-    with _ended(_create(client, root, experiment, stage, all_tags, parent)) as run:
-        run.log_params(_stage_params(stage, settings))
-        run.log_text(json.dumps(settings.model_dump(mode="json", by_alias=True), indent=1), "settings.json")
-        run.log_text(all_versions(), "packages.txt")
-        state = git_state(root)
-        if state.dirty:
-            run.log_text(state.diff, "changes.patch")
-        yield run
+    run = Run(client, _create(client, experiment, stage, all_tags, parent), experiment, root)
+    try:
+        with _ended(run):
+            run.log_params(_stage_params(stage, settings))
+            run.log_text(json.dumps(settings.model_dump(mode="json", by_alias=True), indent=1), "settings.json")
+            run.log_text(all_versions(), "packages.txt")
+            state = git_state(root)
+            if state.dirty:
+                run.log_text(state.diff, "changes.patch")
+            yield run
+    finally:
+        run.close()
 
 
 def _stage_params(stage: str, settings: Settings) -> dict[str, Any]:
@@ -222,67 +229,23 @@ def _stage_params(stage: str, settings: Settings) -> dict[str, Any]:
 
 
 def tag_run(root: Path, run_id: str, stage: str, settings: Settings) -> None:
-    """Give a run that ``mlflow run`` made the tags of the design.
+    """Give a run that ``mlflow run`` made the tags of a stage's run.
 
     Raises:
         UsageError: when the store has no such run.
     """
     client = open_client(root)
-    _experiment_of(client, run_id)
+    experiment_of(client, run_id)
     for name, value in run_tags(root, stage, settings).items():
-        if not name.startswith("mlflow."):
+        if not name.startswith("mlflow."):  # those of its own say what started it
             client.set_tag(run_id, name, value)
 
 
-def _experiment_of(client: Any, run_id: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_run(run_id).info.experiment_id)
-    except MlflowException as error:
-        raise UsageError(
-            f"the run above, MLFLOW_RUN_ID = {run_id}, cannot be read: {error.message}. "
-            "Set MLFLOW_TRACKING_URI to its store, or unset MLFLOW_RUN_ID."
-        ) from None
-
-
-def _experiment(client: Any, root: Path) -> str:
-    """Id of the experiment, made if missing; two processes may do so at once."""
-    from mlflow.exceptions import MlflowException
-
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    for _ in range(5):
-        found = client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage != "active":
-            raise SupcamError(
-                f"experiment {name!r} was deleted. "
-                f"Run: mlflow experiments restore --experiment-id {found.experiment_id}"
-            )
-        if found is not None:
-            return str(found.experiment_id)
-        with contextlib.suppress(MlflowException):
-            return str(client.create_experiment(name, artifact_location(root, tracking_uri(root))))
-        time.sleep(0.2 * (1 + random.random()))
-    raise SupcamError(f"experiment {name!r} could neither be found nor made in {tracking_uri(root)}. Run again.")
-
-
-def _create(client: Any, root: Path, experiment: str, name: str, tags: Mapping[str, object], parent: str | None) -> Run:
+def _create(client: Any, experiment: str, name: str, tags: Mapping[str, object], parent: str | None) -> str:
     texts = {key: _text(value) for key, value in tags.items()}
     if parent is not None:
         texts["mlflow.parentRunId"] = parent
-    start = int(time.time() * 1000)
-    # Below a parent made offline only another local run is possible: its true parent id is not known yet.
-    if parent is None or not parent.startswith("local-"):
-        try:
-            run = client.create_run(experiment, start, texts, name)
-            return Run(client, run.info.run_id, experiment, root)
-        except Exception:
-            if parent is None:
-                raise
-    local = f"local-{uuid.uuid4().hex}"
-    operation = {"op": "create", "experiment_id": experiment, "start_time": start, "tags": texts, "name": name}
-    keep(unsent_folder(root) / local, operation)
-    return Run(client, local, experiment, root)
+    return str(client.create_run(experiment, int(time.time() * 1000), texts, name).info.run_id)
 
 
 @contextmanager
@@ -319,21 +282,6 @@ def _sigterm_raises() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def _one_at_a_time(root: Path, uri: str) -> Iterator[None]:
-    """Two processes that make the tables of a new sqlite file at once break each other."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    import fcntl
-
-    folder = unsent_folder(root).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tracking.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -32,19 +32,23 @@ class Point:
 
 
 class Watch(Protocol):
-    """What a trial tells while it runs."""
+    """What a trial reports to while it runs.
+
+    Attributes:
+        state_dir: Folder for its checkpoints; an interrupted trial is repeated with the same one.
+    """
 
     state_dir: Path
 
     def report(self, value: float) -> None:
-        """An intermediate figure, the next in order; raises when the trial is not worth going on with."""
+        """An intermediate value, the next in order; raises when the trial is not worth going on with."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Curves for the tracked run of the trial."""
 
 
 class Objective(Protocol):
-    """A figure to be as large as possible; picklable, since workers are processes of their own."""
+    """A value to be as large as possible; picklable, since workers are processes of their own."""
 
     def __call__(self, point: Point, watch: Watch) -> float:
         """Measure one point."""
@@ -57,10 +61,10 @@ class TrainingObjective:
     Attributes:
         train: Training crops, real and composed.
         validation: Crops that judge a point; test crops are never seen here.
-        settings: All settings; ``tune`` gives epochs, seeds and the figure.
+        settings: All settings; ``tune`` gives epochs, seeds and what is measured.
 
-    Intermediate reports are the linear probe after each epoch of pre-training, then the validation figure after each
-    epoch of fine-tuning, seed by seed, so equal positions compare like with like.
+    Intermediate reports are the linear probe after each epoch of pre-training, then the validation macro sensitivity
+    after each epoch of fine-tuning, seed by seed, so equal positions compare like with like.
     """
 
     train: CropSet
@@ -101,8 +105,8 @@ class TrainingObjective:
         from supcam.training.finetuning import finetune
         from supcam.training.pretraining import pretrain
 
-        def told(figure: str) -> Any:
-            return lambda _epoch, row: watch.report(row[figure]) if figure in row else None
+        def reported(metric: str) -> Any:
+            return lambda _epoch, row: watch.report(row[metric]) if metric in row else None
 
         folder = watch.state_dir / name
         pretrained = pretrain(
@@ -111,7 +115,7 @@ class TrainingObjective:
             settings,
             state_dir=folder / "pretrain",
             log=_prefixed(watch, f"{name}/pretrain"),
-            on_epoch=told("probe_sensitivity"),
+            on_epoch=reported("probe_sensitivity"),
         )
         if self.settings.tune.objective == "probe":
             return _last(pretrained.history, "probe_sensitivity")
@@ -122,7 +126,7 @@ class TrainingObjective:
             pretrained.encoder_state,
             state_dir=folder / "finetune",
             log=_prefixed(watch, f"{name}/finetune"),
-            on_epoch=told("macro_sensitivity"),
+            on_epoch=reported("macro_sensitivity"),
         )
         return float(tuned.history["macro_sensitivity"].iloc[tuned.best_epoch])
 
@@ -135,7 +139,7 @@ def _last(history: Any, column: str) -> float:
     value = float(history[column].iloc[-1]) if column in history and len(history) else math.nan
     if math.isnan(value):
         raise UsageError(
-            "tune.objective = 'probe' needs the probe figure of pre-training. "
+            "tune.objective = 'probe' needs the linear probe of pre-training. "
             "Set pretrain.watch_crops and tune.pretrain_epochs above 0, or tune.objective: finetune."
         )
     return value

@@ -1,4 +1,4 @@
-"""What a study found: the best point, the trials, and the figures, without time or run ids."""
+"""What a study found: the best point, the trials and the pictures, without time or run ids."""
 
 import json
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ import pandas as pd
 import yaml
 
 from supcam.errors import SupcamError
+from supcam.files import replaced_file, write_text
 from supcam.tuning.objective import Point
 from supcam.tuning.slots import result_of, slots_of
+from supcam.tuning.tracked import STATES
 
-_STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 _HEADER = "# Found by the stage tune; later stages use these instead of pretrain.margin and pretrain.temperature.\n"
-FIGURES = ("history", "importances", "slice", "contour")
+PICTURES = ("history", "importances", "slice", "contour")
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class TuneResult:
     """The outcome of a study.
 
     Attributes:
-        best: The best finished point; of equals the earliest.
-        value: Its figure, validation macro sensitivity.
-        baseline: Figure of margin 0 and the default temperature; None if that trial failed.
+        best: The best finished point; among equal values the earliest.
+        value: Its validation macro sensitivity.
+        baseline: Value of margin 0 and the default temperature; None if that trial failed.
         trials: One row per trial: ``trial, state``, the coordinates by name, ``value, reports, error``.
         study: The Optuna study.
     """
@@ -39,7 +40,7 @@ class TuneResult:
     def summary(self) -> str:
         """One line for the terminal."""
         counts = self.trials["state"].value_counts()
-        ends = ", ".join(f"{counts.get(state, 0)} {state}" for state in _STATES.values())
+        ends = ", ".join(f"{counts.get(state, 0)} {state}" for state, _ in STATES.values())
         base = "failed" if self.baseline is None else f"{self.baseline:.4f}"
         point = ", ".join(f"{name} {_shown(value)}" for name, value in self.best.values.items())
         return (
@@ -48,12 +49,11 @@ class TuneResult:
         )
 
     def write(self, out: Path) -> None:
-        """Write ``best_params.yaml``, ``trials.csv`` and the figures, the same bytes for the same trials."""
-        out.mkdir(parents=True, exist_ok=True)
+        """Write ``best_params.yaml``, ``trials.csv`` and the pictures, the same bytes for the same trials."""
         best = {name: value if isinstance(value, int) else round(value, 6) for name, value in self.best.values.items()}
-        _write(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
-        _write(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-        for name in FIGURES:
+        write_text(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
+        write_text(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        for name in PICTURES:
             _draw(self.study, name, out / f"{name}.png")
 
 
@@ -72,7 +72,7 @@ def collect(study: Any, target: int) -> TuneResult:
             rows.append(
                 {
                     "trial": slot,
-                    "state": _STATES[decided.state.name],
+                    "state": STATES[decided.state.name][0],
                     **{name: decided.user_attrs[name] for name in names},
                     "value": decided.value if decided.state.name == "COMPLETE" else None,
                     "reports": len(decided.intermediate_values),
@@ -109,12 +109,6 @@ def _shown(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(text, encoding="utf-8", newline="")
-    scratch.replace(path)
-
-
 def _draw(study: Any, name: str, path: Path) -> None:
     import warnings
 
@@ -133,9 +127,9 @@ def _draw(study: Any, name: str, path: Path) -> None:
     plt.switch_backend("agg")
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
     inside = [trial for trial in complete if len(trial.params) == len(names)]
-    # Importances of equal figures do not exist: Optuna raises for them.
+    # Importances of equal values do not exist: Optuna raises for them.
     varied = len({tuple(t.params.values()) for t in inside}) >= 2 and len({t.value for t in inside}) >= 2
-    # Optuna sets a style for good, which would be that of every later figure of the process.
+    # Optuna sets a style for good, which would be that of every later picture of the process.
     with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore")
         if name == "history" or varied:
@@ -145,8 +139,7 @@ def _draw(study: Any, name: str, path: Path) -> None:
             figure, axes = plt.subplots()
             axes.text(0.5, 0.5, "needs two finished trials at different points", ha="center")
             axes.set_axis_off()
-        scratch = path.with_name(f".{path.stem}.part.png")
         figure.set_size_inches(10 if name == "slice" else 7, 4.5)
-        figure.savefig(scratch, dpi=110, bbox_inches="tight", metadata={"Software": None})
+        with replaced_file(path) as fresh:
+            figure.savefig(fresh, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
-    scratch.replace(path)

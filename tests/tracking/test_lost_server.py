@@ -1,18 +1,42 @@
-"""A server lost during a run neither stops nor loses it: kept locally, then sent by the next call or by one command."""
+"""A store that goes away during a run holds nothing up; what it missed is sent later, or by running the stage again."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from supcam.errors import SupcamError
 from supcam.settings import Settings
-from supcam.tracking import Run, open_client, pending_uploads, spool, stage_run, upload_pending
+from supcam.tracking import Run, open_client, sender, stage_run
+from tests.support.imports import ROOT
 from tests.support.servers import MlflowServer
+
+PROGRAM = """
+import time
+from pathlib import Path
+from supcam.tracking import stage_run
+from supcam.training.pretraining import pretrain
+from tests.tuning.test_objective import crops, settings
+
+def wait_after_the_first(epoch, _row):
+    Path("trained").touch()
+    while epoch == 0 and not Path("go on").exists():
+        time.sleep(0.05)
+
+chosen = settings()
+chosen = chosen.model_copy(update={"pretrain": chosen.pretrain.model_copy(update={"epochs": 3})})
+with stage_run("pretrain", Path.cwd(), chosen) as run:
+    print(run.run_id, flush=True)
+    pretrain(crops(64, 1), crops(24, 2), chosen, state_dir=Path("state/pretrain"), log=run.log,
+             on_epoch=wait_after_the_first)
+"""
 
 
 @contextmanager
@@ -29,117 +53,121 @@ def away(project: Path, run: Run) -> Iterator[None]:
     (project / "away.db").rename(database)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store counts as lost, and is tried again, at once."""
-    monkeypatch.setattr(spool, "_RETRY_DELAYS", (0.01,))
-    monkeypatch.setattr(spool, "_LOST_FOR", 0.0)
+def train(project: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def losses(client: Any, run_id: str) -> list[int]:
+    return sorted(item.step for item in client.get_metric_history(run_id, "loss"))
 
 
 @pytest.mark.stress
-def test_a_run_outlives_its_server(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_outlives_its_server_and_a_second_run_sends_what_is_missing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = MlflowServer(tmp_path / "server")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server.start()
     try:
-        with stage_run("tune", project, Settings()) as run:
-            run.log({"loss": 0.0}, 0)
-            run.flush()
-            server.kill()
-            for step in range(1, 50):
-                run.log({"loss": float(step)}, step)
-            run.log_text("written while the server was away", "notes/late.txt")
-            run.set_tags({"late": "yes"})
-            with run.child("trial 0") as trial:
-                trial.log({"value": 0.5})
-        assert len(pending_uploads(project)) == 2
+        first = train(project)
+        assert first.stdout is not None
+        cut_off = first.stdout.readline().strip()
+        until = time.monotonic() + 120
+        while not (project / "trained").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        server.kill()
+        (project / "go on").touch()
+        _, errors = first.communicate(timeout=300)
+        assert first.returncode == 0, errors
+        assert errors.count("warning: tracking store") == 1 and "run the stage again" in errors
+        assert "Traceback" not in errors
+        (project / "trained").unlink()
         server.start()
-        sent = upload_pending(project)
-        assert run.run_id in sent and len(sent) == 2 and not pending_uploads(project)
+        second = train(project)
+        said, errors = second.communicate(timeout=300)
+        assert second.returncode == 0, errors
+        assert not (project / "trained").exists(), "an epoch was trained again"
         client = open_client(project)
-        found = client.get_run(run.run_id)
-        assert (found.info.status, found.data.tags["late"]) == ("FINISHED", "yes")
-        history = client.get_metric_history(run.run_id, "loss")
-        assert sorted(item.step for item in history) == list(range(50))
-        assert Path(client.download_artifacts(run.run_id, "notes/late.txt")).read_text().startswith("written while")
-        child = client.get_run(next(item for item in sent if item != run.run_id))
-        assert child.data.tags["mlflow.parentRunId"] == run.run_id
-        assert (child.info.status, child.data.metrics) == ("FINISHED", {"value": 0.5})
+        whole = said.split()[0]  # MLflow adds where to look at it
+        assert losses(client, cut_off) in ([], [0])
+        assert losses(client, whole) == [0, 1, 2]
+        assert client.get_run(whole).info.status == "FINISHED"
     finally:
         server.kill()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_what_a_locked_store_did_not_take_is_sent_by_the_next_call(project: Path) -> None:
-    """The store comes back during the run: nothing is left to send at its end."""
+def test_what_a_store_missed_is_sent_when_it_answers_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trial that ended in the meantime ends true in the store as well; the second outage gives no second warning."""
+    monkeypatch.setattr(sender, "_RETRY_AFTER", 0.0)
     with stage_run("tune", project, Settings()) as run:
-        with away(project, run):
-            run.set_tags({"late": "yes"})
-            run.log({"loss": 1.0}, 1)
-            run.flush()
-            assert [path.name for path in pending_uploads(project)] == [run.run_id]
-        run.set_tags({"later": "yes"})
-        assert pending_uploads(project) == []
-    found = open_client(project).get_run(run.run_id)
-    assert {"late", "later"} <= set(found.data.tags) and found.data.metrics == {"loss": 1.0}
-    assert found.info.status == "FINISHED"
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("sent_by_command", [False, True])
-def test_a_trial_begun_without_the_store_goes_on_when_it_is_back(project: Path, sent_by_command: bool) -> None:
-    """It went on under its local id, which the store does not know, and the trial failed."""
-    with stage_run("tune", project, Settings()) as run, ExitStack() as trials:
-        with away(project, run):
-            trial = trials.enter_context(run.child("trial 0"))
+        with run.child("trial 0") as trial:
+            outage = away(project, run)
+            outage.__enter__()
             trial.log({"value": 0.5})
-        if sent_by_command:
-            assert len(upload_pending(project)) == 1
-        trial.set_tags({"later": "yes"})
-        assert pending_uploads(project) == []
-    client = open_client(project)
-    (found,) = client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
-    assert (found.info.status, found.data.metrics, found.data.tags["later"]) == ("FINISHED", {"value": 0.5}, "yes")
-
-
-@pytest.mark.usefixtures("impatient")
-def test_one_run_that_cannot_be_sent_does_not_keep_back_the_others(project: Path) -> None:
-    with stage_run("tune", project, Settings()) as run, ExitStack() as trials:
+            trial.log_text("written while the store was away", "notes/late.txt")
+        run.set_tags({"late": "yes"})
+        run.log({"loss": 1.0}, 1)
+        outage.__exit__(None, None, None)
         with away(project, run):
-            first, second = (trials.enter_context(run.child(f"trial {number}")) for number in range(2))
-            first.set_tags({"late": "yes"})
-            second.set_tags({"late": "yes"})
-        # As a kill in the middle of writing leaves it, and a run whose experiment is no more.
-        with (project / "state/unsent" / second.run_id / "operations.jsonl").open("a") as file:
-            file.write('{"op": "tags", "items": {"cut')
-        gone = project / "state/unsent/local-gone"
-        create = {"op": "create", "experiment_id": "777", "start_time": 0, "tags": {}, "name": "x"}
-        spool.keep(gone, create)
-        with pytest.raises(SupcamError, match=r"run local-gone could not be sent to .* 2 of 3 runs are sent"):
-            upload_pending(project)
-        assert pending_uploads(project) == [gone]
-    found = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
-    assert [item.data.tags["late"] for item in found] == ["yes", "yes"]
+            run.log({"loss": 2.0}, 2)
+    client = open_client(project)
+    found, below = client.get_run(run.run_id), client.get_run(trial.run_id)
+    assert (found.info.status, found.data.tags["late"]) == ("FINISHED", "yes")
+    assert losses(client, run.run_id) == [1, 2]
+    assert (below.info.status, below.data.metrics) == ("FINISHED", {"value": 0.5})
+    assert Path(client.download_artifacts(trial.run_id, "notes/late.txt")).read_text().startswith("written while")
+    assert capsys.readouterr().err.count("warning: tracking store") == 1
 
 
-def test_a_store_that_does_not_answer_does_not_hold_up_training(tmp_path: Path) -> None:
+def test_a_trial_begun_without_the_store_is_run_and_not_tracked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_RETRY_AFTER", 0.0)
+    with stage_run("tune", project, Settings()) as run:
+        with away(project, run), run.child("trial 0") as trial:
+            trial.log({"value": 0.5})
+            trial.log_params({"margin": 0.1})
+        assert trial.run_id == ""
+    client = open_client(project)
+    assert client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'") == []
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_errors_of_the_caller_are_raised_and_hold_up_nothing(project: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match=r"bad\?name"), stage_run("tune", project, Settings()) as run:
+        run.set_tags({"bad?name": "x"})
+    with pytest.raises(MlflowException, match=r"also\?bad"), stage_run("tune", project, Settings()) as run:
+        run.log({"also?bad": 1.0})
+        run.log({"good": 1.0})
+        run.flush()
+    assert run.client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_store_that_does_not_answer_does_not_hold_up_training() -> None:
     """The thread that sends held the buffer while it waited, and with it every step."""
     answers, asked = threading.Event(), threading.Event()
     sent: list[int] = []
 
-    def log_batch(_run_id: str, metrics: list[Mapping[str, object]]) -> None:
+    def log_batch(_run_id: str, metrics: list[object]) -> None:
         asked.set()
-        answers.wait(30)
+        assert answers.wait(60)
         sent.append(len(metrics))
 
-    outbox = spool.Outbox(SimpleNamespace(log_batch=log_batch), "run", tmp_path / "run")
-    outbox.metrics({"loss": 1.0}, 0)
-    threading.Thread(target=outbox.flush, daemon=True).start()
-    assert asked.wait(10)
-    started = time.perf_counter()
-    outbox.metrics({"loss": 2.0, "rate": 0.1}, 1)
-    assert time.perf_counter() - started < 5
+    waiting = sender.Sender(SimpleNamespace(log_batch=log_batch), "store")
+    waiting.log("run", {"loss": 1.0}, 0)
+    threading.Thread(target=waiting.flush, daemon=True).start()
+    assert asked.wait(30)
+    waiting.log("run", {"loss": 2.0, "rate": 0.1}, 1)  # would never return: the answer comes after it
     answers.set()
-    outbox.flush()
+    waiting.close()
     assert sum(sent) == 3

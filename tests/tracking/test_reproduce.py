@@ -124,8 +124,8 @@ def test_what_cannot_be_rebuilt_is_refused_with_the_reason(pipeline: Path, tmp_p
         ("supcam.git.commit", "0" * 40, r"its commit 0+ is not in this repository"),
         ("supcam.dep/data", "1" * 32 + ".dir", r"its data \(hash 1+.dir\) is neither that of data.dvc"),
         ("supcam.from_run", "abc", r"it took its inputs from run abc"),
-        ("supcam.stage", "", r"it is no run of a stage"),
-        ("supcam.stage", "ablation", r"ablation is no stage of dvc.yaml at .* mlflow run . .*-e ablation"),
+        ("supcam.stage", "", r"it is not the run of a stage"),
+        ("supcam.stage", "ablation", r"ablation is not a stage of dvc.yaml at .* mlflow run . .*-e ablation"),
     ):
         before = client.get_run(run_id).data.tags.get(tag, "")
         client.set_tag(run_id, tag, value)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -138,14 +137,6 @@ def test_processes_that_start_at_once_share_one_experiment(project: Path) -> Non
     assert sorted(names) == ["Default", "supcam"]
     found = client.search_runs([client.get_experiment_by_name("supcam").experiment_id])
     assert [item.info.status for item in found] == ["FINISHED"] * 3
-
-
-def test_logging_returns_at_once(project: Path) -> None:
-    with stage_run("tune", project, Settings()) as run:
-        started = time.perf_counter()
-        for step in range(2000):
-            run.log({"loss": 1.0, "rate": 0.1}, step)
-        assert (time.perf_counter() - started) / 2000 < 1e-3
 
 
 def test_an_artifact_that_does_not_exist_is_an_error(project: Path) -> None:

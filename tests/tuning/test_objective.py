@@ -19,7 +19,7 @@ class Killed(Exception):
 
 
 class Notes:
-    """Keeps what a trial tells; interrupts it at a report when asked to."""
+    """Keeps what a trial reports; interrupts it at a report when asked to."""
 
     def __init__(self, state_dir: Path, stop_at: int | None = None) -> None:
         self.state_dir, self.stop_at = state_dir, stop_at
@@ -65,7 +65,7 @@ def objective(**tune: object) -> TrainingObjective:
     return TrainingObjective(crops(64, 1), crops(24, 2), settings(**tune))
 
 
-def test_a_trial_reports_every_epoch_and_can_be_resumed_to_the_same_figure(tmp_path: Path) -> None:
+def test_a_trial_reports_every_epoch_and_can_be_resumed_to_the_same_value(tmp_path: Path) -> None:
     whole = Notes(tmp_path / "whole")
     value = objective()(Point(0.3, 0.1), whole)
     assert len(whole.reports) == 4 and 0 <= value <= 1

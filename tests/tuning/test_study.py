@@ -15,9 +15,9 @@ from optuna.visualization import matplotlib as pictures
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings, with_best_params
-from supcam.tuning import Objective, TuneResult, slots, study_key, tune
-from supcam.tuning.slots import StorageLost
-from tests.tuning.objectives import HELD, Bowl, Faulty, LocksStorage, Narrow, no_number, wrong_use
+from supcam.tuning import Objective, TuneResult, storage, study_key, tune
+from supcam.tuning.storage import StorageLost
+from tests.tuning.objectives import HELD, Bowl, Faulty, LocksStorage, Narrow, TakenOver, no_number, wrong_use
 
 BOWL = Bowl()
 NONE = CropSet(pd.DataFrame({"type": [], "source": [], "case_id": []}), [])
@@ -102,7 +102,7 @@ def test_a_failed_trial_counts_with_its_error_and_the_rest_goes_on(tmp_path: Pat
 
 
 def test_no_finished_trial_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(SupcamError, match=r"none of 3 trials .* finished: SupcamError: the figure of the trial is nan"):
+    with pytest.raises(SupcamError, match=r"none of 3 trials .* finished: SupcamError: the value of the trial is nan"):
         study(tmp_path, no_number, trials=3)
 
 
@@ -179,7 +179,7 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_locked_storage_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "PATIENCE", 0.1)
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
     study(tmp_path, trials=1)
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -191,7 +191,7 @@ def test_a_locked_storage_is_named_at_the_start(tmp_path: Path, monkeypatch: pyt
 
 def test_a_storage_that_locks_during_a_trial_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was counted as the trial's own failure, and so never repeated."""
-    monkeypatch.setattr(slots, "PATIENCE", 0.1)
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
     with pytest.raises(StorageLost, match=r"database is locked"):
         study(tmp_path, LocksStorage(0.0, tmp_path / "study.db"), trials=3)
     HELD.pop().close()
@@ -215,6 +215,14 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(storage: st
     with pytest.raises(SupcamError, match=text) as error:
         tune(NONE, NONE, settings(), storage=storage, study_name="x", state_dir=tmp_path, objective=Bowl())
     assert "secret" not in str(error.value)
+
+
+def test_a_trial_that_another_worker_took_over_is_decided_once(tmp_path: Path) -> None:
+    """As after a machine that slept: this worker goes on with a trial that counts as lost."""
+    result = study(tmp_path, TakenOver(0.0, f"sqlite:///{tmp_path}/study.db"), trials=3)
+    assert (result.trials["state"] == "finished").all() and len(result.trials) == 3
+    assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert result.study.trials[1].params == result.study.trials[2].params
 
 
 def test_the_key_follows_what_determines_a_trial_and_nothing_else() -> None:

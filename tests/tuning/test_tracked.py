@@ -7,9 +7,9 @@ import pytest
 
 from supcam.errors import UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings
-from supcam.tracking import Run, open_client, pending_uploads, spool, stage_run
+from supcam.tracking import Run, open_client, stage_run
 from supcam.tuning import Objective, tune
-from tests.tuning.objectives import Bowl, Faulty, KillsItself, wrong_use
+from tests.tuning.objectives import Bowl, Faulty, KillsItself, SometimesFaulty, wrong_use
 from tests.tuning.test_study import NONE
 
 
@@ -70,18 +70,22 @@ def test_a_trial_that_was_given_back_does_not_look_failed_by_itself(project: Pat
     assert trial.info.status == study.info.status == "FAILED"
 
 
-def test_a_server_that_is_lost_when_workers_start_stops_no_study(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trials_that_ran_without_the_store_are_added_by_the_next_run_of_the_stage(
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker, also one in place of a killed one, asked the server about the run above."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(spool, "_RETRY_DELAYS", (0.01,))
-    run = Run.attach(project, "f" * 32, "1")
-    settings, storage = Settings(tune=TuneSettings(trials=2)), f"sqlite:///{tmp_path}/study.db"
-    result = tune(
-        NONE, NONE, settings, storage=storage, study_name="study", state_dir=tmp_path, run=run, objective=Bowl()
-    )
-    assert (result.trials["state"] == "finished").all()
-    waiting = [path.name for path in pending_uploads(project)]
-    assert len(waiting) == 3 and run.run_id in waiting
+    """A worker, also one in place of a killed one, asked the server about the run above, and stopped the study."""
+    store = f"sqlite:///{project}/state/study.db"
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        settings = Settings(tune=TuneSettings(trials=8, startup_trials=3), pretrain=PretrainSettings(temperature=0.1))
+        run = Run.attach(project, "f" * 32, "1")
+        objective = SometimesFaulty()
+        tune(NONE, NONE, settings, storage=store, study_name="study", state_dir=project, run=run, objective=objective)
+    _, trials = tracked_study(project, SometimesFaulty(), trials=8, startup_trials=3)
+    assert [int(trial.data.tags["supcam.trial"]) for trial in trials] == list(range(8))
+    states = {(trial.data.tags["supcam.trial.state"], trial.info.status) for trial in trials}
+    assert states == {("finished", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED")}
+    assert trials[0].data.params == {"margin": "0.0", "temperature": "0.1", "baseline": "True"}
+    assert trials[0].data.metrics["value"] == pytest.approx(0.74)
+    assert len(open_client(project).get_metric_history(trials[0].info.run_id, "intermediate")) == 4

@@ -1,5 +1,6 @@
 """Several real processes on one study: exact numbers, kills, resuming; on sqlite and on PostgreSQL."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
+import psutil
 import pytest
+import sqlalchemy
 
 from supcam.errors import SupcamError
 from supcam.settings import Settings, TuneSettings
 from supcam.tuning import Objective, TuneResult, tune
+from supcam.tuning.slots import is_lost
 from tests.tuning.objectives import KillsItself, Marked
 from tests.tuning.test_study import NONE
 
@@ -67,16 +72,16 @@ from pathlib import Path
 from tests.tuning.test_workers import study
 from tests.tuning.objectives import Marked
 if __name__ == "__main__":
-    storage, folder, trials, workers = sys.argv[1:]
-    study(storage, Path(folder), Marked(0.15, Path(folder)), int(trials), int(workers))
+    storage, folder, trials, workers, pause = sys.argv[1:]
+    study(storage, Path(folder), Marked(float(pause), Path(folder)), int(trials), int(workers))
 """
 
 
-def start(storage: str, folder: Path, trials: int, workers: int) -> subprocess.Popen[bytes]:
+def start(storage: str, folder: Path, trials: int, workers: int, pause: float = 0.15) -> subprocess.Popen[bytes]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, str(program), storage, str(folder), str(trials), str(workers)]
+    command = [sys.executable, str(program), storage, str(folder), str(trials), str(workers), str(pause)]
     return subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
 
 
@@ -112,6 +117,40 @@ def test_a_killed_study_resumes_without_repeating_finished_trials(
     again = [trial for trial in attempts if trial.state.name == "FAIL"]
     assert len(again) <= 2 and all("error" not in trial.user_attrs for trial in again)
     assert before >= 2 and len(lines(tmp_path / "started")) <= 6 + len(again)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """They trained on until their next report."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    process = start(storage, tmp_path, 6, 2, pause=600)
+    wait_for(tmp_path / "started", 2)
+    workers = [psutil.Process(int(number)) for number, *_ in lines(tmp_path / "started")]
+    process.kill()
+    process.wait(timeout=30)
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    trials = optuna.load_study(study_name=tmp_path.name, storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "FAIL"]
+    assert len(study(storage, tmp_path, Marked(0.0, tmp_path), trials=3, workers=1).trials) == 3
+
+
+def test_a_trial_of_a_lost_machine_is_repeated_at_the_same_point_when_its_heartbeat_is_old(
+    storage: str, tmp_path: Path
+) -> None:
+    process = start(storage, tmp_path, 4, 1)
+    wait_for(tmp_path / "started", 2)
+    process.kill()
+    process.wait(timeout=30)
+    left = optuna.load_study(study_name=tmp_path.name, storage=storage)
+    (lost,) = [trial for trial in left.trials if trial.state.name == "RUNNING"]
+    left._storage.set_trial_user_attr(lost._trial_id, "owner", json.dumps(["another machine", os.getpid(), 0.0]))
+    assert not is_lost(left.trials[lost.number])
+    with sqlalchemy.create_engine(storage).begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"))
+    trials = study(storage, tmp_path, Marked(0.0, tmp_path), trials=4, workers=1).study.trials
+    assert sorted(trial.user_attrs["slot"] for trial in trials if trial.state.name == "COMPLETE") == [0, 1, 2, 3]
+    assert [trial.number for trial in trials if trial.state.name == "FAIL"] == [lost.number]
+    (again,) = [t for t in trials if t.user_attrs["slot"] == lost.user_attrs["slot"] and t.number != lost.number]
+    assert again.params == lost.params
 
 
 @pytest.mark.stress

@@ -50,6 +50,11 @@ def store_root(root: Path) -> Path:
     return root.resolve()
 
 
+def state_folder(root: Path) -> Path:
+    """Folder ``state/`` of the project whose store is used: locks, checkpoints, studies, plans of ``reproduce``."""
+    return store_root(root) / "state"
+
+
 def in_dvc_experiment(root: Path) -> bool:
     """Whether this is a trial of ``dvc exp run``, in place, queued or in a temporary folder."""
     return bool(os.environ.get("DVC_EXP_NAME")) or store_root(root) != root.resolve()
