@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,12 @@ def test_the_store_in_git_holds_the_embedded_crops_alone() -> None:
     (folder,) = (name for name in tracked if name.endswith(".dir"))
     entries = json.loads((store / folder[:2] / folder[2:]).read_text(encoding="utf-8"))
     assert tracked == {folder, *(entry["md5"] for entry in entries)}
+
+
+def test_no_circle_of_imports() -> None:
+    graph = {module_name(source): direct_imports(source) - {"supcam"} for source in SOURCES}
+    packages = {name for name in graph if any(other.startswith(f"{name}.") for other in graph)}
+    try:
+        TopologicalSorter({name: imports - packages for name, imports in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' -> '.join(error.args[1])}")
