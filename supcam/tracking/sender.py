@@ -130,15 +130,17 @@ class Sender:
         self._client.log_batch(run_id, metrics=[Metric(*row) for row in rows])
 
     def _deliver(self) -> None:
-        while self._waiting and time.monotonic() >= self._away_until:
+        if time.monotonic() < self._away_until:
+            return
+        while self._waiting:
             try:
                 self._waiting[0]()
             except Exception as error:
                 if _is_callers_fault(error):
                     self._waiting.popleft()  # it would fail again, and hold up all that follows
                 self._note_away(error)
-            else:
-                self._waiting.popleft()
+                return
+            self._waiting.popleft()
 
     def _note_away(self, error: Exception) -> None:
         if _is_callers_fault(error):

@@ -85,14 +85,14 @@ def test_training_outlives_its_server_and_a_second_run_sends_what_is_missing(
             time.sleep(0.05)
         server.kill()
         (project / "go on").touch()
-        _, errors = first.communicate(timeout=300)
+        _, errors = first.communicate(timeout=900)
         assert first.returncode == 0, errors
         assert errors.count("warning: tracking store") == 1 and "run the stage again" in errors
         assert "Traceback" not in errors
         (project / "trained").unlink()
         server.start()
         second = train(project)
-        said, errors = second.communicate(timeout=300)
+        said, errors = second.communicate(timeout=900)
         assert second.returncode == 0, errors
         assert not (project / "trained").exists(), "an epoch was trained again"
         client = open_client(project)
