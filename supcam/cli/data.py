@@ -87,16 +87,16 @@ def _read_counts(text: str | None) -> list[int] | None:
 def validate() -> None:
     """Run the expectations on data/, print failing crops and write the data report; opens nothing."""
     from supcam.data.expectations import validate_crops
-    from supcam.data.gate import require_passed
     from supcam.data.manifest import read_manifest
+    from supcam.data.reports import require_passed
 
     root = tracking.project_root()
     settings = load_settings(root / "params.yaml")
     page = root / "reports" / "validate"
     frame = read_manifest(root / "data" / "manifest.csv")
     with progress_bar("validate") as progress:
-        report = validate_crops(frame, root / "data", settings.validate_, docs=page, progress=progress)
-    typer.echo(require_passed(report, page / "validation.json", page))
+        report = validate_crops(frame, root / "data", settings.validate_, progress=progress)
+    typer.echo(require_passed(report, page / "validation.json", root / "data", page))
 
 
 def diff(

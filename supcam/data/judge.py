@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from supcam.data.manifest import manifest_hash
 from supcam.data.reports import FAILING_COLUMNS, RuleResult, ValidationReport
 from supcam.data.rules import REQUIRED, DataRule
 from supcam.errors import MissingExtra, SupcamError
@@ -15,26 +16,19 @@ _VERDICTS = {"stop": "failed", "warn": "warning"}
 
 
 def judge(
-    suite: str,
-    tables: Mapping[str, pd.DataFrame],
-    rules: Sequence[DataRule],
-    digest: str,
-    linked: Sequence[list[str]] = (),
+    suite: str, tables: Mapping[str, pd.DataFrame], rules: Sequence[DataRule], linked: Sequence[list[str]] = ()
 ) -> ValidationReport:
-    """Run every rule on the table that it is about.
+    """Run every rule of a suite on the table that it is about.
 
-    Args:
-        suite: Name of the suite.
-        tables: ``crop`` has a row for each crop, in the order of the manifest; the others name rows by ``type``.
-        rules: Of the suite.
-        digest: Hash of the manifest.
-        linked: Ids of crops that show one picture.
+    ``tables["crop"]`` has a row for each crop, in the order of the manifest; the others name their rows by ``type``.
+    ``linked`` are ids of crops that show one picture.
 
     Raises:
         MissingExtra: when Great Expectations is not installed.
         SupcamError: when a rule cannot be judged.
     """
     crops = tables["crop"]
+    digest = manifest_hash(crops)
     crops = crops.assign(line=range(2, len(crops) + 2))  # of manifest.csv, whose first line is the head
     for name in set(REQUIRED) & set(crops.columns):
         crops[name] = crops[name].replace("", None)  # for Great Expectations an empty text is a value

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
-from supcam.data.pictures import picture
+from supcam.data.reports import picture
 from supcam.data.tables import read_table
 from supcam.data.versions import require_checked_out
 from supcam.errors import UsageError
