@@ -39,15 +39,10 @@ def import_(
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
 
-    target = into or tracking.project_root() / "data"
+    target, kinds = into or tracking.project_root() / "data", read_map(type_map)
     with progress_bar("import") as progress:
         report = import_sources(
-            sources,
-            target,
-            replace=replace,
-            type_map=read_map(type_map),
-            case_pattern=case_pattern,
-            progress=progress,
+            sources, target, replace=replace, type_map=kinds, case_pattern=case_pattern, progress=progress
         )
     for line in report.lines():
         typer.echo(line)

@@ -143,9 +143,9 @@ def _unlisted(facts: pd.DataFrame, root: Path) -> pd.DataFrame:
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:
     """What is wrong with the parents of a composite, and with the type that they make."""
     parents = _parents(row, kinds)
-    unknown = [parent for parent in parents if parent not in kinds]
-    if unknown:
-        return f"parent {unknown[0]!r} is not in the training part", OK
+    for parent in parents:
+        if parent not in kinds:
+            return f"parent {parent!r} is not in the training part", OK
     try:
         relation = Relation.parse(str(row.get("relation", "")))
         types = [ClusterType.parse(kinds[parent]) for parent in parents]

@@ -10,6 +10,7 @@ from supcam.data.split_report import PARTS
 from supcam.errors import SettingError
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
+# What ends the pipeline, and what is only reported.
 Severity = Literal["stop", "warn"]
 _RESTORE = "Restore the data (dvc checkout --force data.dvc) or import the crop again."
 _RESPLIT = "Divide from scratch: supcam data resplit, then dvc repro."
@@ -25,12 +26,8 @@ REQUIRED = ("crop_id", "path", "type", "source", "sha256")
 class DataRule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
-    Attributes:
-        name: As reports and ``params.yaml`` name it.
-        column: Of a table of ``facts``.
-        remedy: What a person can do about a failing row.
-        severity: ``stop`` ends the pipeline, ``warn`` is reported.
-        per: The table: one row for each crop, type, part of the split, or image file without a row.
+    Reports and ``params.yaml`` call it ``name``; ``remedy`` is what a person can do about a failing row. ``per`` is the
+    table of ``facts``: one row for each crop, type, part of the split, or image file without a row.
     """
 
     name: str
