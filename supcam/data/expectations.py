@@ -57,13 +57,13 @@ def validate_composed(
     root: Path,
     settings: ValidateComposedSettings,
     *,
-    requested: Mapping[str, int] | int | None = None,
+    requested: int | None = None,
     sources_root: Path | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
     """Judge composed crops against the real training rows ``sources`` they were made of.
 
-    ``requested`` are the composites asked for, by type or in all. Sides are compared with the shortest and the longest
+    ``requested`` is the number of composites asked for. Sides are compared with the shortest and the longest
     among ``sources``; with ``sources_root``, the folder their paths start from, intensities are compared as well.
 
     Raises:
@@ -73,8 +73,7 @@ def validate_composed(
     sides = sources[["width", "height"]].to_numpy(dtype=float)
     darkest = darkest_range(sources, sources_root) if sources_root else (0, 255)
     rules = composed_rules(settings, darkest, (float(sides.min()), float(sides.max())))
-    asked = {"all": requested} if isinstance(requested, int) else requested or {}
-    return _judge("composed", composed_tables(frame, sources, root, asked, progress), rules)
+    return _judge("composed", composed_tables(frame, sources, root, requested, progress), rules)
 
 
 def _refuse_empty(frame: pd.DataFrame, what: str) -> None:

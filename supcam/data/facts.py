@@ -72,16 +72,15 @@ def split_tables(frame: pd.DataFrame, linked: Sequence[Sequence[str]]) -> Tables
 
 
 def composed_tables(
-    frame: pd.DataFrame, sources: pd.DataFrame, root: Path, requested: Mapping[str, int], progress: Progress | None
+    frame: pd.DataFrame, sources: pd.DataFrame, root: Path, requested: int | None, progress: Progress | None
 ) -> Tables:
-    """Tables of composed crops made of the training rows ``sources``; ``requested`` counts them by type, or ``all``."""
+    """Tables of composed crops made of the training rows ``sources``, of which ``requested`` were asked for."""
     facts, _ = measure_crops(frame, root, progress=progress)
     kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
     facts[["parents_known", "algebra"]] = pd.DataFrame(checked, columns=["parents_known", "algebra"], dtype=str)
-    made = {**facts["type"].value_counts(), "all": len(facts)}
     # Negative when there are more than were asked for.
-    missing = [(kind, (count - int(made.get(kind, 0))) / max(count, 1)) for kind, count in requested.items()]
+    missing = [] if requested is None else [("all", (requested - len(facts)) / max(requested, 1))]
     return {"crop": facts, "type": _named(missing, "missing")}
 
 
