@@ -147,19 +147,15 @@ def review_sheet(
     from supcam.evaluation.out_of_fold import out_of_fold
 
     root = tracking.project_root()
-    # Trained from random weights: there are no epochs of the head alone.
-    chosen = {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"} if epochs else None
+    chosen = {"runtime.progress": "false"}  # one bar for all folds
+    if epochs:  # trained from random weights: there are no epochs of the head alone
+        chosen |= {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"}
     settings = load_settings(root / "params.yaml", chosen)
     crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
-    validation = root / "outputs" / "validate" / "validation.json"
+    linked = read_links(root / "outputs" / "validate" / "validation.json")
     with progress_bar("folds", folds) as progress:
         probabilities = out_of_fold(
-            crops,
-            settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"progress": False})}),
-            folds,
-            state_dir=root / "state" / "review",
-            linked=read_links(validation),
-            progress=progress,
+            crops, settings, folds, state_dir=root / "state" / "review", linked=linked, progress=progress
         )
     rows = suspicious_labels(crops.frame, probabilities)
     sheet = write_review(rows, root / "data", root / into)

@@ -9,7 +9,6 @@ import pandas as pd
 
 from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.data.versions import fetch_manifest
-from supcam.errors import UsageError
 
 # A change by the column that shows it.
 _COMPARED = {
@@ -74,10 +73,6 @@ def _manifest_of(version: str, data: Path) -> pd.DataFrame:
     for path in (Path(version) / MANIFEST, Path(version)):
         if path.is_file():
             return read_manifest(path)
-    if version.startswith("-"):
-        raise UsageError(
-            f"version {version!r} is not a git revision. Give a commit, a tag, a data folder or 'workspace'."
-        )
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / MANIFEST
         fetch_manifest(data, version, target)

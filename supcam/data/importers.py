@@ -134,20 +134,9 @@ def _take_all(
         for path in filter(is_licence, source.files):
             _copy(source.read(path), out / source.name / path)
         for crop in crops:
-            crop_id = f"{source.name}/{crop.path}"
             done += 1
             try:
-                content = source.read(crop.path)
-                row = _row_of(crop_id, crop, source.name, hashlib.sha256(content).hexdigest())
-                if crop_id in known:
-                    _require_same(known[crop_id], row)
-                    report.unchanged += 1
-                else:
-                    decoded = read_crop(content)
-                    row["height"], row["width"] = decoded.image.shape
-                    report.notes.update(decoded.notes)
-                    _copy(content, out / source.name / crop.path)
-                    fresh.append(row)
+                fresh += _take(source, crop, out, known, report)
             except (ImageError, UsageError) as error:
                 source.refused[crop.path] = str(error).removeprefix("image ")
             if progress:
@@ -159,10 +148,28 @@ def _take_all(
     return [pd.DataFrame(fresh)] if fresh else []
 
 
-def _row_of(crop_id: str, crop: LabelledCrop, source: str, digest: str) -> dict[str, object]:
-    """The row of a crop in the manifest, whose sides are known only when it is decoded."""
-    values = (crop_id, f"crops/{crop_id}", crop.type, crop.case_id, source, digest, 0, 0, crop.certain)
-    return {**dict(zip(COLUMNS, values, strict=True)), **crop.extra}
+def _take(
+    source: ImportSource,
+    crop: LabelledCrop,
+    out: Path,
+    known: Mapping[Hashable, Mapping[Hashable, object]],
+    report: ImportReport,
+) -> list[dict[str, object]]:
+    """Read, check and copy one crop: its row of the manifest, or none when the very same crop is there already."""
+    content, crop_id = source.read(crop.path), f"{source.name}/{crop.path}"
+    digest = hashlib.sha256(content).hexdigest()
+    # The sides are known only when the crop is decoded.
+    values = (crop_id, f"crops/{crop_id}", crop.type, crop.case_id, source.name, digest, 0, 0, crop.certain)
+    row = {**dict(zip(COLUMNS, values, strict=True)), **crop.extra}
+    if crop_id in known:
+        _require_same(known[crop_id], row)
+        report.unchanged += 1
+        return []
+    decoded = read_crop(content)
+    row["height"], row["width"] = decoded.image.shape
+    report.notes.update(decoded.notes)
+    _copy(content, out / source.name / crop.path)
+    return [row]
 
 
 def _copy(content: bytes, target: Path) -> None:

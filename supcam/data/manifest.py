@@ -23,12 +23,10 @@ def parse_certain(text: str) -> bool:
     Raises:
         UsageError: for any other text.
     """
-    try:
-        return _TRUTH[text.strip().lower()]
-    except KeyError:
-        raise UsageError(
-            f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it."
-        ) from None
+    certain = _TRUTH.get(text.strip().lower())
+    if certain is None:
+        raise UsageError(f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it.")
+    return certain
 
 
 _RESTORE = "Restore it: dvc checkout --force data.dvc"

@@ -61,16 +61,19 @@ def fetch_manifest(data: Path, revision: str, target: Path) -> None:
         UsageError: for an unknown revision.
         SupcamError: for data that neither cache nor remote holds.
     """
+    unknown = UsageError(
+        f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
+        f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
+    )
+    if revision.startswith("-"):  # DVC would take it for an option
+        raise unknown
     file = f"{data.name}/manifest.csv"
     try:
         _dvc(["get", "--rev", revision, "--out", str(target.resolve()), ".", file], data.resolve().parent)
     except SupcamError as error:
-        if "unknown Git revision" not in str(error):
-            raise
-        raise UsageError(
-            f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
-            f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
-        ) from None
+        if "unknown Git revision" in str(error):
+            raise unknown from None
+        raise
 
 
 def _dvc(arguments: list[str], folder: Path) -> str:
