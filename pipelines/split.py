@@ -3,8 +3,8 @@
 import json
 
 from supcam.data.expectations import validate_splits
-from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
+from supcam.data.reports import require_passed
 from supcam.data.split_report import read_assignments, read_history, write_split
 from supcam.data.splits import split_manifest
 from supcam.stages.command import main
@@ -28,10 +28,8 @@ def split(stage: Stage) -> str:
         stage.settings.validate_,
         by_case=stage.settings.split.protocol == "by_case",
         linked=validation["linked"],
-        root=stage.data,
-        docs=stage.report,
     )
-    passed = require_passed(checked, stage.out / "validation.json", stage.report)
+    passed = require_passed(checked, stage.out / "validation.json", stage.data, stage.report)
     write_split(divided, report, stage.out)
     stage.run.log({"groups_kept": report.kept, "groups_assigned": report.assigned})
     return f"{report.summary}\n{passed}"

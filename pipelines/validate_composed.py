@@ -3,8 +3,8 @@
 import json
 
 from supcam.data.expectations import validate_composed as check
-from supcam.data.gate import require_passed
 from supcam.data.manifest import read_manifest
+from supcam.data.reports import require_passed
 from supcam.stages.command import main
 from supcam.stages.stage import Stage
 
@@ -22,9 +22,8 @@ def validate_composed(stage: Stage) -> str:
         stage.settings.validate_composed,
         requested=json.loads(stage.read("compose/report.json").read_text(encoding="utf-8"))["requested"],
         sources_root=stage.data,
-        docs=stage.report,
     )
-    return require_passed(report, stage.out / "validation.json", stage.report)
+    return require_passed(report, stage.out / "validation.json", manifest.parent, stage.report)
 
 
 if __name__ == "__main__":

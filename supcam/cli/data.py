@@ -39,15 +39,10 @@ def import_(
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
 
-    target = into or tracking.project_root() / "data"
+    target, kinds = into or tracking.project_root() / "data", read_map(type_map)
     with progress_bar("import") as progress:
         report = import_sources(
-            sources,
-            target,
-            replace=replace,
-            type_map=read_map(type_map),
-            case_pattern=case_pattern,
-            progress=progress,
+            sources, target, replace=replace, type_map=kinds, case_pattern=case_pattern, progress=progress
         )
     for line in report.lines():
         typer.echo(line)
@@ -87,16 +82,16 @@ def _read_counts(text: str | None) -> list[int] | None:
 def validate() -> None:
     """Run the expectations on data/, print failing crops and write the data report; opens nothing."""
     from supcam.data.expectations import validate_crops
-    from supcam.data.gate import require_passed
     from supcam.data.manifest import read_manifest
+    from supcam.data.reports import require_passed
 
     root = tracking.project_root()
     settings = load_settings(root / "params.yaml")
     page = root / "reports" / "validate"
     frame = read_manifest(root / "data" / "manifest.csv")
     with progress_bar("validate") as progress:
-        report = validate_crops(frame, root / "data", settings.validate_, docs=page, progress=progress)
-    typer.echo(require_passed(report, page / "validation.json", page))
+        report = validate_crops(frame, root / "data", settings.validate_, progress=progress)
+    typer.echo(require_passed(report, page / "validation.json", root / "data", page))
 
 
 def diff(
@@ -152,19 +147,15 @@ def review_sheet(
     from supcam.evaluation.out_of_fold import out_of_fold
 
     root = tracking.project_root()
-    # Trained from random weights: there are no epochs of the head alone.
-    chosen = {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"} if epochs else None
+    chosen = {"runtime.progress": "false"}  # one bar for all folds
+    if epochs:  # trained from random weights: there are no epochs of the head alone
+        chosen |= {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"}
     settings = load_settings(root / "params.yaml", chosen)
     crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
-    validation = root / "outputs" / "validate" / "validation.json"
+    linked = read_links(root / "outputs" / "validate" / "validation.json")
     with progress_bar("folds", folds) as progress:
         probabilities = out_of_fold(
-            crops,
-            settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"progress": False})}),
-            folds,
-            state_dir=root / "state" / "review",
-            linked=read_links(validation),
-            progress=progress,
+            crops, settings, folds, state_dir=root / "state" / "review", linked=linked, progress=progress
         )
     rows = suspicious_labels(crops.frame, probabilities)
     sheet = write_review(rows, root / "data", root / into)

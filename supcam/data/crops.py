@@ -55,10 +55,8 @@ class CropSet:
     def canvas(self, size: int, scale: Literal["letterbox", "native"] = "letterbox") -> NDArray[np.uint8]:
         """All crops as squares on white, shape (N, 1, size, size), 8-bit."""
         fit = letterbox if scale == "letterbox" else native_canvas
-        out = np.empty((len(self), 1, size, size), dtype=np.uint8)
-        for index, image in enumerate(self.images):
-            out[index, 0] = fit(image, size)
-        return out
+        squares = [fit(image, size) for image in self.images]
+        return np.array(squares, dtype=np.uint8).reshape(-1, 1, size, size)
 
     def subset(self, mask: NDArray[Any] | Sequence[bool] | Sequence[int]) -> "CropSet":
         """The crops of a boolean mask (N,) or of a list of positions, in that order."""

@@ -9,8 +9,8 @@ import pandas as pd
 
 from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.data.versions import fetch_manifest
-from supcam.errors import UsageError
 
+# A change by the column that shows it.
 _COMPARED = {
     "type": "relabelled",
     "case_id": "case changed",
@@ -22,10 +22,7 @@ COLUMNS = ("crop_id", "change", "before", "after")
 
 @dataclass(frozen=True)
 class DataDiff:
-    """The changes between two versions, named ``before`` and ``after``.
-
-    ``rows`` has one line for each: crop_id, change (added, removed, or a value of ``_COMPARED``), before, after.
-    """
+    """The changes between the versions ``before`` and ``after``, with the rows of :func:`diff_manifests`."""
 
     before: str
     after: str
@@ -56,12 +53,13 @@ def diff_versions(before: str, after: str, data: Path) -> DataDiff:
 
 
 def diff_manifests(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Changes between two manifests, by crop id: columns crop_id, change, before, after."""
-    old, new = (frame.drop_duplicates("crop_id").set_index("crop_id").astype(str) for frame in (before, after))
-    old_type, new_type = (dict(zip(frame.index, frame["type"], strict=True)) for frame in (old, new))
-    rows = [(crop_id, "removed", old_type[crop_id], "") for crop_id in sorted(old_type.keys() - new_type.keys())]
-    rows += [(crop_id, "added", "", new_type[crop_id]) for crop_id in sorted(new_type.keys() - old_type.keys())]
-    both = sorted(old_type.keys() & new_type.keys())
+    """Changes between two manifests: crop_id, change (added, removed, or a value of ``_COMPARED``), before, after."""
+    frames = (frame.drop_duplicates("crop_id").set_index("crop_id") for frame in (before, after))
+    old, new = (frame[list(_COMPARED)].astype(str).sort_index() for frame in frames)
+    removed, added = old.index.difference(new.index), new.index.difference(old.index)
+    rows = [(crop_id, "removed", kind, "") for crop_id, kind in old.loc[removed, "type"].items()]
+    rows += [(crop_id, "added", "", kind) for crop_id, kind in new.loc[added, "type"].items()]
+    both = old.index.intersection(new.index)
     for column, change in _COMPARED.items():
         shown = 12 if column == "sha256" else None
         pairs = zip(both, old.loc[both, column], new.loc[both, column], strict=True)
@@ -75,10 +73,6 @@ def _manifest_of(version: str, data: Path) -> pd.DataFrame:
     for path in (Path(version) / MANIFEST, Path(version)):
         if path.is_file():
             return read_manifest(path)
-    if version.startswith("-"):
-        raise UsageError(
-            f"version {version!r} is not a git revision. Give a commit, a tag, a data folder or 'workspace'."
-        )
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / MANIFEST
         fetch_manifest(data, version, target)

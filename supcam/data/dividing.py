@@ -22,15 +22,9 @@ def divide_groups(
 ) -> "pd.Series[int]":
     """Part (0 to ``len(shares)`` - 1) of each crop, the same for all crops of a group.
 
-    Groups of several crops go first, by greedy search over several orders drawn from ``seed``: they are hard to fit.
-    Single crops then make up what is missing of their type, by quota. Groups of ``known`` have their part already.
-
-    Args:
-        types: Type of each crop, (N,).
-        group: Name of the group of each crop, (N,).
-        shares: Wanted share of each part; they sum to 1.
-        seed: Of the orders that are tried.
-        known: Part by name of a group.
+    ``types`` and ``group`` have an entry for each crop, (N,); ``shares``, one for each part, sum to 1. Groups of
+    several crops go first, by greedy search over several orders drawn from ``seed``: they are hard to fit. Single crops
+    then make up what is missing of their type, by quota. Groups of ``known`` have their part already.
     """
     table = _count_types(types, group)
     counts = table.to_numpy(dtype=np.float64)
@@ -98,12 +92,10 @@ def _search(counts: Counts, target: Counts, held: Counts, seed: int) -> NDArray[
     for attempt in range(_TRIES if len(counts) else 0):
         rng = np.random.default_rng((seed, attempt))
         jitter = counts.sum(axis=1) * rng.uniform(0.5, 1.5, len(counts))
-        part, now = np.zeros(len(counts), dtype=np.int64), held.copy()
-        for position in np.argsort(-jitter, kind="stable"):
-            part[position] = _cheapest(counts[position], target, now)
-            now[part[position]] += counts[position]
-        for position in rng.permutation(len(counts)):
-            now[part[position]] -= counts[position]
+        part, now = np.full(len(counts), -1), held.copy()
+        for position in [*np.argsort(-jitter, kind="stable"), *rng.permutation(len(counts))]:
+            if part[position] >= 0:
+                now[part[position]] -= counts[position]
             part[position] = _cheapest(counts[position], target, now)
             now[part[position]] += counts[position]
         cost = _cost(now, target)

@@ -3,7 +3,7 @@
 A column of text is ``ok`` or empty where nothing is wrong, and otherwise says what is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,15 @@ _OVERSHOOT = 8
 
 
 def raw_tables(
-    frame: pd.DataFrame, root: Path, similarity: float, *, progress: Progress | None = None
+    frame: pd.DataFrame, root: Path, similarity: float, progress: Progress | None
 ) -> tuple[Tables, list[list[str]]]:
     """Tables of imported crops, each image read once, and the ids of crops that show one picture.
 
-    Args:
-        frame: A manifest.
-        root: Folder that its paths start from.
-        similarity: Correlation from which two pictures are near duplicates, 0 to 1.
-        progress: Called after each crop.
+    Pictures whose correlation is at least ``similarity`` (0 to 1) are near duplicates; paths start from ``root``.
     """
-    measured = measure_crops(frame, root, progress=progress)
-    facts = measured.facts
+    facts, descriptors = measure_crops(frame, root, progress=progress)
     same = same_values(str(value) for value in facts["pixels"])
-    near = near_duplicates(measured.descriptors, similarity, SIZE_RATIO)
+    near = near_duplicates(descriptors, similarity, SIZE_RATIO)
     # Exact copies have a rule of their own.
     near = [group for group in near if facts["pixels"].iloc[group].nunique() > 1]
     named = zip(facts["crop_id"], facts["source"], strict=True)
@@ -55,9 +50,8 @@ def raw_tables(
     for name in ("contrast", "focus"):
         facts[f"{name}_deviation"] = _deviation(facts, name)
     linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in merged([*same, *near]))
-    counts = facts["type"].value_counts()
-    per_type = pd.DataFrame([(kind, int(counts.get(kind, 0))) for kind in TYPE_LABELS], columns=["type", "count"])
-    return {"crop": facts, "type": per_type, "file": _unlisted(facts, root)}, linked
+    counts = facts["type"].value_counts().reindex(TYPE_LABELS, fill_value=0)
+    return {"crop": facts, "type": _named(counts.items(), "count"), "file": _unlisted(facts, root)}, linked
 
 
 def split_tables(frame: pd.DataFrame, linked: Sequence[Sequence[str]]) -> Tables:
@@ -70,36 +64,24 @@ def split_tables(frame: pd.DataFrame, linked: Sequence[Sequence[str]]) -> Tables
     facts["duplicate_in"] = _crossing(facts, same_values(facts["sha256"]))
     facts["near_in"] = _crossing(facts, near)
     counts, present = count_parts(facts), set(facts["type"])
+    per_part = [(part, sum(kinds.values())) for part, kinds in counts.items()]
     per_type = [
         (f"{part} {kind}", count) for part, kinds in counts.items() for kind, count in kinds.items() if kind in present
     ]
-    per_part = [(part, sum(kinds.values())) for part, kinds in counts.items()]
-    columns = ["type", "count"]
-    return {
-        "crop": facts,
-        "type": pd.DataFrame(per_type, columns=columns),
-        "part": pd.DataFrame(per_part, columns=columns),
-    }
+    return {"crop": facts, "type": _named(per_type, "count"), "part": _named(per_part, "count")}
 
 
 def composed_tables(
-    frame: pd.DataFrame,
-    sources: pd.DataFrame,
-    root: Path,
-    requested: Mapping[str, int],
-    *,
-    progress: Progress | None = None,
+    frame: pd.DataFrame, sources: pd.DataFrame, root: Path, requested: int | None, progress: Progress | None
 ) -> Tables:
-    """Tables of composed crops made of the training rows ``sources``; ``requested`` counts them by type, or ``all``."""
-    facts = measure_crops(frame, root, progress=progress).facts
+    """Tables of composed crops made of the training rows ``sources``, of which ``requested`` were asked for."""
+    facts, _ = measure_crops(frame, root, progress=progress)
     kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
-    facts["parents_known"] = [parents for parents, _ in checked]
-    facts["algebra"] = [algebra for _, algebra in checked]
-    made = {**facts["type"].value_counts(), "all": len(facts)}
+    facts[["parents_known", "algebra"]] = pd.DataFrame(checked, columns=["parents_known", "algebra"], dtype=str)
     # Negative when there are more than were asked for.
-    missing = [(kind, (count - int(made.get(kind, 0))) / max(count, 1)) for kind, count in requested.items()]
-    return {"crop": facts, "type": pd.DataFrame(missing, columns=["type", "missing"])}
+    missing = [] if requested is None else [("all", (requested - len(facts)) / max(requested, 1))]
+    return {"crop": facts, "type": _named(missing, "missing")}
 
 
 def darkest_range(sources: pd.DataFrame, root: Path) -> tuple[int, int]:
@@ -108,10 +90,14 @@ def darkest_range(sources: pd.DataFrame, root: Path) -> tuple[int, int]:
     return max(0, min(_BLENDING_FLOOR, *darkest) - _OVERSHOOT), max(darkest) + _OVERSHOOT
 
 
+def _named(values: Iterable[tuple[Any, float]], column: str) -> pd.DataFrame:
+    return pd.DataFrame(list(values), columns=["type", column])
+
+
 def _others(facts: pd.DataFrame, groups: list[list[int]]) -> tuple[list[str], list[str]]:
     """For each crop, an id of its group other than its own, and one that has another type; empty when none."""
-    other, conflict = [""] * len(facts), [""] * len(facts)
     ids, kinds = facts["crop_id"].to_list(), facts["type"].to_list()
+    other, conflict = [""] * len(ids), [""] * len(ids)
     for group in groups:
         for index in group:
             rest = [position for position in group if position != index]
@@ -156,9 +142,9 @@ def _unlisted(facts: pd.DataFrame, root: Path) -> pd.DataFrame:
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:
     """What is wrong with the parents of a composite, and with the type that they make."""
     parents = _parents(row, kinds)
-    unknown = [parent for parent in parents if parent not in kinds]
-    if unknown:
-        return f"parent {unknown[0]!r} is not in the training part", OK
+    for parent in parents:
+        if parent not in kinds:
+            return f"parent {parent!r} is not in the training part", OK
     try:
         relation = Relation.parse(str(row.get("relation", "")))
         types = [ClusterType.parse(kinds[parent]) for parent in parents]

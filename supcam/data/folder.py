@@ -28,9 +28,8 @@ def changing(data: Path) -> Iterator[None]:
     try:
         lock = FileLock(data.with_name(f".{data.name}.lock")).acquire(timeout=0)
     except Timeout:
-        raise SupcamError(
-            f"{data} is being changed by another command. Wait until it has ended and run this one again."
-        ) from None
+        wait = "Wait until it has ended and run this one again."
+        raise SupcamError(f"{data} is being changed by another command. {wait}") from None
     with lock:
         _recover(data)
         yield
@@ -76,7 +75,7 @@ def swap_in(built: Path, data: Path) -> bool:
     previous = _previous(data)
     # The two files that recording a version writes.
     recorded = (pointer_of(data), data.parent / ".gitignore")
-    kept = {file: file.read_bytes() if file.exists() else None for file in recorded}
+    kept = {file: file.read_bytes() for file in recorded if file.exists()}
     if data.exists():
         data.rename(previous)
     try:
@@ -89,11 +88,11 @@ def swap_in(built: Path, data: Path) -> bool:
             data.rename(built)
         if previous.exists():
             previous.rename(data)
-        for file, content in kept.items():
-            if content is None:
-                file.unlink(missing_ok=True)
+        for file in recorded:
+            if file in kept:
+                file.write_bytes(kept[file])
             else:
-                file.write_bytes(content)
+                file.unlink(missing_ok=True)
         raise
     if previous.exists():
         previous.rename(built)  # removed with the build folder

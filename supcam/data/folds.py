@@ -61,11 +61,7 @@ def write_folds(frame: pd.DataFrame, settings: SplitSettings, out: Path) -> dict
         digest = hashlib.sha256(text.encode()).hexdigest()
         kinds = {kind: int((rows["type"] == kind).sum()) for kind in TYPE_LABELS}
         described.append({"fold": int(str(number)), "ids": f"fold_{number}.txt", "sha256": digest, "counts": kinds})
-    content = {
-        "protocol": settings.protocol,
-        "seed": settings.seed,
-        "manifest_hash": manifest_hash(frame),
-        "folds": described,
-    }
+    origin = {"protocol": settings.protocol, "seed": settings.seed, "manifest_hash": manifest_hash(frame)}
+    content = {**origin, "folds": described}
     write_text(out / "folds.json", json.dumps(content, indent=2) + "\n")
     return content

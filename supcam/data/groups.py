@@ -17,11 +17,8 @@ def connected(pairs: NDArray[np.integer]) -> list[list[int]]:
     size = int(pairs.max()) + 1
     graph = sparse.coo_matrix((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
     _, component = sparse.csgraph.connected_components(graph, directed=False)
-    groups: dict[int, list[int]] = {}
-    # A number that no pair names is a component of its own, and not a group.
-    for node in np.flatnonzero(np.bincount(pairs.ravel())).tolist():
-        groups.setdefault(int(component[node]), []).append(node)
-    return list(groups.values())
+    nodes = np.unique(pairs)  # a number that no pair names is a component of its own, and not a group
+    return pd.Series(nodes).groupby(component[nodes], sort=False).agg(list).to_list()
 
 
 def merged(groups: Iterable[Sequence[int]]) -> list[list[int]]:

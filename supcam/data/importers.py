@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
-from supcam.data.labels import LabelledCrop, SourceLabels, label_source
+from supcam.data.labels import LabelledCrop, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.sources import ImportSource, is_licence, open_source
 from supcam.data.versions import require_checked_out
@@ -21,6 +21,9 @@ from supcam.serving.images import ImageError, read_crop
 _SHOWN = 20
 # A name too long, or a file where another crop needs a folder: the fault of the name, unlike a full disk.
 _NAME_FAULTS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
+
+# Equal whenever the id is, or whenever the bytes are.
+_GIVEN_BY_PATH = {"crop_id", "path", "source", "width", "height"}
 
 
 class ImportRefused(UsageError):
@@ -38,15 +41,10 @@ class ImportRefused(UsageError):
 class ImportReport:
     """What an import did.
 
-    Attributes:
-        added: Crops that are new.
-        unchanged: Crops of the sources that were there already, the same in every respect.
-        total: Crops that the data folder holds now; ``types`` counts them by type.
-        ignored: Files left out, by reason.
-        notes: Crops that reading had to change, by what was changed.
-        type_maps: Type by folder name, for each source that needed a map.
-        manifest_hash: Of the new manifest.
-        versioned: Whether DVC recorded the new version.
+    ``added`` crops are new, ``unchanged`` ones were there already; the data folder holds ``total`` now, of the
+    ``types``. ``ignored`` counts files left out, by reason; ``notes`` crops that reading had to change, by what was
+    changed. ``type_maps`` has the type by folder name for each source that needed a map. ``manifest_hash`` is that of
+    the new manifest; ``versioned`` says whether DVC recorded it.
     """
 
     added: int = 0
@@ -82,7 +80,7 @@ def import_sources(
 ) -> ImportReport:
     """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
 
-    Original bytes are copied to ``crops/<source>/<path below the source>``. The new folder is built beside ``into``
+    Original bytes go to ``crops/<source>/<path below the source>``. The new folder is built beside ``into``
     and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
 
     Raises:
@@ -93,16 +91,20 @@ def import_sources(
     into = into.resolve()
     opened = [open_source(path) for path in sources]
     _refuse_names(sources, opened, into)
+    report = ImportReport()
     with changing(into):
         if not replace:
             require_checked_out(into)
         before = None if replace or not (into / MANIFEST).is_file() else read_manifest(into / MANIFEST)
         begun_with = _state(into)
-        report = ImportReport()
         with build_folder(into) as built:
             if before is not None:
                 link_tree(into / "crops", built / "crops")
-            frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
+            labelled = [(source, label_source(source, type_map, case_pattern)) for source in opened]
+            fresh = _take_all(labelled, built / "crops", before, report, progress)
+            frame = pd.concat([*([] if before is None else [before]), *fresh], ignore_index=True)
+            extra = [name for name in frame.columns if name not in COLUMNS]
+            frame[extra] = frame[extra].fillna("")
             write_manifest(frame, built / MANIFEST)
             report.total = len(frame)
             report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
@@ -114,70 +116,60 @@ def import_sources(
 
 
 def _take_all(
-    opened: list[ImportSource],
-    built: Path,
+    labelled: list[tuple[ImportSource, list[LabelledCrop]]],
+    out: Path,
     before: pd.DataFrame | None,
     report: ImportReport,
-    type_map: Mapping[str, str] | None,
-    case_pattern: str | None,
     progress: Progress | None,
-) -> pd.DataFrame:
-    refused: dict[str, str] = {}
-    plan: list[tuple[ImportSource, SourceLabels]] = []
-    for source in opened:
-        labels = label_source(source, type_map, case_pattern)
-        plan.append((source, labels))
-        report.ignored.update(source.ignored + labels.ignored)
-        # Of two reasons the source's own counts: a path it refuses is not in the source for the labels.
-        reasons = {**labels.refused, **source.refused}
-        refused.update({f"{source.name}/{path}": reason for path, reason in reasons.items()})
-        if labels.type_map:
-            report.type_maps[source.name] = labels.type_map
+) -> list[pd.DataFrame]:
+    """Copy what is new of every source below ``out``; its rows, as one table or none."""
     known = {} if before is None else before.drop_duplicates("crop_id").set_index("crop_id").to_dict("index")
-    total, done = sum(len(labels.crops) for _, labels in plan), 0
+    total, done = sum(len(crops) for _, crops in labelled), 0
+    refused: dict[str, str] = {}
     fresh = []
-    for source, labels in plan:
+    for source, crops in labelled:
+        report.ignored.update(source.ignored)
+        if source.type_map:
+            report.type_maps[source.name] = source.type_map
         for path in filter(is_licence, source.files):
-            _copy(source.read(path), built / "crops" / source.name / path)
-        for row in labels.crops:
+            _copy(source.read(path), out / source.name / path)
+        for crop in crops:
             done += 1
             try:
-                fresh += _take(source, row, built, known, report)
+                fresh += _take(source, crop, out, known, report)
             except (ImageError, UsageError) as error:
-                refused[f"{source.name}/{row.path}"] = str(error).removeprefix("image ")
+                source.refused[crop.path] = str(error).removeprefix("image ")
             if progress:
                 progress(done, total)
+        refused.update({f"{source.name}/{path}": reason for path, reason in source.refused.items()})
     if refused:
         raise ImportRefused(refused)
     report.added = len(fresh)
-    parts = ([] if before is None else [before]) + ([pd.DataFrame(fresh)] if fresh else [])
-    frame = pd.concat(parts, ignore_index=True)
-    extra = [name for name in frame.columns if name not in COLUMNS]
-    frame[extra] = frame[extra].fillna("")
-    return frame
+    return [pd.DataFrame(fresh)] if fresh else []
 
 
 def _take(
     source: ImportSource,
-    row: LabelledCrop,
-    built: Path,
+    crop: LabelledCrop,
+    out: Path,
     known: Mapping[Hashable, Mapping[Hashable, object]],
     report: ImportReport,
 ) -> list[dict[str, object]]:
-    """Read, check and copy one crop; an empty list when the very same crop is there already."""
-    content = source.read(row.path)
+    """Read, check and copy one crop: its row of the manifest, or none when the very same crop is there already."""
+    content, crop_id = source.read(crop.path), f"{source.name}/{crop.path}"
     digest = hashlib.sha256(content).hexdigest()
-    crop_id = f"{source.name}/{row.path}"
+    # The sides are known only when the crop is decoded.
+    values = (crop_id, f"crops/{crop_id}", crop.type, crop.case_id, source.name, digest, 0, 0, crop.certain)
+    row = {**dict(zip(COLUMNS, values, strict=True)), **crop.extra}
     if crop_id in known:
-        _same(known[crop_id], row, digest)
+        _require_same(known[crop_id], row)
         report.unchanged += 1
         return []
     decoded = read_crop(content)
-    height, width = decoded.image.shape
+    row["height"], row["width"] = decoded.image.shape
     report.notes.update(decoded.notes)
-    _copy(content, built / "crops" / source.name / row.path)
-    values = (crop_id, f"crops/{crop_id}", row.type, row.case_id, source.name, digest, width, height, row.certain)
-    return [{**dict(zip(COLUMNS, values, strict=True)), **row.extra}]
+    _copy(content, out / source.name / crop.path)
+    return [row]
 
 
 def _copy(content: bytes, target: Path) -> None:
@@ -196,13 +188,12 @@ def _copy(content: bytes, target: Path) -> None:
         raise UsageError(f"cannot be copied under its name: {error.strerror}. Rename it.") from None
 
 
-def _same(there: Mapping[Hashable, object], row: LabelledCrop, digest: str) -> None:
-    new = {"sha256": digest, "type": row.type, "case_id": row.case_id, "label_certain": row.certain, **row.extra}
-    for name, value in new.items():
-        old = there.get(name, "")
-        if old != value:
+def _require_same(known: Mapping[Hashable, object], row: Mapping[str, object]) -> None:
+    for name in (name for name in row if name not in _GIVEN_BY_PATH):
+        old, new = known.get(name, ""), row[name]
+        if old != new:
             raise UsageError(
-                f"is there already with another {name} ({old!r}, now {value!r}). "
+                f"is there already with another {name} ({old!r}, now {new!r}). "
                 "Give the source folder another name, correct it, or start from scratch with --replace."
             )
 
@@ -213,9 +204,7 @@ def _refuse_names(sources: Sequence[Path], opened: list[ImportSource], into: Pat
     counts = Counter(source.name for source in opened)
     for path, source in zip(sources, opened, strict=True):
         if counts[source.name] > 1:
-            raise UsageError(
-                f"two sources are named {source.name!r}; names tell crops apart. Rename one of the folders."
-            )
+            raise UsageError(f"two sources are named {source.name!r}; names tell crops apart. Rename one.")
         full = path.resolve()
         if full.is_relative_to(into) or into.is_relative_to(full):
             raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")

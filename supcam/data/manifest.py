@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +23,10 @@ def parse_certain(text: str) -> bool:
     Raises:
         UsageError: for any other text.
     """
-    try:
-        return _TRUTH[text.strip().lower()]
-    except KeyError:
-        raise UsageError(
-            f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it."
-        ) from None
+    certain = _TRUTH.get(text.strip().lower())
+    if certain is None:
+        raise UsageError(f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it.")
+    return certain
 
 
 _RESTORE = "Restore it: dvc checkout --force data.dvc"
@@ -51,9 +50,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise UsageError(
             f"manifest {path} lacks the column {', '.join(missing)}; needed are {', '.join(COLUMNS)}. {_RESTORE}"
         )
-    for name in ("width", "height"):
-        frame[name] = _integers(frame[name], path)
-    frame["label_certain"] = [_certain_in_row(path, row, text) for row, text in enumerate(frame["label_certain"], 2)]
+    for name in ("width", "height", "label_certain"):
+        values: list[int] = []
+        for line, text in enumerate(frame[name], 2):
+            try:
+                values.append(parse_certain(text) if name == "label_certain" else _pixels(name, text))
+            except UsageError as error:
+                raise UsageError(f"manifest {path} line {line}: {error}") from None
+        frame[name] = pd.Series(values, dtype=bool if name == "label_certain" else int)
     return frame
 
 
@@ -78,19 +82,7 @@ def manifest_hash(frame: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _integers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
-    wrong = ~column.str.fullmatch(r"[0-9]{1,9}")
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise UsageError(
-            f"manifest {path} line {row + 2}: {column.name} is {column.iloc[row]!r}; allowed are whole pixels. "
-            + _RESTORE
-        )
-    return column.astype(int)
-
-
-def _certain_in_row(path: Path, row: int, text: str) -> bool:
-    try:
-        return parse_certain(text)
-    except UsageError as error:
-        raise UsageError(f"manifest {path} line {row}: {error}") from None
+def _pixels(name: str, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f"{name} is {text!r}; allowed are whole pixels. {_RESTORE}")
+    return int(text)

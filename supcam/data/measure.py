@@ -1,7 +1,6 @@
 """What is measured of each crop, every image read once; and which crops show nearly the same picture."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,42 +23,21 @@ _EIGHT = np.ones((3, 3), dtype=bool)
 # Rows of descriptors compared at a time: bounds the memory, whatever the number of crops.
 _BLOCK = 256
 
+_NUMBERS = ("short_side", "long_side", "background", "foreground", "components", "darkest", "contrast", "focus")
 # Facts of a crop that cannot be read.
-_UNKNOWN: dict[str, object] = {
-    "problem": OK,
-    "bytes": OK,
-    "size": OK,
-    "pixels": "",
-    "notes": "",
-    "short_side": np.nan,
-    "long_side": np.nan,
-    "background": np.nan,
-    "foreground": np.nan,
-    "components": np.nan,
-    "darkest": np.nan,
-    "contrast": np.nan,
-    "focus": np.nan,
-}
+_UNKNOWN = {"problem": OK, "bytes": OK, "size": OK, "pixels": "", "notes": "", **dict.fromkeys(_NUMBERS, np.nan)}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a manifest's crops are like.
-
-    Attributes:
-        facts: The manifest's rows, in its order, with the columns of :func:`measure_crops`.
-        descriptors: (N, 145) float32: the low-frequency cosine coefficients of the body's bounding box, of unit length
-            (the continuous form of a perceptual hash), then the logarithms of the box's sides. All 0 if unreadable.
-    """
-
-    facts: pd.DataFrame
-    descriptors: NDArray[np.float32]
-
-
-def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None = None) -> Measured:
+def measure_crops(
+    frame: pd.DataFrame, root: Path, *, progress: Progress | None = None
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """Read every crop of a manifest once and measure it; ``root`` is the folder its paths start from.
 
-    Columns that it adds: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
+    Returns the rows with further columns, and descriptors (N, 145): low-frequency cosine coefficients of the body's
+    bounding box, of unit length (the continuous form of a perceptual hash), then the logarithms of the box's sides;
+    all 0 if unreadable.
+
+    The columns: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
     (hash of the decoded picture), ``notes`` (what reading had to change), sides in pixels, ``background`` and
     ``darkest`` (grey levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
     The numbers of a crop that cannot be read are not a number.
@@ -72,7 +50,7 @@ def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None 
         if progress:
             progress(index + 1, len(frame))
     kept = frame.drop(columns=list(_UNKNOWN), errors="ignore").reset_index(drop=True)
-    return Measured(pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors)
+    return pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors
 
 
 def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
@@ -100,7 +78,10 @@ def _measure(
     root: Path, path: str, sha256: str, width: int, height: int
 ) -> tuple[dict[str, object], NDArray[np.float32] | float]:
     try:
-        content = _inside(root, path).read_bytes()
+        pure = PurePosixPath(path)
+        if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+            raise ImageError("leads out of the data folder")
+        content = (root / path).read_bytes()
         decoded = read_crop(content)
     except FileNotFoundError:
         return {"problem": "file is missing"}, 0.0
@@ -114,13 +95,6 @@ def _measure(
         "size": OK if shape == (height, width) else f"{shape[1]} x {shape[0]}",
     }
     return recorded | _look(decoded), _describe(decoded.image)
-
-
-def _inside(root: Path, path: str) -> Path:
-    pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
-        raise ImageError("leads out of the data folder")
-    return root / path
 
 
 def _look(decoded: DecodedCrop) -> dict[str, object]:

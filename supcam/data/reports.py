@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from supcam.data.pictures import picture
 from supcam.data.rules import Severity
+from supcam.errors import GateRefused
 from supcam.files import write_text
-from supcam.pages import render
+from supcam.pages import render, thumbnail
+from supcam.serving.images import ImageError, decode_crop
 
 FAILING_COLUMNS = ("line", "crop_id", "path", "rule", "severity", "value", "allowed", "remedy")
 _THUMBNAIL = 96
 _SHOWN_PER_RULE = 60
+_BACK = """
+Correct the crops and run again, or go back to the version of the last commit:
+git checkout -- data.dvc && dvc checkout --force data.dvc"""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,6 @@ class ValidationReport:
                 lines.append(f"  ... and {len(rows) - limit} more ({severity})")
         return lines
 
-    def refusal(self) -> str:
-        """Message of the gate when the suite failed."""
-        return "\n".join([f"validation refused the data ({self.suite}).", *self.lines()])
-
 
 def read_links(path: Path) -> list[list[str]]:
     """Linked crop ids of a ``validation.json``, for the split; none when there is no such file."""
@@ -84,15 +84,41 @@ def read_links(path: Path) -> list[list[str]]:
     return [list(ids) for ids in json.loads(path.read_text(encoding="utf-8"))["linked"]]
 
 
-def write_page(report: ValidationReport, root: Path, docs: Path) -> Path:
-    """Write ``index.html`` below ``docs``: one file that needs no network, with pictures of the failing crops.
+def require_passed(report: ValidationReport, path: Path, root: Path | None = None, docs: Path | None = None) -> str:
+    """Write what a validation found to ``path``, and return it in one line unless a rule that stops failed.
 
-    ``root`` is the folder that the paths of the crops start from.
+    With ``root``, the folder that the paths of the crops start from, and ``docs``, the page ``index.html`` is written
+    below ``docs``: one file that needs no network, with pictures of the failing crops.
+
+    Raises:
+        GateRefused: when a rule of severity stop failed; the message lists the failing crops and the way back.
     """
+    shown = ""
+    if root is not None and docs is not None:
+        _write_page(report, root, docs / "index.html")
+        shown = f"\nPictures of the failing crops: {docs / 'index.html'}"
+    report.to_json(path)
+    if not report.passed:
+        found = "\n".join([f"validation refused the data ({report.suite}).", *report.lines()])
+        raise GateRefused(found + shown + (_BACK if report.suite == "raw" else ""))
+    warned = ", ".join(f"{rule.name} {rule.count}" for rule in report.rules if rule.count)
+    return f"{report.suite}: {report.crops} crops passed" + (f"; warnings: {warned}{shown}" if warned else "")
+
+
+def picture(root: Path, path: str, side: int) -> str:
+    """A crop, at most ``side`` pixels wide and high, as the source of an ``img`` element; empty if unreadable."""
+    if not path or ".." in Path(path).parts or Path(path).is_absolute():  # a manifest edited by hand may say anything
+        return ""
+    try:
+        return thumbnail(decode_crop(root / path), side)
+    except ImageError:
+        return ""
+
+
+def _write_page(report: ValidationReport, root: Path, page: Path) -> None:
     sections = []
     for rule in report.rules:
         rows = report.failing[report.failing["rule"] == rule.name].head(_SHOWN_PER_RULE).to_dict("records")
         shown = [{**row, "picture": picture(root, row["path"], _THUMBNAIL)} for row in rows]
         sections += [{"rule": rule, "rows": shown}] if shown else []
-    write_text(docs / "index.html", render("validation.html", {"report": report, "sections": sections}))
-    return docs / "index.html"
+    write_text(page, render("validation.html", {"report": report, "sections": sections}))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
-from supcam.data.pictures import picture
+from supcam.data.reports import picture
 from supcam.data.tables import read_table
 from supcam.data.versions import require_checked_out
 from supcam.errors import UsageError
@@ -70,9 +70,9 @@ def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) 
 
 
 def write_review(rows: pd.DataFrame, root: Path, out: Path) -> Path:
-    """Write ``review.csv``, to be filled in its column ``corrected``, and ``review.html`` with the pictures.
+    """Write ``review.html`` with pictures and return ``review.csv``, to be filled in its column ``corrected``.
 
-    Returns the path of the sheet; ``root`` is the folder that the paths of the crops start from.
+    ``root`` is the folder that the paths of the crops start from.
     """
     write_text(out / "review.csv", rows[list(SHEET_COLUMNS)].to_csv(index=False, lineterminator="\n"))
     shown = [{**row, "picture": picture(root, str(row["path"]), _THUMBNAIL)} for row in rows.to_dict("records")]
@@ -109,16 +109,18 @@ def _correct(frame: pd.DataFrame, rows: pd.DataFrame, sheet: Path) -> Counter[st
         raise UsageError(f"crop_id {twice.iloc[0]!r} is in the manifest twice. See: supcam validate")
     index_of = {crop_id: index for index, crop_id in enumerate(frame["crop_id"])}
     changed: Counter[str] = Counter()
-    seen: set[str] = set()
-    for line, row in zip(rows.index, rows.to_dict("records"), strict=True):
+    for row in rows.assign(line=rows.index, repeated=rows["crop_id"].duplicated()).to_dict("records"):
         crop_id, old, new = str(row["crop_id"]), str(row["type"]), str(row["corrected"])
-        if crop_id in seen:
-            raise UsageError(f"{sheet} line {line}: {crop_id} is listed twice. Keep one line.")
-        seen.add(crop_id)
+        where = f"{sheet} line {row['line']}:"
+        if row["repeated"]:
+            raise UsageError(f"{where} {crop_id} is listed twice. Keep one line.")
         present = str(frame.at[index_of[crop_id], "type"]) if crop_id in index_of else "not in the data"
         if present != old:
-            raise UsageError(f"{sheet} line {line}: {crop_id} is {present}, the sheet says {old}. Write a new sheet.")
-        label = _type_of(new, sheet, line) if new else old
+            raise UsageError(f"{where} {crop_id} is {present}, the sheet says {old}. Write a new sheet.")
+        try:
+            label = ClusterType.parse(new).label if new else old
+        except UsageError as error:
+            raise UsageError(f"{where} {error}") from None
         if label != old:
             frame.at[index_of[crop_id], "type"] = label
             frame.at[index_of[crop_id], "label_certain"] = True
@@ -127,21 +129,12 @@ def _correct(frame: pd.DataFrame, rows: pd.DataFrame, sheet: Path) -> Counter[st
 
 
 def _read_sheet(sheet: Path) -> pd.DataFrame:
+    what = f"review sheet {sheet}"
     try:
-        content = sheet.read_bytes()
+        rows = read_table(sheet.read_bytes(), what, "Save it as CSV in UTF-8.")
     except OSError as error:
-        raise UsageError(f"review sheet {sheet} cannot be read: {error.strerror}. Check the path.") from None
-    rows = read_table(content, f"review sheet {sheet}", "Save it as CSV in UTF-8.")
+        raise UsageError(f"{what} cannot be read: {error.strerror}. Check the path.") from None
     missing = [name for name in ("crop_id", "type", "corrected") if name not in rows.columns]
     if missing:
-        raise UsageError(
-            f"review sheet {sheet} lacks the column {', '.join(missing)}. Fill in the sheet as it was written."
-        )
+        raise UsageError(f"{what} lacks the column {', '.join(missing)}. Fill in the sheet as it was written.")
     return rows
-
-
-def _type_of(text: str, sheet: Path, line: int) -> str:
-    try:
-        return ClusterType.parse(text).label
-    except UsageError as error:
-        raise UsageError(f"{sheet} line {line}: {error}") from None

@@ -10,23 +10,24 @@ from supcam.data.split_report import PARTS
 from supcam.errors import SettingError
 from supcam.settings import ValidateComposedSettings, ValidateSettings
 
+# What ends the pipeline, and what is only reported.
 Severity = Literal["stop", "warn"]
 _RESTORE = "Restore the data (dvc checkout --force data.dvc) or import the crop again."
 _RESPLIT = "Divide from scratch: supcam data resplit, then dvc repro."
 _DUPLICATE = "Keep one of them; the split keeps them together."
 _CORRECT = "Correct or leave out the crop and import with --replace."
+_FILL_TYPE = "Import more cases with it, or divide otherwise."
+_RECOUNT = "Raise compose.tries or lower compose.count; were more made than asked, compose again."
+# Columns of a manifest that no crop may leave empty.
+REQUIRED = ("crop_id", "path", "type", "source", "sha256")
 
 
 @dataclass(frozen=True)
 class DataRule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
-    Attributes:
-        name: As reports and ``params.yaml`` name it.
-        column: Of a table of ``facts``.
-        remedy: What a person can do about a failing row.
-        severity: ``stop`` ends the pipeline, ``warn`` is reported.
-        per: The table: one row for each crop, type, part of the split, or image file without a row.
+    Reports and ``params.yaml`` call it ``name``; ``remedy`` is what a person can do about a failing row. ``per`` is the
+    table of ``facts``: one row for each crop, type, part of the split, or image file without a row.
     """
 
     name: str
@@ -53,28 +54,14 @@ class DataRule:
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"
 
 
-def raw_rules(settings: ValidateSettings, with_split: bool) -> list[DataRule]:
-    """Rules of the suite ``raw``: every crop of the manifest.
+def data_rules(settings: ValidateSettings) -> tuple[list[DataRule], list[DataRule]]:
+    """Rules of the suites ``raw`` (every crop of the manifest) and ``splits`` (nothing crosses between the parts).
 
     Raises:
         SettingError: when ``validate.stop`` or ``validate.warn`` names an unknown rule.
     """
-    rules = _with_severity(_raw(settings), settings, "validate", also=_splits())
-    return [rule for rule in rules if with_split or rule.name != "split_known"]
-
-
-def split_rules(settings: ValidateSettings, by_case: bool) -> list[DataRule]:
-    """Rules of the suite ``splits``: nothing crosses between the parts.
-
-    Raises:
-        SettingError: as :func:`raw_rules`.
-    """
-    rules = _with_severity(_splits(), settings, "validate", also=_raw(settings))
-    return [rule for rule in rules if by_case or rule.name != "case_crosses"]
-
-
-def _raw(settings: ValidateSettings) -> list[DataRule]:
-    return [
+    split_known = DataRule("split_known", "split", _RESPLIT, among=PARTS)
+    raw = [
         *_file_rules(_RESTORE),
         DataRule("accounted_for", "listed", "Remove the file from data/crops and import it.", among=[OK], per="file"),
         DataRule("type_known", "type", "Correct the type in the manifest.", among=TYPE_LABELS),
@@ -92,21 +79,18 @@ def _raw(settings: ValidateSettings) -> list[DataRule]:
         DataRule("near_duplicate", "similar_picture", _DUPLICATE, "warn", among=[""]),
         DataRule("near_label_conflict", "near_conflict", "Look at both and correct one type.", "warn", among=[""]),
         DataRule("crops_per_type", "count", "Import more crops of it.", low=settings.min_crops_per_type, per="type"),
-        DataRule("split_known", "split", _RESPLIT, among=PARTS),
+        split_known,
     ]
-
-
-def _splits() -> list[DataRule]:
-    return [
-        DataRule("split_known", "split", _RESPLIT, among=PARTS),
+    splits = [
+        split_known,
         DataRule("case_crosses", "case_in", _RESPLIT, among=[""]),
         DataRule("duplicate_crosses", "duplicate_in", _RESPLIT, among=[""]),
         DataRule("near_duplicate_crosses", "near_in", _RESPLIT, among=[""]),
         DataRule("part_filled", "count", "Import more cases, or divide otherwise.", low=1, per="part"),
-        DataRule(
-            "type_in_every_part", "count", "Import more cases with it, or divide otherwise.", "warn", low=1, per="type"
-        ),
+        DataRule("type_in_every_part", "count", _FILL_TYPE, "warn", low=1, per="type"),
     ]
+    rules = _with_severity([*raw, *splits], settings, "validate")  # the section names rules of both suites
+    return rules[: len(raw)], rules[len(raw) :]
 
 
 def composed_rules(
@@ -128,19 +112,9 @@ def composed_rules(
         DataRule("short_side", "short_side", again, low=sides[0] / settings.max_side_ratio),
         DataRule("long_side", "long_side", again, high=sides[1] * settings.max_side_ratio),
         DataRule("one_component", "components", again, "warn", low=1, high=1),
-        DataRule(
-            "count_as_asked",
-            "missing",
-            "Raise compose.tries or lower compose.count; were more made than asked, compose again.",
-            low=0.0,
-            high=settings.max_missing,
-            per="type",
-        ),
+        DataRule("count_as_asked", "missing", _RECOUNT, low=0.0, high=settings.max_missing, per="type"),
     ]
     return _with_severity(rules, settings, "validate_composed")
-
-
-REQUIRED = ("crop_id", "path", "type", "source", "sha256")
 
 
 def _file_rules(remedy: str) -> list[DataRule]:
@@ -155,18 +129,14 @@ def _file_rules(remedy: str) -> list[DataRule]:
 
 
 def _with_severity(
-    rules: list[DataRule],
-    settings: ValidateSettings | ValidateComposedSettings,
-    section: str,
-    also: Sequence[DataRule] = (),
+    rules: list[DataRule], settings: ValidateSettings | ValidateComposedSettings, section: str
 ) -> list[DataRule]:
-    """Rules with the severities that the settings give them; the section may also name those of another suite."""
-    known = {rule.name for rule in [*rules, *also]}
+    """Rules with the severities that the settings give them."""
+    known = {rule.name for rule in rules}
+    changed: dict[str, Severity] = {**dict.fromkeys(settings.warn, "warn"), **dict.fromkeys(settings.stop, "stop")}
     for name in [*settings.stop, *settings.warn]:
         if name not in known:
-            key = "stop" if name in settings.stop else "warn"
-            raise SettingError(f"{section}.{key}", name, ", ".join(sorted(known)))
+            raise SettingError(f"{section}.{changed[name]}", name, ", ".join(sorted(known)))
         if name in settings.stop and name in settings.warn:
             raise SettingError(f"{section}.warn", name, "a rule in one of stop and warn")
-    changed: dict[str, Severity] = {**dict.fromkeys(settings.warn, "warn"), **dict.fromkeys(settings.stop, "stop")}
     return [replace(rule, severity=changed.get(rule.name, rule.severity)) for rule in rules]

@@ -21,15 +21,16 @@ _ENCRYPTED = 0x1
 
 
 class ImportSource(ABC):
-    """One source; opening it lists its files, and nothing changes it after that.
+    """One source; opening it lists its files, and labelling it adds to what is refused or ignored.
 
     Attributes:
         name: Begins the ids of its crops.
         table: Name of its label table, in any case of its letters.
         files: Crops, label tables and licences, as POSIX paths below the source.
         root: Where ``files`` begin below the folder or zip: empty, or the labelled folder and a slash.
-        refused: Why a file may not be read, by path.
+        refused: Why a file cannot be taken, by path.
         ignored: Other files, counted by what they are.
+        type_map: Type by folder name, as given or found.
     """
 
     def __init__(self, name: str, table: str = LABELS) -> None:
@@ -38,14 +39,11 @@ class ImportSource(ABC):
         self.files: list[str] = []
         self.refused: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
+        self.type_map: dict[str, str] = {}
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Bytes of one file.
-
-        Raises:
-            UsageError: when it cannot be read or is larger than an image may be.
-        """
+        """Bytes of one file; a UsageError when it cannot be read or is larger than an image may be."""
 
     def enter_labelled_folder(self) -> None:
         """Take the folder that holds the only label table as the root, as zips wrap everything in one.
@@ -54,21 +52,21 @@ class ImportSource(ABC):
             UsageError: when there are several label tables, or crops outside the labelled folder.
         """
         tables = [path for path in self.files if self.is_table(path)]
-        if not tables or (len(tables) == 1 and "/" not in tables[0]):
-            return
         if len(tables) > 1:
-            shown = ", ".join(sorted(tables)[:5])
+            found = ", ".join(sorted(tables)[:5])
             raise UsageError(
-                f"source {self.name!r} holds several label tables ({shown}). Import each folder by itself."
+                f"source {self.name!r} holds several label tables ({found}). Import each folder by itself."
             )
+        if not tables or "/" not in tables[0]:
+            return
         folder = PurePosixPath(tables[0]).parent
-        outside = [path for path in self.files if is_image(path) and not PurePosixPath(path).is_relative_to(folder)]
-        if outside:
+        self.root = f"{folder}/"
+        outside = next((path for path in self.files if is_image(path) and not path.startswith(self.root)), None)
+        if outside is not None:
             raise UsageError(
-                f"source {self.name!r} has crops outside the folder of {tables[0]}, such as {outside[0]}. "
+                f"source {self.name!r} has crops outside the folder of {tables[0]}, such as {outside}. "
                 f"Import {folder} by itself."
             )
-        self.root = f"{folder}/"
         self.files = [path.removeprefix(self.root) for path in self.files if path.startswith(self.root)]
 
     def is_table(self, path: str) -> bool:
@@ -96,46 +94,38 @@ class FolderSource(ImportSource):
         self._folder = root.resolve()
         for folder, folders, names in os.walk(self._folder):
             folders.sort()  # os.walk goes on in this order: the same source always gives the same list
-            here = Path(folder)
-            for name in [entry for entry in folders if (here / entry).is_symlink()]:
-                self._judge_link(here / name, "linked folders")
-            for name in sorted(names):
-                self._judge(here / name)
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in [*links, *sorted(names)]:
+                self._judge(Path(folder, name))
 
     def read(self, path: str) -> bytes:
         """Bytes of one file below the folder."""
         file = self._folder / self.root / path
         try:
-            if file.stat().st_size > MAX_BYTES:
-                raise UsageError(
-                    f"holds {file.stat().st_size} bytes; allowed are at most {MAX_BYTES}. Save single crops."
-                )
+            size = file.stat().st_size
+            if size > MAX_BYTES:
+                raise UsageError(f"holds {size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
             return file.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot be opened: {error.strerror or error}. Check the file.") from None
 
     def _judge(self, file: Path) -> None:
         path = file.relative_to(self._folder).as_posix()
-        if file.is_symlink() and not self._judge_link(file, None):
+        # realpath and not resolve, which raises an error of its own for links in a circle.
+        if not Path(os.path.realpath(file)).is_relative_to(self._folder):
+            self.refused[path] = "is a link out of the source. Replace it by its file."
             return
         try:
-            regular = stat.S_ISREG(file.stat().st_mode)
+            mode = file.stat().st_mode
         except OSError as error:
             self.refused[path] = f"cannot be opened: {error.strerror or error}. Check the file."
             return
-        if regular:
+        if stat.S_ISREG(mode):
             self._keep(path)
+        elif stat.S_ISDIR(mode):
+            self.ignored["linked folders"] += 1
         elif is_image(path):
             self.refused[path] = "is a pipe, socket or device, not a file. Remove it."
-
-    def _judge_link(self, link: Path, ignore_as: str | None) -> bool:
-        if not link.resolve().is_relative_to(self._folder):
-            path = link.relative_to(self._folder).as_posix()
-            self.refused[path] = "is a link out of the source. Replace it by its file."
-            return False
-        if ignore_as:
-            self.ignored[ignore_as] += 1
-        return True
 
 
 class ZipSource(ImportSource):
@@ -181,9 +171,9 @@ class ZipSource(ImportSource):
         reason = _unsafe_entry(entry, name in self._entries)
         if reason:
             self.refused[name if _printable(name) else ascii(name)] = reason
-            return
-        self._entries[name] = entry
-        self._keep(name)
+        else:
+            self._entries[name] = entry
+            self._keep(name)
 
 
 def open_source(path: Path) -> ImportSource:
@@ -192,12 +182,12 @@ def open_source(path: Path) -> ImportSource:
     Raises:
         UsageError: for anything else, naming it.
     """
+    suffix = path.suffix.lower() if path.is_file() else ""
     if path.is_dir():
         source: ImportSource = FolderSource(path)
-    elif path.is_file() and path.suffix.lower() == ".csv":
-        table = path.resolve()
-        source = FolderSource(table.parent, table.name)
-    elif path.is_file() and path.suffix.lower() == ".zip":
+    elif suffix == ".csv":
+        source = FolderSource(path.resolve().parent, path.resolve().name)
+    elif suffix == ".zip":
         source = ZipSource(path)
     else:
         state = "is not a folder, zip or CSV table" if path.exists() else "does not exist"

@@ -13,7 +13,6 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import write_manifest
 from supcam.errors import UsageError
 from supcam.files import write_text
-from supcam.settings import SplitSettings
 
 PARTS = ("train", "validation", "test")
 
@@ -28,18 +27,10 @@ _TOLERANCE = 0.05
 class SplitReport:
     """How the crops were divided, with the hashes that travel into every run and model.
 
-    Attributes:
-        protocol: ``by_case`` or ``paper``.
-        seed: Of the division that placed the kept groups, as ``history`` records it.
-        split_hash: SHA-256 over the crop ids of all parts.
-        part_hashes: SHA-256 over the crop ids of each part.
-        wanted: Share of each part in that division.
-        counts: Crops by part and type.
-        groups: Groups by part.
-        kept: Groups whose part an earlier split gave.
-        assigned: Groups that this split placed.
-        history: One entry for each division from the start, the present one last.
-        warnings: Sentences for a person.
+    ``history`` has an entry for each division from the start, the present one last; ``seed`` and ``wanted`` (the share
+    of each part) are those of the division that placed the kept groups. Hashes are SHA-256 over crop ids. ``counts``
+    are crops by part and type, ``groups`` by part; an earlier split gave ``kept`` groups their part, this one
+    ``assigned``. ``warnings`` are sentences for a person.
     """
 
     protocol: str
@@ -68,36 +59,27 @@ class SplitReport:
 
 
 def describe_split(
-    frame: pd.DataFrame,
-    settings: SplitSettings,
-    shares: Sequence[float],
-    kept: int,
-    history: Sequence[Division],
-    warnings: Sequence[str],
+    frame: pd.DataFrame, asked: Division, kept: int, history: Sequence[Division], warnings: Sequence[str]
 ) -> SplitReport:
     """Report of a manifest with the columns ``split`` and ``group``, ``kept`` groups of which had their part before.
 
-    Without a kept group the division is new, and becomes the last entry of the history.
+    ``asked`` are the protocol, seed and wanted shares of the settings. Without a kept group the division is new, and
+    becomes the last entry of the history.
     """
     texts = {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
     split_hash = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    asked: Division = {
-        "protocol": settings.protocol,
-        "seed": settings.seed,
-        "wanted": dict(zip(PARTS, shares, strict=True)),
-    }
     divisions = [*history] if kept else [*history, {**asked, "crops": len(frame), "split_hash": split_hash}]
     made = divisions[-1] if divisions else asked
     counts = count_parts(frame)
-    groups = frame.groupby("split")["group"].nunique()
+    groups = frame.groupby("split")["group"].nunique().reindex(PARTS, fill_value=0)
     return SplitReport(
-        protocol=settings.protocol,
+        protocol=asked["protocol"],
         seed=made["seed"],
         split_hash=split_hash,
         part_hashes={part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()},
         wanted=made["wanted"],
         counts=counts,
-        groups={part: int(groups.get(part, 0)) for part in PARTS},
+        groups={str(part): int(count) for part, count in groups.items()},
         kept=kept,
         assigned=frame["group"].nunique() - kept,
         history=divisions,
@@ -121,7 +103,7 @@ def write_split(frame: pd.DataFrame, report: SplitReport, out: Path) -> None:
 
 
 def read_assignments(path: Path | None) -> pd.DataFrame | None:
-    """Read the assignments of an earlier split; None when there are none or the path is None.
+    """Read the assignments of an earlier split; None when there are none.
 
     Raises:
         UsageError: for a file without its columns or with an unknown part.
@@ -132,13 +114,13 @@ def read_assignments(path: Path | None) -> pd.DataFrame | None:
     missing = {"crop_id", "group", "split", "protocol"} - set(frame.columns)
     wrong = set() if missing else set(frame["split"]) - set(PARTS)
     if missing or wrong:
-        what = f"lacks the column {', '.join(sorted(missing))}" if missing else f"names the part {sorted(wrong)[0]!r}"
+        what = f"lacks the column {', '.join(sorted(missing))}" if missing else f"names the part {min(wrong)!r}"
         raise UsageError(f"{path} {what}. Restore it: git checkout -- {path}, or: supcam data resplit. Then: dvc repro")
     return frame
 
 
 def read_history(path: Path | None) -> list[Division]:
-    """Read the divisions so far; none when there is no file or the path is None.
+    """Read the divisions so far; none when there is no file.
 
     Raises:
         UsageError: for a file that is not a list of divisions.
@@ -162,14 +144,16 @@ def _settings_not_used(made: Division, asked: Division) -> list[str]:
 
 
 def _uneven_types(counts: Mapping[str, Mapping[str, int]], wanted: Mapping[str, float]) -> list[str]:
-    totals = {kind: sum(counts[part][kind] for part in PARTS) for kind in TYPE_LABELS}
+    totals = {kind: sum(kinds[kind] for kinds in counts.values()) for kind in TYPE_LABELS}
     warnings = []
     for part, share in wanted.items():
         for kind, total in totals.items():
             count = counts[part][kind]
-            off = count / total - share if total else 0.0
-            if total and not count:
+            if not total:
+                continue
+            off = count / total - share
+            if not count:
                 warnings.append(f"{part} lacks {kind} crops; its metrics leave that type out")
-            elif total and abs(off) > max(_TOLERANCE, 1 / total):
+            elif abs(off) > max(_TOLERANCE, 1 / total):
                 warnings.append(f"{part} holds {count} of {total} {kind} crops, {off:+.0%} off the wanted {share:.0%}")
     return warnings

@@ -25,10 +25,8 @@ def split_manifest(
 
     ``by_case`` keeps each case of a source in one part; crops without a case stand alone. ``paper`` ignores cases and
     takes 80/10/10 of each type. Either way crops with the same bytes, and those of ``linked`` (lists of crop ids),
-    stay together. ``previous`` is the frame of an earlier split or its assignments: groups it knows never move,
-    unless the protocol is another. ``history`` are the divisions that ``read_history`` knows.
-
-    Every part gets a group where there are as many, whatever the sizes of the groups.
+    stay together, and every part gets a group. ``previous`` is the frame of an earlier split or its assignments: groups
+    it knows never move, unless the protocol is another. ``history`` are the divisions that ``read_history`` knows.
 
     Raises:
         UsageError: when there are fewer than three groups to divide.
@@ -42,12 +40,10 @@ def split_manifest(
             f"split.protocol {settings.protocol!r} needs at least {len(PARTS)} cases or crops to divide, "
             f"found {group.nunique()}. Import more, or set split.protocol to paper."
         )
-    warnings: list[str] = []
+    warnings = []
     lone = int((frame["case_id"] == "").sum())
     if lone and by_case:
-        warnings.append(
-            f"{lone} crops have no case and are divided one by one; crops of one patient may be in two parts"
-        )
+        warnings = [f"{lone} crops have no case and are divided one by one; crops of one patient may be in two parts"]
     if previous is not None and "protocol" in previous and (previous["protocol"] != settings.protocol).any():
         previous = None
     known, joined = ({}, []) if previous is None else _known_parts(frame, group, previous)
@@ -61,7 +57,8 @@ def split_manifest(
         # A crop stays where it was even when a new link joins it to another part: no model saw it move.
         before = frame["crop_id"].map(dict(zip(previous["crop_id"], previous["split"], strict=True)))
         out["split"] = before.where(before.notna(), out["split"])
-    return out, describe_split(out, settings, shares, len(known), history, warnings)
+    asked = {"protocol": settings.protocol, "seed": settings.seed, "wanted": dict(zip(PARTS, shares, strict=True))}
+    return out, describe_split(out, asked, len(known), history, warnings)
 
 
 def _known_parts(

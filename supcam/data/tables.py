@@ -7,8 +7,6 @@ import pandas as pd
 
 from supcam.errors import UsageError
 
-_SEPARATORS = ",;\t"
-
 
 def read_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     """Read a CSV as text; the index holds the line of the file in which each row begins.
@@ -20,9 +18,7 @@ def read_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
         UsageError: naming ``where``, the line and ``remedy``: for another encoding, an unnamed or doubled column, a
             row with more values than columns, or what is not a table.
     """
-    text = _decode(content, where, remedy)
-    separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
-    lines = [(line, [value.strip() for value in row]) for line, row in _lines(text, separator, where, remedy)]
+    lines = [(line, [value.strip() for value in row]) for line, row in _lines(content, ",;\t", where, remedy)]
     filled = [(line, row) for line, row in lines if any(row)]
     if not filled:
         raise UsageError(f"{where} is empty. {remedy}")
@@ -44,7 +40,7 @@ def read_exact_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     Raises:
         UsageError: naming ``where``, the line and ``remedy``, for anything else.
     """
-    lines = list(_lines(_decode(content, where, remedy), ",", where, remedy))
+    lines = _lines(content, ",", where, remedy)
     while lines and not lines[-1][1]:
         lines.pop()
     if not lines:
@@ -58,22 +54,19 @@ def read_exact_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     return _frame(head, rows, where, remedy).reset_index(drop=True)
 
 
-def _decode(content: bytes, where: str, remedy: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeError as error:
-        raise UsageError(f"{where} is not a readable CSV: {error}. {remedy}") from None
-
-
-def _lines(text: str, separator: str, where: str, remedy: str) -> list[tuple[int, list[str]]]:
-    """The rows, each with the line it begins in."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _lines(content: bytes, separators: str, where: str, remedy: str) -> list[tuple[int, list[str]]]:
+    """The rows, each with the line it begins in; the head decides between several separators."""
     rows: list[tuple[int, list[str]]] = []
     end = 0
     try:
+        text = content.decode("utf-8-sig")
+        separator = max(separators, key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for row in reader:
             rows.append((end + 1, row))
             end = reader.line_num
+    except UnicodeError as error:
+        raise UsageError(f"{where} is not a readable CSV: {error}. {remedy}") from None
     except csv.Error as error:
         raise UsageError(f"{where} is not a readable CSV: line {end + 1}: {error}. {remedy}") from None
     return rows

@@ -35,7 +35,9 @@ def require_checked_out(data: Path) -> None:
             "(or start from scratch: --replace)"
         )
     state = json.loads(_dvc(["status", "--json", pointer.name], data.parent) or "{}")
-    if any(_is_changed(change) for change in state.get(pointer.name, [])):
+    # Each change is a text, or a mapping from what changed to the state of every file.
+    changes = [change for change in state.get(pointer.name, []) if isinstance(change, dict)]
+    if any({"modified", "deleted", "new"} & set(change.get("changed outs", {}).values()) for change in changes):
         raise UsageError(
             f"{data.name}/ differs from the version that {pointer.name} names. Go back to it: dvc pull {pointer.name} "
             f"and dvc checkout --force {pointer.name}; or keep your changes: dvc add {data.name}; "
@@ -59,36 +61,26 @@ def fetch_manifest(data: Path, revision: str, target: Path) -> None:
         UsageError: for an unknown revision.
         SupcamError: for data that neither cache nor remote holds.
     """
-    command = ["get", "--rev", revision, "--out", str(target.resolve()), ".", f"{data.name}/manifest.csv"]
+    unknown = UsageError(
+        f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
+        f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
+    )
+    if revision.startswith("-"):  # DVC would take it for an option
+        raise unknown
+    file = f"{data.name}/manifest.csv"
     try:
-        _dvc(command, data.resolve().parent)
+        _dvc(["get", "--rev", revision, "--out", str(target.resolve()), ".", file], data.resolve().parent)
     except SupcamError as error:
-        if "unknown Git revision" not in str(error):
-            raise
-        raise UsageError(
-            f"version {revision!r} is not a git revision of this project. Give a commit or tag (git log --oneline -- "
-            f"{pointer_of(data).name}), a data folder, a manifest or 'workspace'."
-        ) from None
-
-
-def _is_changed(change: object) -> bool:
-    outs = change.get("changed outs", {}) if isinstance(change, dict) else {}
-    return any(state in ("modified", "deleted", "new") for state in outs.values())
+        if "unknown Git revision" in str(error):
+            raise unknown from None
+        raise
 
 
 def _dvc(arguments: list[str], folder: Path) -> str:
     if find_spec("dvc") is None:
         raise MissingExtra("Versions of the data")
-    # A call inside a stage or experiment must not inherit its run environment.
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, environment = [sys.executable, "-m", "dvc", *arguments], {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().removeprefix("ERROR: ")
         raise SupcamError(f"dvc {' '.join(arguments)} failed in {folder}: {words or f'exit code {done.returncode}'}")

@@ -17,10 +17,10 @@ from supcam import tracking
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.data.expectations import validate_crops
-from supcam.data.gate import require_passed
 from supcam.data.importers import import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import read_manifest
+from supcam.data.reports import require_passed
 from supcam.data.splits import split_manifest
 from supcam.errors import UsageError
 from supcam.experiments.parts import split_parts
@@ -62,8 +62,8 @@ def run_experiment(
             raise UsageError(f"{archive} holds {imported.types}; ChrCluster has {CHRCLUSTER_COUNTS}. Give its zip.")
         frame = read_manifest(data / "manifest.csv")
         seconds["import"] = time.perf_counter() - start
-        checked = validate_crops(frame, data, settings.validate_, docs=into / "validation")
-        require_passed(checked, into / "validation.json", into / "validation")
+        checked = validate_crops(frame, data, settings.validate_)
+        require_passed(checked, into / "validation.json", data, into / "validation")
         seconds["validate"] = time.perf_counter() - start - seconds["import"]
         crops = CropSet.load(frame, data)
     linked = json.loads((into / "validation.json").read_text(encoding="utf-8"))["linked"]

@@ -16,12 +16,11 @@ import pytest
 from PIL import Image
 
 from supcam.data.expectations import validate_composed, validate_crops, validate_splits
-from supcam.data.gate import require_passed
 from supcam.data.groups import merged
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.data.measure import measure_crops, near_duplicates
-from supcam.data.reports import ValidationReport, read_links
+from supcam.data.reports import ValidationReport, read_links, require_passed
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
 from supcam.settings import SplitSettings, ValidateComposedSettings, ValidateSettings
@@ -202,7 +201,9 @@ def test_page_needs_no_network_and_escapes_names(own: Path, tmp_path: Path) -> N
     frame = read_manifest(own / "manifest.csv")
     frame.loc[0, "crop_id"] = "<script>alert(1)</script>"
     frame.loc[0, "sha256"] = "0"
-    report = validate_crops(frame, own, STRICT, docs=tmp_path / "docs")
+    report = validate_crops(frame, own, STRICT)
+    with pytest.raises(GateRefused, match=r"docs/index\.html"):
+        require_passed(report, tmp_path / "validation.json", own, tmp_path / "docs")
     page = (tmp_path / "docs" / "index.html").read_text()
     assert not re.search(r"(src|href)=['\"]?(https?:)?//", page)
     assert "<script" not in page
@@ -278,10 +279,8 @@ def test_composites_pass_and_each_fault_is_found(composed: tuple[pd.DataFrame, p
     def judge(frame: pd.DataFrame, **options: object) -> dict[str, int]:
         return failed(validate_composed(frame, sources, out, settings, sources_root=data, **options))  # type: ignore[arg-type]
 
-    assert judge(rows, requested={"touching": 1, "overlapping": 1}) == {}
     assert judge(rows, requested=2) == {}
-    assert judge(rows, requested={"touching": 5}) == {"count_as_asked": 1}
-    assert judge(rows, requested={"touching": 1, "overlapping": 0}) == {"count_as_asked": 1}
+    assert judge(rows, requested=5) == {"count_as_asked": 1}
     assert judge(rows, requested=1) == {"count_as_asked": 1}
     assert judge(rows.assign(type="touching")) == {"label_algebra": 1}
     assert judge(rows.assign(parent_a="lab/unknown.png")) == {"parents": 2}
@@ -342,7 +341,7 @@ def test_the_real_sources_pass_and_their_repeated_metaphases_are_linked(shared_d
 
 def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
     frame = read_manifest(data / "manifest.csv")
-    vectors = measure_crops(pd.concat([frame, frame.iloc[[3, 5]]], ignore_index=True), data).descriptors
+    _, vectors = measure_crops(pd.concat([frame, frame.iloc[[3, 5]]], ignore_index=True), data)
     wanted = [
         (one, two)
         for one in range(len(vectors))
@@ -357,6 +356,6 @@ def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
 def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:
     """Copies must cost memory by their number, not by the number of their pairs."""
     frame = read_manifest(data / "manifest.csv")
-    vectors = measure_crops(frame, data).descriptors
+    _, vectors = measure_crops(frame, data)
     many = np.concatenate([np.repeat(vectors[:1], 2000, axis=0), np.zeros_like(vectors[:5])])
     assert near_duplicates(many, 0.99, 0.1) == [list(range(2000))]

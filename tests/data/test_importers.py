@@ -299,12 +299,14 @@ def test_links_out_of_a_folder_and_pipes_are_refused(source: Path, tmp_path: Pat
     (source / "instance" / "link.png").symlink_to(tmp_path / "secret.png")
     (source / "instance" / "folder").symlink_to(tmp_path)
     (source / "instance" / "loop").symlink_to(source)
+    (source / "instance" / "circle.png").symlink_to("circle.png")  # used to end with a traceback
     os.mkfifo(source / "instance" / "pipe.png")
     with pytest.raises(ImportRefused) as caught:
         import_sources([source], tmp_path / "data")
     assert {path: reason.split(".")[0] for path, reason in caught.value.refused.items()} == {
         "lab one/instance/link.png": "is a link out of the source",
         "lab one/instance/folder": "is a link out of the source",
+        "lab one/instance/circle.png": "cannot be opened: Too many levels of symbolic links",
         "lab one/instance/pipe.png": "is a pipe, socket or device, not a file",
     }
 

@@ -11,6 +11,8 @@ from PIL import Image
 from supcam.data.expectations import validate_crops
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
+from supcam.data.reports import require_passed
+from supcam.errors import GateRefused
 from supcam.settings import ValidateSettings
 from tests.support.drawing import write_source
 
@@ -24,7 +26,8 @@ def test_failing_crops_are_shown_without_network(tmp_path: Path) -> None:
     data, docs = tmp_path / "data", tmp_path / "docs"
     import_sources([write_source(tmp_path / "lab", per_type=2)], data)
     frame = read_manifest(data / "manifest.csv").assign(sha256="0")
-    validate_crops(frame, data, ValidateSettings(), docs=docs)
+    with pytest.raises(GateRefused):
+        require_passed(validate_crops(frame, data, ValidateSettings()), tmp_path / "validation.json", data, docs)
     page = (docs / "index.html").as_uri()
     offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command = [str(BROWSER), *offline, f"--user-data-dir={tmp_path / 'profile'}"]
