@@ -142,7 +142,7 @@ def _train(setup: Setup) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder, reproducible(settings.runtime, 0):
         identity = run_identity(settings, "pretrain", "drawn")
         task = _Timed(settings, setup.bank, setup.bank, identity, None, lambda _, row: seen.append(row))
-        fit(task, settings, "benchmark", settings.pretrain.epochs, 1, Path(folder))
+        fit(task, "benchmark", settings.pretrain.epochs, 1, Path(folder))
     return float(median(np.diff(task.began)[WARM:].tolist())), seen[-1]["seconds"]
 
 

@@ -53,24 +53,26 @@ class ComposeReport:
     skipped_composites: dict[str, int] = field(default_factory=dict)
     rejected_tries: dict[str, int] = field(default_factory=dict)
 
+    def _left_out(self) -> dict[str, dict[str, int]]:
+        """Counts by what was left out and reason."""
+        return {
+            "skipped_sources": {reason: len(ids) for reason, ids in self.skipped_sources.items()},
+            "skipped_composites": self.skipped_composites,
+            "rejected_tries": self.rejected_tries,
+        }
+
     def losses(self) -> dict[str, int]:
         """Counts of everything that was left out, named ``what/reason``."""
-        sources = {f"skipped_sources/{reason}": len(ids) for reason, ids in self.skipped_sources.items()}
-        composites = {f"skipped_composites/{reason}": count for reason, count in self.skipped_composites.items()}
-        return sources | composites | {f"rejected_tries/{name}": count for name, count in self.rejected_tries.items()}
+        return {f"{what}/{reason}": n for what, reasons in self._left_out().items() for reason, n in reasons.items()}
 
     def lines(self) -> list[str]:
         """What a stage prints: one line of counts, and one for each kind of loss."""
         made = ", ".join(f"{count} {name}" for name, count in self.types.items())
         lines = [f"composed {self.composed} of {self.requested} crops from {self.sources} sources: {made or 'none'}"]
-        losses = {
-            "sources skipped": {reason: len(ids) for reason, ids in self.skipped_sources.items()},
-            "composites skipped": self.skipped_composites,
-            "placements rejected and tried again": self.rejected_tries,
-        }
-        for name, reasons in losses.items():
+        titles = ("sources skipped", "composites skipped", "placements rejected and tried again")
+        for title, reasons in zip(titles, self._left_out().values(), strict=True):
             if reasons:
-                lines.append(f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+                lines.append(f"{title}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
         return lines
 
 
@@ -208,10 +210,6 @@ def mask_bits(masks: Mask) -> Grey:
 
 def _some_sources(crops: Sources) -> dict[ClusterType, list[Grey]]:
     """Source crops spread evenly over each type."""
-    chosen: dict[ClusterType, list[Grey]] = {}
-    labels = crops.labels
-    for kind in ClusterType:
-        rows = np.flatnonzero(labels == kind)
-        spread = np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)).astype(int)
-        chosen[kind] = [crops.images[row] for row in rows[spread]]
-    return chosen
+    by_type = {kind: np.flatnonzero(crops.labels == kind) for kind in ClusterType}
+    spread = {kind: np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)) for kind, rows in by_type.items()}
+    return {kind: [crops.images[row] for row in by_type[kind][spread[kind].astype(int)]] for kind in ClusterType}

@@ -1,5 +1,6 @@
 """Backbones from torchvision by name, with one-channel input and without their classification layer."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
@@ -57,10 +58,7 @@ class AverageMaxPool(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 16 groups, or with as many as divide the channels."""
-    groups = GROUPS
-    while channels % groups:
-        groups //= 2
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 
 def build_encoder(settings: ModelSettings) -> Encoder:
@@ -109,13 +107,13 @@ def _pooled(network: nn.Module, features: int, both: bool) -> Encoder:
 
 def _set_width(network: ResNet, width: int) -> None:
     """Give a network of basic blocks another width, with random weights as torchvision initialises them."""
-    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
     network.inplanes = width
     network.conv1 = nn.Conv2d(1, width, kernel_size=7, stride=2, padding=3, bias=False)
     network.bn1 = network._norm_layer(width)
-    for number, stage in enumerate(stages):
-        made = network._make_layer(BasicBlock, width * 2**number, len(stage), stride=1 if number == 0 else 2)
-        setattr(network, f"layer{number + 1}", made)
+    for number in range(4):
+        name, stride = f"layer{number + 1}", 1 if number == 0 else 2
+        blocks = len(getattr(network, name))
+        setattr(network, name, network._make_layer(BasicBlock, width * 2**number, blocks, stride=stride))
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

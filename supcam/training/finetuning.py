@@ -155,8 +155,7 @@ class FinetuneTask(RunTask):
                 return real_rate(step) / chosen.head_learning_rate
             return 1.0 if step < alone else encoder_factor(step)
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [encoder_factor, head_factor])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, [encoder_factor, head_factor])
 
     @property
     def head_only(self) -> bool:
@@ -216,8 +215,7 @@ class FinetuneTask(RunTask):
         # With the views that predictions average, so that what is chosen is what is used.
         logits = averaged_logits(self.averaged, self.validation.images, self.settings.finetune.test_views)
         labels = self.validation.labels
-        predicted = logits.argmax(dim=1).cpu().numpy()
-        truth = labels.cpu().numpy()
+        predicted, truth = logits.argmax(dim=1).cpu().numpy(), labels.cpu().numpy()
         return {
             "validation_loss": float(cross_entropy(logits, labels)),
             "accuracy": float((predicted == truth).mean()),
@@ -283,9 +281,7 @@ def finetune(
     identity = run_identity(settings, "finetune", data)
 
     def make() -> FinetuneTask:
-        bank, watched = banks(
-            train, validation, settings, state_dir, epochs=chosen.epochs, composed=chosen.use_composed
-        )
+        bank, watched = banks(train, validation, settings, state_dir, chosen.epochs, composed=chosen.use_composed)
         task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
         if encoder_state is not None:
             task.start_from(encoder_state)
