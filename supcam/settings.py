@@ -113,10 +113,8 @@ class ComposeSettings(Section):
     count: int = Field(400, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
     workers: Annotated[int, NO_EFFECT] = Field(2, ge=1, le=256)
-    # Compose again in every epoch instead of reading the set that DVC keeps.
-    on_the_fly: bool = False
-    # Also write which pixels belong to which source, for training segmentation.
-    masks: bool = False
+    on_the_fly: bool = False  # compose again in every epoch instead of reading the set that DVC keeps
+    masks: bool = False  # also write which pixels belong to which source, for training segmentation
     # What to compose. Without target_shares: inversely to the class counts of the sources.
     target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
     # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20 and "both".
@@ -153,9 +151,8 @@ class ComposeSettings(Section):
     contact_reach: int = Field(12, ge=1, le=512)
     # No blend gets darker than this, unless the case's own crops do (a scanner's black).
     floor: int = Field(40, ge=0, le=254)
-    # Shifts tried for one pair, and sets of sources tried for one composite.
-    tries: int = Field(8, ge=1, le=1000)
-    source_tries: int = Field(16, ge=1, le=1000)
+    tries: int = Field(8, ge=1, le=1000)  # shifts tried for one pair
+    source_tries: int = Field(16, ge=1, le=1000)  # sets of sources tried for one composite
 
     @model_validator(mode="after")
     def _ordered(self) -> "ComposeSettings":
@@ -177,8 +174,7 @@ class ComposeSettings(Section):
 class ValidateComposedSettings(Section):
     """Limits of the expectations on composed crops; ``stop`` and ``warn`` change what a rule does when it fails."""
 
-    # Share of the asked composites of a type that may be missing.
-    max_missing: float = Field(0.1, ge=0.0, le=1.0)
+    max_missing: float = Field(0.1, ge=0.0, le=1.0)  # share of the asked composites of a type that may be missing
     # Longest side of a composite, in longest sides of the training crops.
     max_side_ratio: float = Field(2.5, ge=1.0, le=10.0)
     warn: list[str] = Field(default_factory=list)
@@ -199,8 +195,7 @@ def _rising(floor: float, ceiling: float) -> AfterValidator:
 class TuneSettings(Section):
     """The Optuna study of margin (radians) and temperature, and of other settings of pre-training where asked."""
 
-    # More trials go on with the same study.
-    trials: Annotated[int, NO_EFFECT] = Field(4, ge=1, le=10_000)
+    trials: Annotated[int, NO_EFFECT] = Field(4, ge=1, le=10_000)  # more trials go on with the same study
     workers: Annotated[int, NO_EFFECT] = Field(1, ge=1, le=256)
     margin: Annotated[tuple[float, float], _rising(0.0, 1.5)] = Field(
         (0.0, 0.6), description="two rising numbers within 0.0 to 1.5"
@@ -214,8 +209,7 @@ class TuneSettings(Section):
     )
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
-    # Trainings per trial, each with another seed; the trial's value is their mean.
-    seeds: int = Field(1, ge=1, le=100)
+    seeds: int = Field(1, ge=1, le=100)  # trainings per trial, each with another seed; the trial's value is their mean
     # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.
     objective: Literal["finetune", "probe"] = "finetune"
     # Trials drawn at random (the baseline counts) before the sampler learns from them and before any is pruned.

@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,31 +137,26 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
 def _composites(composer: Composer, settings: ComposeSettings) -> Iterator[tuple[int, Made]]:
     """The first ``count`` accepted composites by index, with what was skipped before each of them."""
     accepted = asked = 0
-    with _compose_function(composer, settings) as compose:
+    alone = settings.workers == 1 or settings.count < _WORTH_A_PROCESS
+    with nullcontext() if alone else Workers(composer, settings.workers) as workers:
         for _ in range(_ROUNDS):
             wanted = range(asked, asked + settings.count - accepted)
             asked, before = wanted.stop, accepted
-            for index, made in zip(wanted, compose(wanted), strict=True):
+            for index, made in zip(wanted, _made(composer, wanted, workers), strict=True):
                 accepted += isinstance(made, Composite)
                 yield index, made
             if accepted in (before, settings.count):
                 return
 
 
-@contextmanager
-def _compose_function(composer: Composer, settings: ComposeSettings) -> Iterator[Callable[[range], Iterable[Made]]]:
-    """A function from indices to what comes of them, in order: here, or in ``settings.workers`` processes."""
-    if settings.workers == 1 or settings.count < _WORTH_A_PROCESS:
-        yield lambda wanted: (composer.compose(settings.seed, index) for index in wanted)
+def _made(composer: Composer, wanted: range, workers: Workers[Composer] | None) -> Iterator[Made]:
+    """What comes of these indices, in order: made here, or by the workers."""
+    if workers is None:
+        yield from (composer.compose(composer.settings.seed, index) for index in wanted)
         return
-    with Workers(composer, settings.workers) as workers:
-
-        def compose(wanted: range) -> Iterator[Made]:
-            blocks = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
-            for block in results(workers.submit(_compose_block, blocks)):
-                yield from block
-
-        yield compose
+    blocks = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
+    for block in results(workers.submit(_compose_block, blocks)):
+        yield from block
 
 
 def _compose_block(composer: Composer, indices: range) -> list[Made]:

@@ -243,11 +243,7 @@ class Policy:
 
 
 def _refuse_what_cannot_be(cells: list[Cell], settings: ComposeSettings) -> None:
-    """Refuse settings that allow no cell, or none for a target that they ask for.
-
-    Raises:
-        SettingError: naming the weights, and the cells where they bind.
-    """
+    """Refuse settings that allow no cell, or none for a target that they ask for."""
     shares = {str(name): share for name, share in (settings.target_shares or {}).items()}
     asked = [target for target in TARGETS if shares.get(target.label, 0.0) > 0]
     missing = [target.label for target in asked if not any(cell.target is target for cell in cells)]

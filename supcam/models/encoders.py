@@ -14,7 +14,6 @@ import torchvision.models as zoo  # isort: skip
 from torchvision.models.convnext import LayerNorm2d  # isort: skip
 from torchvision.models.resnet import BasicBlock, ResNet  # isort: skip
 
-from supcam.errors import SettingError
 from supcam.settings import TORCHVISION_WIDTH, ModelSettings
 
 GROUPS = 16
@@ -66,19 +65,19 @@ def build_encoder(settings: ModelSettings) -> Encoder:
 
     ``norm: group`` replaces batch normalisation, so that no crop's features depend on its batch; convnext and swin
     have layer normalisation, which already is so, and stay as they are.
-
-    Raises:
-        SettingError: for a name that is none of the supported backbones.
     """
     name, both = settings.encoder, settings.pooling == "average_max"
-    norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
     if name.startswith("res"):
-        return _residual(name, settings.width, norm, both)
-    if name == "convnext_tiny":
-        return _convnext(both)
+        return _residual(name, settings.width, group_norm if settings.norm == "group" else None, both)
+    network = getattr(zoo, name)()
+    network.features[0][0] = _one_channel(network.features[0][0])
     if name == "swin_t":
-        return _swin(both)
-    raise SettingError("model.encoder", name, "a residual network, convnext_tiny or swin_t by torchvision's name")
+        features, network.head = network.head.in_features, nn.Identity()
+        return _pooled(network, features, both)
+    features, network.classifier[2] = network.classifier[2].in_features, nn.Identity()
+    if both:  # convnext normalises what it pooled
+        network.classifier[0] = LayerNorm2d(2 * features, eps=network.classifier[0].eps)
+    return _pooled(network, features, both)
 
 
 def channels_last(module: Module) -> Module:
@@ -117,24 +116,6 @@ def _set_width(network: ResNet, width: int) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _convnext(both: bool) -> Encoder:
-    network = zoo.convnext_tiny()
-    network.features[0][0] = _one_channel(network.features[0][0])
-    width = network.classifier[2].in_features
-    if both:  # this network normalises what it pooled
-        network.classifier[0] = LayerNorm2d(2 * width, eps=network.classifier[0].eps)
-    network.classifier[2] = nn.Identity()
-    return _pooled(network, width, both)
-
-
-def _swin(both: bool) -> Encoder:
-    network = zoo.swin_t()
-    network.features[0][0] = _one_channel(network.features[0][0])
-    width = network.head.in_features
-    network.head = nn.Identity()
-    return _pooled(network, width, both)
 
 
 def _one_channel(layer: nn.Conv2d) -> nn.Conv2d:

@@ -45,14 +45,8 @@ class CropBank:
     def from_crops(
         cls, crops: CropSet, settings: InputSettings, device: torch.device, folder: Path | None = None
     ) -> "CropBank":
-        """Resize every crop once.
-
-        Args:
-            crops: The crops.
-            settings: Size and scale; with ``memory_map`` the canvases go to ``folder/crops.npy`` and are read from
-                there, so a set larger than memory trains the same.
-            device: Where images (unless mapped) and labels live.
-            folder: Needed for ``memory_map``.
+        """Resize every crop once, onto ``device``; with ``memory_map`` images go to ``folder/crops.npy`` and are read
+        from there, so a set larger than memory trains the same.
 
         Raises:
             SettingError: when ``memory_map`` is set without a folder.

@@ -32,7 +32,7 @@ from supcam.training.embeddings import (
     uniformity,
 )
 from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
-from supcam.training.task import Log, OnEpoch, RunTask, banks, run, run_identity
+from supcam.training.task import Log, OnEpoch, RunTask, TaskInputs, banks, run, run_identity
 from supcam.views import to_input, view_seeds
 
 CALIBRATION_CROPS = 128
@@ -70,18 +70,10 @@ class PretrainTask(RunTask):
 
     step = "pretrain"
 
-    def __init__(
-        self,
-        settings: Settings,
-        bank: CropBank,
-        validation: CropBank,
-        identity: dict[str, str],
-        log_row: Log | None = None,
-        on_epoch: OnEpoch | None = None,
-        pictures: Path | None = None,
-    ) -> None:
-        super().__init__(settings, bank, validation, identity, log_row, on_epoch)
-        chosen, self.pictures = settings.pretrain, pictures
+    def __init__(self, given: TaskInputs, pictures: Path | None = None) -> None:
+        super().__init__(given)
+        settings, bank, self.pictures = given.settings, given.bank, pictures
+        chosen = settings.pretrain
         self.remedy = (
             f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
             f"(now {chosen.temperature})"
@@ -273,7 +265,7 @@ def pretrain(
 
     def make() -> PretrainTask:
         bank, watched = banks(train, validation, settings, state_dir, chosen.epochs)
-        return PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
+        return PretrainTask(TaskInputs(settings, bank, watched, identity, log, on_epoch), pictures)
 
     kept = run(
         make, settings, identity, state_dir, log, step="pretrain", epochs=chosen.epochs, accumulate=chosen.accumulate

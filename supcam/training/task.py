@@ -4,6 +4,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,27 @@ def run_identity(settings: Settings, step: Step, data: str) -> dict[str, str]:
     return identity(settings, step, {"data": data}) | {"runtime.precision": json.dumps(precision)}
 
 
+@dataclass(frozen=True)
+class TaskInputs:
+    """What a task of either step is made from.
+
+    Attributes:
+        settings: All settings.
+        bank: Crops to train on.
+        watched: Crops of validation.
+        identity: What determines the run, see ``run_identity``.
+        log: Called with the metrics of every epoch and its number.
+        on_epoch: Called after every epoch; may raise to stop the run.
+    """
+
+    settings: Settings
+    bank: CropBank
+    watched: CropBank
+    identity: dict[str, str]
+    log: Log | None = None
+    on_epoch: OnEpoch | None = None
+
+
 class RunTask(L.LightningModule):
     """A Lightning task that plans its batches, keeps its history and reports once per epoch.
 
@@ -67,21 +89,18 @@ class RunTask(L.LightningModule):
     strategy_name = "ddp"
     remedy: str
 
-    def __init__(
-        self,
-        settings: Settings,
-        bank: CropBank,
-        validation: CropBank,
-        identity: dict[str, str],
-        log_row: Log | None,
-        on_epoch: OnEpoch | None,
-    ) -> None:
+    def __init__(self, given: TaskInputs) -> None:
         super().__init__()
-        self.settings, self.bank, self.validation, self.identity = settings, bank, validation, identity
-        self.views = TrainViews(settings.input.size)
+        self.settings, self.bank, self.validation, self.identity = (
+            given.settings,
+            given.bank,
+            given.watched,
+            given.identity,
+        )
+        self.views = TrainViews(self.settings.input.size)
         self.history: list[dict[str, float]] = []
-        self.steps_per_epoch = steps_of(len(bank), self.chosen.batch_size)
-        self._log_row, self._on_epoch = log_row, on_epoch
+        self.steps_per_epoch = steps_of(len(self.bank), self.chosen.batch_size)
+        self._log_row, self._on_epoch = given.log, given.on_epoch
         self._started = time.perf_counter()
         self._crops = 0
 
@@ -287,7 +306,7 @@ class LiveProgress(L.Callback):
         text = ", ".join(f"{name} {last[name]:.3f}" for name in BAR_METRICS if name in last)
         self.bar.update(self.shown, metrics=text)
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Close the bar."""
         self.bar.stop()
 
