@@ -118,11 +118,7 @@ def _outline(along: NDArray[np.float64], centromere: float, length: float) -> ND
 
 
 def _density(
-    kind: int,
-    along: NDArray[np.float64],
-    across: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    look: CaseLook,
+    kind: int, along: NDArray[np.float64], across: NDArray[np.float64], radius: NDArray[np.float64], look: CaseLook
 ) -> NDArray[np.float64]:
     """Optical density of the clean drawing: banded inside, falling over the edge into a short grey halo."""
     profile = _bands(kind)

@@ -121,13 +121,9 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
         if len(shown.setdefault(made.type, [])) < _ON_SHEET:
             shown[made.type].append(made.image)
     write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), root / "manifest.csv")
+    counted = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
     report = ComposeReport(
-        settings.count,
-        settings.seed,
-        composed=len(rows),
-        sources=len(composer),
-        skipped_sources=composer.defects,
-        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+        settings.count, settings.seed, len(rows), len(composer), skipped_sources=composer.defects, **counted
     )
     (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
