@@ -143,13 +143,13 @@ class Composer:
             draft.rejected[Fault.HIDDEN_TOUCH.value] += 1
             return None
         # Masks are found again in each warped image: a mask that is turned itself has another outline than its image.
-        first = self._warped(draft, rows[0])
+        first = self._warped(rows[0], draft.rng, draft.rejected)
         if first is None:
             return None
         assembly = Assembly.start(first[1])
         warps, bits, kind = {rows[0]: first[0]}, 0, self.types[rows[0]]
         for row, relation in zip(rows[1:], relations, strict=True):
-            warped = self._warped(draft, row)
+            warped = self._warped(row, draft.rng, draft.rejected)
             if warped is None:
                 return None
             # A scanner's black is one for all crops of a case: where the case's own crops are darker, so may blends be.
@@ -183,9 +183,9 @@ class Composer:
         most = self.settings.max_core_overlap_share * min(a.body.core_area, b.body.core_area)
         return LEAST_CROSSING * a.width * b.width <= most
 
-    def _warped(self, draft: _Draft, row: int) -> tuple[Warp, Body] | None:
+    def _warped(self, row: int, rng: np.random.Generator, rejected: Counter[str]) -> tuple[Warp, Body] | None:
         source = self.sources[row]
-        warp, rejected = Warp.draw(draft.rng, self.settings.scale), draft.rejected
+        warp = Warp.draw(rng, self.settings.scale)
         image, tail = warp.apply(source.sheet)
         body = find_body(image, self.settings, tail)
         single = self.types[row] is ClusterType.INSTANCE
