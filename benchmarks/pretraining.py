@@ -31,7 +31,7 @@ from supcam.settings import Settings, parse_settings
 from supcam.training.crop_bank import CropBank
 from supcam.training.device import choose_device, choose_precision, memory_mb, reproducible
 from supcam.training.pretraining import PretrainTask
-from supcam.training.task import fit, run_identity
+from supcam.training.task import TaskInputs, fit, run_identity
 from supcam.views import TrainViews, to_input, view_seeds
 
 CORES = os.cpu_count() or 1
@@ -141,8 +141,8 @@ def _train(setup: Setup) -> tuple[float, float]:
     settings = setup.settings
     with tempfile.TemporaryDirectory() as folder, reproducible(settings.runtime, 0):
         identity = run_identity(settings, "pretrain", "drawn")
-        task = _Timed(settings, setup.bank, setup.bank, identity, None, lambda _, row: seen.append(row))
-        fit(task, settings, "benchmark", settings.pretrain.epochs, 1, Path(folder))
+        task = _Timed(TaskInputs(settings, setup.bank, setup.bank, identity, on_epoch=lambda _, row: seen.append(row)))
+        fit(task, "benchmark", settings.pretrain.epochs, 1, Path(folder))
     return float(median(np.diff(task.began)[WARM:].tolist())), seen[-1]["seconds"]
 
 
@@ -170,7 +170,8 @@ def _step_rows(setup: Setup) -> None:
 
 def _bare_step(setup: Setup) -> Callable[[], None]:
     """Query forward, backward and optimiser step, and key forward, on a ready batch."""
-    task = PretrainTask(setup.settings, setup.bank, setup.bank, run_identity(setup.settings, "pretrain", "drawn"))
+    identity = run_identity(setup.settings, "pretrain", "drawn")
+    task = PretrainTask(TaskInputs(setup.settings, setup.bank, setup.bank, identity))
     task.to(setup.device)
     keys, network = task.momentum.eval(), task.network.train()
     ready = to_input(setup.bank.images[: setup.settings.pretrain.batch_size])

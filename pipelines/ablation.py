@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pandas as pd
 import typer
 
 from supcam import tracking
@@ -14,24 +13,14 @@ from supcam.experiments.parts import Fold, grouped_folds, links_of, split_parts
 from supcam.experiments.runner import ablate
 from supcam.progress import progress_bar
 from supcam.settings import Settings
-from supcam.stages.command import EXTRA_OPTIONS, Device, FromRun, OwnFolder, Profile, exit_codes
+from supcam.stages.command import command_line
 from supcam.stages.crops import SPLIT
-from supcam.stages.workspace import BEST_PARAMS, Workspace, open_workspace
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from supcam.stages.workspace import BEST_PARAMS, Workspace
 
 
-@app.command(context_settings=EXTRA_OPTIONS, help=(__doc__ or "").strip())
-def main(
-    context: typer.Context,
-    own_folder: OwnFolder = True,
-    profile: Profile = "",
-    device: Device = "",
-    from_run: FromRun = "",
-) -> None:
+def compare(workspace: Workspace) -> None:
     """Compare the rows and print where the table is; exit code 1 when a row failed."""
-    root = tracking.project_root()
-    workspace = open_workspace(root, "ablation", own_folder, profile, device, from_run, context.args)
+    root = workspace.root
     crops, parts, settings = _inputs(workspace)
     out = workspace.outputs / "ablation"
     with _run_above(workspace, settings) as run, progress_bar("jobs") as progress:
@@ -46,21 +35,19 @@ def main(
 
 def _inputs(workspace: Workspace) -> tuple[CropSet, list[Fold], Settings]:
     """Crops, parts and settings; a study's margin and temperature count only where its crops are not judged."""
-    chosen = workspace.settings
-    if chosen.ablation.folds:
-        frame = read_manifest(workspace.root / "data" / "manifest.csv")
+    settings, data = workspace.settings, workspace.root / "data"
+    if settings.ablation.folds:
+        frame = read_manifest(data / "manifest.csv")
         links = links_of(workspace.root, frame)
-        return _load(workspace, frame), grouped_folds(frame, chosen.split, chosen.ablation.folds, linked=links), chosen
-    manifest = workspace.find(SPLIT)
-    if manifest is None:
-        raise UsageError("ablation.folds = 0 needs the split, which does not exist. Run: dvc repro, or set folds.")
-    frame = read_manifest(manifest)
-    parts = split_parts(frame, frame.set_index("crop_id")["split"])
-    return _load(workspace, frame), parts, workspace.tuned_settings() if workspace.find(BEST_PARAMS) else chosen
-
-
-def _load(workspace: Workspace, frame: pd.DataFrame) -> CropSet:
-    return CropSet.load(frame.drop(columns="split", errors="ignore"), workspace.root / "data")
+        parts = grouped_folds(frame, settings.split, settings.ablation.folds, linked=links)
+    else:
+        manifest = workspace.find(SPLIT)
+        if manifest is None:
+            raise UsageError("ablation.folds = 0 needs the split, which does not exist. Run: dvc repro, or set folds.")
+        frame = read_manifest(manifest)
+        parts = split_parts(frame, frame.set_index("crop_id")["split"])
+        settings = workspace.tuned_settings() if workspace.find(BEST_PARAMS) else settings
+    return CropSet.load(frame.drop(columns="split", errors="ignore"), data), parts, settings
 
 
 @contextmanager
@@ -76,5 +63,4 @@ def _run_above(workspace: Workspace, settings: Settings) -> Iterator[tracking.Ru
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        app()
+    command_line("ablation", __doc__ or "", compare)

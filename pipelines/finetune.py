@@ -13,12 +13,7 @@ def finetune(stage: Stage) -> str:
     encoder = load_file(stage.read("pretrain/encoder.safetensors"))
     crops = StageCrops(stage)
     result = train(
-        crops.training(),
-        crops.part("validation"),
-        stage.settings,
-        encoder,
-        state_dir=stage.state,
-        log=stage.run.log,
+        crops.training(), crops.part("validation"), stage.settings, encoder, state_dir=stage.state, log=stage.run.log
     )
     save_file(result.model_state, stage.out / "model.safetensors")
     result.history.to_csv(stage.out / "history.csv", index=False)

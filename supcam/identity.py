@@ -32,15 +32,10 @@ def without_effect(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
 
 
 def identity(settings: Settings, work: str, content: Mapping[str, Any]) -> dict[str, str]:
-    """All that determines a result, by name: settings as ``section.key``, and what the work reads besides them.
+    """All that determines a result, by name, as JSON: two results are of the same work where all of it is equal.
 
-    Args:
-        settings: All settings.
-        work: What is done, a name of ``READS``.
-        content: Hashes of data and code by name.
-
-    Returns:
-        Name to value, as JSON; two results are of the same work where all of it is equal.
+    That is the settings which ``work``, a name of ``READS``, reads, as ``section.key``, and ``content``: hashes of
+    data and code by name.
     """
     reads = READS[work]
     if "compose.on_the_fly" in reads and settings.compose.on_the_fly:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import SettingError, UsageError
 
 
@@ -113,10 +113,8 @@ class ComposeSettings(Section):
     count: int = Field(400, ge=0, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
     workers: Annotated[int, NO_EFFECT] = Field(2, ge=1, le=256)
-    # Compose again in every epoch instead of reading the set that DVC keeps.
-    on_the_fly: bool = False
-    # Also write which pixels belong to which source, for training segmentation.
-    masks: bool = False
+    on_the_fly: bool = False  # compose again in every epoch instead of reading the set that DVC keeps
+    masks: bool = False  # also write which pixels belong to which source, for training segmentation
     # What to compose. Without target_shares: inversely to the class counts of the sources.
     target_shares: dict[Literal["touching", "overlapping", "touching-overlapping"], float] | None = None
     # Cells "type+type:relation", for example "instance+touching:overlap"; none given means all 20 and "both".
@@ -153,9 +151,8 @@ class ComposeSettings(Section):
     contact_reach: int = Field(12, ge=1, le=512)
     # No blend gets darker than this, unless the case's own crops do (a scanner's black).
     floor: int = Field(40, ge=0, le=254)
-    # Shifts tried for one pair, and sets of sources tried for one composite.
-    tries: int = Field(8, ge=1, le=1000)
-    source_tries: int = Field(16, ge=1, le=1000)
+    tries: int = Field(8, ge=1, le=1000)  # shifts tried for one pair
+    source_tries: int = Field(16, ge=1, le=1000)  # sets of sources tried for one composite
 
     @model_validator(mode="after")
     def _ordered(self) -> "ComposeSettings":
@@ -177,8 +174,7 @@ class ComposeSettings(Section):
 class ValidateComposedSettings(Section):
     """Limits of the expectations on composed crops; ``stop`` and ``warn`` change what a rule does when it fails."""
 
-    # Share of the asked composites of a type that may be missing.
-    max_missing: float = Field(0.1, ge=0.0, le=1.0)
+    max_missing: float = Field(0.1, ge=0.0, le=1.0)  # share of the asked composites of a type that may be missing
     # Longest side of a composite, in longest sides of the training crops.
     max_side_ratio: float = Field(2.5, ge=1.0, le=10.0)
     warn: list[str] = Field(default_factory=list)
@@ -199,8 +195,7 @@ def _rising(floor: float, ceiling: float) -> AfterValidator:
 class TuneSettings(Section):
     """The Optuna study of margin (radians) and temperature, and of other settings of pre-training where asked."""
 
-    # More trials go on with the same study.
-    trials: Annotated[int, NO_EFFECT] = Field(4, ge=1, le=10_000)
+    trials: Annotated[int, NO_EFFECT] = Field(4, ge=1, le=10_000)  # more trials go on with the same study
     workers: Annotated[int, NO_EFFECT] = Field(1, ge=1, le=256)
     margin: Annotated[tuple[float, float], _rising(0.0, 1.5)] = Field(
         (0.0, 0.6), description="two rising numbers within 0.0 to 1.5"
@@ -214,8 +209,7 @@ class TuneSettings(Section):
     )
     pretrain_epochs: int = Field(2, ge=1)
     finetune_epochs: int = Field(2, ge=1)
-    # Trainings per trial, each with another seed; the trial's value is their mean.
-    seeds: int = Field(1, ge=1, le=100)
+    seeds: int = Field(1, ge=1, le=100)  # trainings per trial, each with another seed; the trial's value is their mean
     # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.
     objective: Literal["finetune", "probe"] = "finetune"
     # Trials drawn at random (the baseline counts) before the sampler learns from them and before any is pruned.
@@ -402,9 +396,7 @@ class Settings(Section):
                 try:
                     PretrainSettings.model_validate(self.pretrain.model_dump() | {name: bound})
                 except ValidationError as error:
-                    schema = PretrainSettings.model_json_schema()["properties"][name]
-                    said = error.errors()[0]
-                    allowed = allowed_values(schema) if said["loc"] else said["msg"].removeprefix("Value error, ")
+                    allowed = _allowed(error.errors()[0], _located(error.errors()[0]["loc"], PretrainSettings)[1])
             if allowed is not None:
                 raise SettingError(f"tune.space.{name}", list(bounds), allowed)
         return self
@@ -474,46 +466,40 @@ def _override(values: dict[str, Any], name: str, text: str) -> None:
 def _readable(error: ValidationError) -> SettingError:
     first = error.errors()[0]
     location, value = first["loc"], first["input"]
-    name = ".".join(str(part) for part in location) or "params.yaml"
+    section, schema = _located(location)
+    name = ".".join(map(str, location)) or "params.yaml"
+    known = ", ".join(sorted(section.model_json_schema()["properties"]))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(location[:-1]))
         return SettingError(name, value, f"the keys {known}", "Remove or rename the key.")
     if first["type"] == "model_type":
-        return SettingError(name, value, f"a section with the keys {', '.join(_known_keys(location))}")
-    said = first["msg"].removeprefix("Value error, ")
-    schema = _schema(location)
+        return SettingError(name, value, f"a section with the keys {known}")
+    allowed = _allowed(first, schema)
     if schema is None and isinstance(value, dict):
         # Settings that contradict each other: show these and not the whole section.
-        words = set(re.findall(r"\w+", said))
+        words = set(re.findall(r"\w+", allowed))
         value = {key: item for key, item in value.items() if key in words}
-    # Of lists and mappings the schema says little, unless it is described: pydantic names what is wrong inside.
-    clear = schema is not None and ("description" in schema or schema.get("type") not in ("array", "object"))
-    return SettingError(name, value, allowed_values(schema) if clear and schema else said)
+    return SettingError(name, value, allowed)
 
 
-def _located(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str | None]:
-    """The section at or above a location in the settings, and its setting there; None when it is the section itself."""
-    model: type[BaseModel] = Settings
+def _located(
+    location: tuple[int | str, ...], section: type[BaseModel] = Settings
+) -> tuple[type[BaseModel], dict[str, Any] | None]:
+    """The section at or above a location, and the JSON schema of its setting there; None for the section itself."""
     for part in location:
-        by_name = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+        by_name = {field.alias or key: field.annotation for key, field in section.model_fields.items()}
         inner = by_name.get(str(part))
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+            section = inner
         elif part in by_name:
-            return model, str(part)
-    return model, None
+            return section, section.model_json_schema()["properties"][part]
+    return section, None
 
 
-def _schema(location: tuple[int | str, ...]) -> dict[str, Any] | None:
-    """JSON schema of the setting at or above a location; None when that is a section."""
-    model, key = _located(location)
-    return None if key is None else model.model_json_schema()["properties"][key]
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Keys of a section; of a setting that is itself a mapping, the types of clusters."""
-    model, setting = _located(location)
-    return list(TYPE_LABELS) if setting else sorted(field.alias or key for key, field in model.model_fields.items())
+def _allowed(error: ErrorDetails, schema: dict[str, Any] | None) -> str:
+    # Of lists and mappings the schema says little, unless it is described: pydantic names what is wrong inside.
+    if schema and ("description" in schema or schema.get("type") not in ("array", "object")):
+        return allowed_values(schema)
+    return error["msg"].removeprefix("Value error, ")
 
 
 _LIMITS = {

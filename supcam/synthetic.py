@@ -16,6 +16,7 @@ from scipy.special import erf
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import Composer, Composite
 from supcam.composition.masks import WHITE, Grey, Mask, bounding_box
+from supcam.composition.sampling import PREFERRED
 from supcam.composition.sources import SourceCrops
 from supcam.errors import SupcamError, UsageError
 from supcam.files import replaced_folder
@@ -34,12 +35,6 @@ _STEP = 0.5  # pixels between points of a centre line
 _CANVAS = 120  # longest side of a cluster, pixels
 _SPARE_CLUSTERS = 8  # clusters of either kind, drawn to become touching-overlapping ones
 _TRIES = 20  # composites tried for each one wanted
-_CELLS = [
-    "instance+instance:touch",
-    "instance+instance:overlap",
-    "instance+touching:overlap",
-    "instance+overlapping:touch",
-]
 _CUT = 248.5  # lighter than this the camera's background correction leaves white
 
 
@@ -123,11 +118,7 @@ def _outline(along: NDArray[np.float64], centromere: float, length: float) -> ND
 
 
 def _density(
-    kind: int,
-    along: NDArray[np.float64],
-    across: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    look: CaseLook,
+    kind: int, along: NDArray[np.float64], across: NDArray[np.float64], radius: NDArray[np.float64], look: CaseLook
 ) -> NDArray[np.float64]:
     """Optical density of the clean drawing: banded inside, falling over the edge into a short grey halo."""
     profile = _bands(kind)
@@ -255,7 +246,7 @@ def _clusters(
     labels = np.array([int(label) for label, _ in sources], dtype=np.int64)
     frame = pd.DataFrame({"crop_id": [str(i) for i in range(len(sources))]})
     crops = SourceCrops(frame, [image for _, image in sources], labels, [""] * len(sources))
-    settings = ComposeSettings(target_shares={kind.label: 1.0}, canvas=_CANVAS, cells=_CELLS)
+    settings = ComposeSettings(target_shares={kind.label: 1.0}, canvas=_CANVAS, cells=list(PREFERRED))
     composer = Composer(crops, settings)
     rng = np.random.default_rng(seed)
     clusters: list[tuple[ClusterType, Grey]] = []

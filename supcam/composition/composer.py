@@ -54,6 +54,15 @@ class Composite:
     masks: Mask | None = None
 
 
+@dataclass
+class _Draft:
+    """A composite under construction: its plan, its random numbers, and why tries for it failed so far."""
+
+    plan: Plan
+    rng: np.random.Generator
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True)
 class Skipped:
     """No composite came of this index; ``rejected`` counts why each try failed."""
@@ -115,58 +124,49 @@ class Composer:
 
     def compose_plan(self, plan: Plan, rng: np.random.Generator) -> Composite | Skipped:
         """A composite of the plan's cell, or what kept it from being made in the tries allowed."""
-        rejected: Counter[str] = Counter()
         if not self.policy.can(plan.cell):
             return Skipped(Counter({"no-sources": 1}))
+        draft = _Draft(plan, rng)
         for _ in range(self.settings.source_tries):
             positions, relations = self.policy.sources(plan, rng)
-            made = self._attempt(plan, [self.rows[p] for p in positions], relations, rng, rejected)
+            made = self._attempt(draft, [self.rows[p] for p in positions], relations)
             if made is not None:
                 return made
-        return Skipped(rejected)
+        return Skipped(draft.rejected)
 
-    def _attempt(
-        self,
-        plan: Plan,
-        rows: list[int],
-        relations: list[Relation],
-        rng: np.random.Generator,
-        rejected: Counter[str],
-    ) -> Composite | None:
+    def _attempt(self, draft: _Draft, rows: list[int], relations: list[Relation]) -> Composite | None:
         # What no placement can give is refused before the warps and the transform, which take most of the time.
         if relations[0] is not Relation.TOUCH and not self._can_cross(rows[0], rows[1]):
-            rejected["no-admissible-shift"] += 1
+            draft.rejected["no-admissible-shift"] += 1
             return None
         if relations[0] is Relation.OVERLAP and self._shows_none(rows[0], rows[1]):
-            rejected[Fault.HIDDEN_TOUCH.value] += 1
+            draft.rejected[Fault.HIDDEN_TOUCH.value] += 1
             return None
         # Masks are found again in each warped image: a mask that is turned itself has another outline than its image.
-        first = self._warped(rows[0], rng, rejected)
+        first = self._warped(rows[0], draft.rng, draft.rejected)
         if first is None:
             return None
         assembly = Assembly.start(first[1])
-        placed_rows, warps, bits = [rows[0]], [first[0]], 0
-        kind = self.types[rows[0]]
+        warps, bits, kind = {rows[0]: first[0]}, 0, self.types[rows[0]]
         for row, relation in zip(rows[1:], relations, strict=True):
-            warped = self._warped(row, rng, rejected)
+            warped = self._warped(row, draft.rng, draft.rejected)
             if warped is None:
                 return None
             # A scanner's black is one for all crops of a case: where the case's own crops are darker, so may blends be.
-            target, floor = plan.cell.target, self._floors[self._groups[row]]
+            floor = self._floors[self._groups[row]]
             # Between sources of the target type already, an extra touch or overlap changes nothing.
-            joined = self._join(assembly, warped[1], relation, kind | self.types[row], target, floor, rng, rejected)
+            joined = self._join(draft, assembly, warped[1], relation, kind | self.types[row], floor)
             if joined is None:
-                if len(placed_rows) < 2:
+                if len(warps) < 2:
                     return None
                 break  # a shorter chain is as good, if it is of the type that was planned
             assembly, found = joined
             kind, bits = ClusterType(kind | self.types[row] | found), bits | found
-            placed_rows.append(row)
-            warps.append(warped[0])
-        if kind is not plan.cell.target:
-            rejected["other-relation"] += 1
+            warps[row] = warped[0]
+        if kind is not draft.plan.cell.target:
+            draft.rejected["other-relation"] += 1
             return None
-        return self._finish(plan, assembly, placed_rows, warps, Relation(bits), kind, rejected)
+        return self._finish(draft, assembly, warps, Relation(bits))
 
     def seam_of(self, row: int) -> Points | None:
         """Clearest touch of a source, pixels (K, 2) of its body; ``None`` where its type has none, or none shows."""
@@ -204,24 +204,17 @@ class Composer:
         return None
 
     def _join(
-        self,
-        assembly: Assembly,
-        body: Body,
-        relation: Relation,
-        bits: int,
-        target: ClusterType,
-        floor: int,
-        rng: np.random.Generator,
-        rejected: Counter[str],
+        self, draft: _Draft, assembly: Assembly, body: Body, relation: Relation, bits: int, floor: int
     ) -> tuple[Assembly, Relation] | None:
         """Place ``body`` at a random admissible shift that keeps the composite of the target type."""
+        target, rejected = draft.plan.cell.target, draft.rejected
         shifts = admissible(assembly.body, body, relation, self.settings)
         if len(shifts.offsets) == 0:
             rejected["no-admissible-shift"] += 1
             return None
         strict = target is ClusterType.OVERLAPPING  # elsewhere an unnoticed touch changes nothing
         for _ in range(self.settings.tries):
-            offset = shifts.draw(rng)
+            offset = shifts.draw(draft.rng)
             found = assembly.relation_to(body, offset, self.settings, strict=strict)
             if isinstance(found, Fault):
                 rejected[found.value] += 1
@@ -239,30 +232,25 @@ class Composer:
                 return assembly.joined(body, offset, self.settings, floor), found
         return None
 
-    def _finish(
-        self,
-        plan: Plan,
-        assembly: Assembly,
-        rows: list[int],
-        warps: list[Warp],
-        relation: Relation,
-        kind: ClusterType,
-        rejected: Counter[str],
-    ) -> Composite:
+    def _finish(self, draft: _Draft, assembly: Assembly, warps: dict[int, Warp], relation: Relation) -> Composite:
+        rows = list(warps)
         # No check that this is one component is needed: haloes in contact meet in neighbouring pixels, blending only
         # darkens, and outside the haloes only their own rims can get as dark as the halo level.
         image, (top, left) = _framed(assembly.body, self.sources[rows[0]].margin, self.settings.canvas)
         image = _snapped(image, np.any([self.sources[row].greys for row in rows], axis=0), self.settings.halo_level)
         placed = tuple(
             Placed(self.ids[row], row, self._matrix(row, warp, member, (top, left)))
-            for row, warp, member in zip(rows, warps, assembly.members, strict=True)
+            for (row, warp), member in zip(warps.items(), assembly.members, strict=True)
         )
         masks = None
         if self.keep_masks:
             masks = _crop(assembly.masks(self.settings.halo_level), (top, left), image.shape)
             masks &= image < self.settings.halo_level  # of the rim, the frame cuts off what is beyond the halo's box
         parents = tuple(self.ids[row] for row in rows)
-        return Composite(image, kind, relation, parents, self._groups[rows[0]], plan, placed, rejected, masks)
+        plan = draft.plan
+        return Composite(
+            image, plan.cell.target, relation, parents, self._groups[rows[0]], plan, placed, draft.rejected, masks
+        )
 
     def _matrix(
         self, row: int, warp: Warp, member: Member, corner: tuple[int, int]

@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,24 +53,26 @@ class ComposeReport:
     skipped_composites: dict[str, int] = field(default_factory=dict)
     rejected_tries: dict[str, int] = field(default_factory=dict)
 
+    def _left_out(self) -> dict[str, dict[str, int]]:
+        """Counts by what was left out and reason."""
+        return {
+            "skipped_sources": {reason: len(ids) for reason, ids in self.skipped_sources.items()},
+            "skipped_composites": self.skipped_composites,
+            "rejected_tries": self.rejected_tries,
+        }
+
     def losses(self) -> dict[str, int]:
         """Counts of everything that was left out, named ``what/reason``."""
-        sources = {f"skipped_sources/{reason}": len(ids) for reason, ids in self.skipped_sources.items()}
-        composites = {f"skipped_composites/{reason}": count for reason, count in self.skipped_composites.items()}
-        return sources | composites | {f"rejected_tries/{name}": count for name, count in self.rejected_tries.items()}
+        return {f"{what}/{reason}": n for what, reasons in self._left_out().items() for reason, n in reasons.items()}
 
     def lines(self) -> list[str]:
         """What a stage prints: one line of counts, and one for each kind of loss."""
         made = ", ".join(f"{count} {name}" for name, count in self.types.items())
         lines = [f"composed {self.composed} of {self.requested} crops from {self.sources} sources: {made or 'none'}"]
-        losses = {
-            "sources skipped": {reason: len(ids) for reason, ids in self.skipped_sources.items()},
-            "composites skipped": self.skipped_composites,
-            "placements rejected and tried again": self.rejected_tries,
-        }
-        for name, reasons in losses.items():
+        titles = ("sources skipped", "composites skipped", "placements rejected and tried again")
+        for title, reasons in zip(titles, self._left_out().values(), strict=True):
             if reasons:
-                lines.append(f"{name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
+                lines.append(f"{title}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
         return lines
 
 
@@ -119,13 +121,9 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
         if len(shown.setdefault(made.type, [])) < _ON_SHEET:
             shown[made.type].append(made.image)
     write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), root / "manifest.csv")
+    counted = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
     report = ComposeReport(
-        settings.count,
-        settings.seed,
-        composed=len(rows),
-        sources=len(composer),
-        skipped_sources=composer.defects,
-        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+        settings.count, settings.seed, len(rows), len(composer), skipped_sources=composer.defects, **counted
     )
     (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
@@ -135,31 +133,26 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
 def _composites(composer: Composer, settings: ComposeSettings) -> Iterator[tuple[int, Made]]:
     """The first ``count`` accepted composites by index, with what was skipped before each of them."""
     accepted = asked = 0
-    with _compose_function(composer, settings) as compose:
+    alone = settings.workers == 1 or settings.count < _WORTH_A_PROCESS
+    with nullcontext() if alone else Workers(composer, settings.workers) as workers:
         for _ in range(_ROUNDS):
             wanted = range(asked, asked + settings.count - accepted)
             asked, before = wanted.stop, accepted
-            for index, made in zip(wanted, compose(wanted), strict=True):
+            for index, made in zip(wanted, _made(composer, wanted, workers), strict=True):
                 accepted += isinstance(made, Composite)
                 yield index, made
             if accepted in (before, settings.count):
                 return
 
 
-@contextmanager
-def _compose_function(composer: Composer, settings: ComposeSettings) -> Iterator[Callable[[range], Iterable[Made]]]:
-    """A function from indices to what comes of them, in order: here, or in ``settings.workers`` processes."""
-    if settings.workers == 1 or settings.count < _WORTH_A_PROCESS:
-        yield lambda wanted: (composer.compose(settings.seed, index) for index in wanted)
+def _made(composer: Composer, wanted: range, workers: Workers[Composer] | None) -> Iterator[Made]:
+    """What comes of these indices, in order: made here, or by the workers."""
+    if workers is None:
+        yield from (composer.compose(composer.settings.seed, index) for index in wanted)
         return
-    with Workers(composer, settings.workers) as workers:
-
-        def compose(wanted: range) -> Iterator[Made]:
-            blocks = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
-            for block in results(workers.submit(_compose_block, blocks)):
-                yield from block
-
-        yield compose
+    blocks = [wanted[start : start + _BLOCK] for start in range(0, len(wanted), _BLOCK)]
+    for block in results(workers.submit(_compose_block, blocks)):
+        yield from block
 
 
 def _compose_block(composer: Composer, indices: range) -> list[Made]:
@@ -208,10 +201,6 @@ def mask_bits(masks: Mask) -> Grey:
 
 def _some_sources(crops: Sources) -> dict[ClusterType, list[Grey]]:
     """Source crops spread evenly over each type."""
-    chosen: dict[ClusterType, list[Grey]] = {}
-    labels = crops.labels
-    for kind in ClusterType:
-        rows = np.flatnonzero(labels == kind)
-        spread = np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)).astype(int)
-        chosen[kind] = [crops.images[row] for row in rows[spread]]
-    return chosen
+    by_type = {kind: np.flatnonzero(crops.labels == kind) for kind in ClusterType}
+    spread = {kind: np.linspace(0, rows.size - 1, min(_ON_SHEET, rows.size)) for kind, rows in by_type.items()}
+    return {kind: [crops.images[row] for row in by_type[kind][spread[kind].astype(int)]] for kind in ClusterType}

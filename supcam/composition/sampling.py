@@ -1,9 +1,10 @@
 """What to compose next: the target type first, then a cell that yields it, a case that can serve it, a chain length."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,7 @@ from supcam.cluster_type import ClusterType, Relation, composed_type
 from supcam.errors import SettingError, UsageError
 from supcam.settings import ComposeSettings
 
+Pool: TypeAlias = dict[ClusterType, NDArray[np.int64]]
 TARGETS = (ClusterType.TOUCHING, ClusterType.OVERLAPPING, ClusterType.TOUCHING_OVERLAPPING)
 _PREFERENCE = 4.0  # how much more often a preferred cell is drawn than another of the same target and kind
 
@@ -66,22 +68,16 @@ class Cell:
             raise SettingError("compose.cells", text, f"texts such as instance+touching:overlap ({error})") from None
 
 
-CELLS: tuple[Cell, ...] = tuple(
-    Cell(first, second, relation)
-    for first, second in combinations_with_replacement(ClusterType, 2)
-    for relation in (Relation.TOUCH, Relation.OVERLAP)
+_PAIRS = tuple(combinations_with_replacement(ClusterType, 2))
+CELLS = tuple(Cell(*pair, relation) for pair in _PAIRS for relation in (Relation.TOUCH, Relation.OVERLAP))
+BOTH_CELLS = tuple(Cell(*pair, Relation.BOTH) for pair in _PAIRS)
+PREFERRED = (
+    "instance+instance:touch",
+    "instance+instance:overlap",
+    "instance+touching:overlap",
+    "instance+overlapping:touch",
 )
-BOTH_CELLS: tuple[Cell, ...] = tuple(
-    Cell(first, second, Relation.BOTH) for first, second in combinations_with_replacement(ClusterType, 2)
-)
-_PREFERRED = frozenset(
-    {
-        Cell(ClusterType.INSTANCE, ClusterType.INSTANCE, Relation.TOUCH),
-        Cell(ClusterType.INSTANCE, ClusterType.INSTANCE, Relation.OVERLAP),
-        Cell(ClusterType.INSTANCE, ClusterType.TOUCHING, Relation.OVERLAP),
-        Cell(ClusterType.INSTANCE, ClusterType.OVERLAPPING, Relation.TOUCH),
-    }
-)
+_PREFERRED = frozenset(map(Cell.parse, PREFERRED))
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class Policy:
         self.tones = np.zeros(len(types)) if tones is None else np.asarray(tones, dtype=np.float64)
         self._mix = {str(name): weight for name, weight in settings.relation_mix.items()}
         labels, names = np.asarray(types), np.array(["" if settings.across_cases else group for group in groups])
-        self.pools: dict[str, dict[ClusterType, NDArray[np.int64]]] = {
+        self.pools: dict[str, Pool] = {
             str(name): {kind: np.flatnonzero((names == name) & (labels == kind)) for kind in ClusterType}
             for name in np.unique(names)
         }
@@ -148,19 +144,16 @@ class Policy:
         rows: list[int] = []
         for kind in kinds:
             rows.append(self._draw(pool, kind, rows, rng))
-        relations = [cell.relation]
-        length = plan.length
+        relations, length = [cell.relation], plan.length
         if cell.needs_third_source:
-            first, then = (
-                (Relation.TOUCH, Relation.OVERLAP) if rng.random() < 0.5 else (Relation.OVERLAP, Relation.TOUCH)
-            )
+            first, then = (Relation.TOUCH, Relation.OVERLAP)[:: 1 if rng.random() < 0.5 else -1]
             relations, length = [first], max(length, 3)
             # Where no third is left the composer refuses the pair: it is not of the type that the cell gives.
             if (third := self._draw_extra(pool, self._thirds(cell), rows, rng)) is not None:
                 rows.append(third)
                 relations.append(then)
         extras = self._extras(cell)
-        while len(rows) < length and (extra := self._draw_extra(pool, list(extras), rows, rng)) is not None:
+        while len(rows) < length and (extra := self._draw_extra(pool, extras, rows, rng)) is not None:
             rows.append(extra)
             relations.append(self._mixed(extras[self.types[extra]], rng))
         return rows, relations
@@ -225,13 +218,7 @@ class Policy:
                 weights[kind] *= share / weights[kind].sum()
         return cells, _edges(weights)
 
-    def _draw(
-        self,
-        pool: Mapping[ClusterType, NDArray[np.int64]],
-        kind: ClusterType,
-        taken: list[int],
-        rng: np.random.Generator,
-    ) -> int:
+    def _draw(self, pool: Pool, kind: ClusterType, taken: list[int], rng: np.random.Generator) -> int:
         """A crop of this type that is not taken, near the first one in tone; the nearest where none is near."""
         rows = pool[kind]
         if not taken:
@@ -243,11 +230,7 @@ class Policy:
         return int(near[rng.integers(near.size)])
 
     def _draw_extra(
-        self,
-        pool: Mapping[ClusterType, NDArray[np.int64]],
-        kinds: Sequence[ClusterType],
-        taken: list[int],
-        rng: np.random.Generator,
+        self, pool: Pool, kinds: Iterable[ClusterType], taken: list[int], rng: np.random.Generator
     ) -> int | None:
         """A crop of the first of these types that has one left."""
         for kind in kinds:
@@ -260,11 +243,7 @@ class Policy:
 
 
 def _refuse_what_cannot_be(cells: list[Cell], settings: ComposeSettings) -> None:
-    """Refuse settings that allow no cell, or none for a target that they ask for.
-
-    Raises:
-        SettingError: naming the weights, and the cells where they bind.
-    """
+    """Refuse settings that allow no cell, or none for a target that they ask for."""
     shares = {str(name): share for name, share in (settings.target_shares or {}).items()}
     asked = [target for target in TARGETS if shares.get(target.label, 0.0) > 0]
     missing = [target.label for target in asked if not any(cell.target is target for cell in cells)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,38 +12,29 @@ from numpy.typing import NDArray
 from supcam.composition.masks import Body, Grey, Mask, Points, bounding_box, core_width, find_body
 from supcam.composition.seams import find_seam
 from supcam.composition.warp import Sheet
+from supcam.data.crops import CropSet
 from supcam.errors import SupcamError
 from supcam.settings import ComposeSettings
 
 
-class Sources(Protocol):
-    """Crops to compose from; ``supcam.data.crops.CropSet`` is one."""
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per crop with a column ``crop_id``."""
-
-    @property
-    def images(self) -> Sequence[Grey]:
-        """Grey crops (H, W), white background 255."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """ClusterType of each crop."""
-
-    @property
-    def groups(self) -> Sequence[str]:
-        """What each crop shares its appearance with: source and case."""
-
-
 @dataclass(frozen=True)
 class SourceCrops:
-    """Crops in memory as ``Sources``, for those that are drawn or changed rather than read."""
+    """Crops that are drawn or changed rather than read, with what composition asks of a ``CropSet``.
+
+    Attributes:
+        frame: One row per crop with a column ``crop_id``.
+        images: Grey crops (H, W), white background 255.
+        labels: (N,) ClusterType of each.
+        groups: What each shares its appearance with: source and case.
+    """
 
     frame: pd.DataFrame
     images: Sequence[Grey]
     labels: NDArray[np.int64]
     groups: Sequence[str]
+
+
+Sources: TypeAlias = CropSet | SourceCrops
 
 
 @dataclass(frozen=True)

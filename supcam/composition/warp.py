@@ -32,10 +32,7 @@ class Warp:
         """Height and width that hold a warped image of ``height`` x ``width`` pixels and its white rim."""
         turn = radians(self.angle)
         across, along = abs(cos(turn)) * self.scale, abs(sin(turn)) * self.scale
-        return (
-            ceil(height * across + width * along) + 2 * PAD,
-            ceil(width * across + height * along) + 2 * PAD,
-        )
+        return ceil(height * across + width * along) + 2 * PAD, ceil(width * across + height * along) + 2 * PAD
 
     def inverse(self, height: int, width: int) -> tuple[float, float, float, float, float, float]:
         """Pillow's affine data: from output pixel centres (x, y) back to those of the source (not padded)."""

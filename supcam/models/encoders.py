@@ -1,5 +1,6 @@
 """Backbones from torchvision by name, with one-channel input and without their classification layer."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
@@ -13,7 +14,6 @@ import torchvision.models as zoo  # isort: skip
 from torchvision.models.convnext import LayerNorm2d  # isort: skip
 from torchvision.models.resnet import BasicBlock, ResNet  # isort: skip
 
-from supcam.errors import SettingError
 from supcam.settings import TORCHVISION_WIDTH, ModelSettings
 
 GROUPS = 16
@@ -57,10 +57,7 @@ class AverageMaxPool(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 16 groups, or with as many as divide the channels."""
-    groups = GROUPS
-    while channels % groups:
-        groups //= 2
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 
 def build_encoder(settings: ModelSettings) -> Encoder:
@@ -68,19 +65,19 @@ def build_encoder(settings: ModelSettings) -> Encoder:
 
     ``norm: group`` replaces batch normalisation, so that no crop's features depend on its batch; convnext and swin
     have layer normalisation, which already is so, and stay as they are.
-
-    Raises:
-        SettingError: for a name that is none of the supported backbones.
     """
     name, both = settings.encoder, settings.pooling == "average_max"
-    norm: Callable[[int], nn.Module] | None = group_norm if settings.norm == "group" else None
     if name.startswith("res"):
-        return _residual(name, settings.width, norm, both)
-    if name == "convnext_tiny":
-        return _convnext(both)
+        return _residual(name, settings.width, group_norm if settings.norm == "group" else None, both)
+    network = getattr(zoo, name)()
+    network.features[0][0] = _one_channel(network.features[0][0])
     if name == "swin_t":
-        return _swin(both)
-    raise SettingError("model.encoder", name, "a residual network, convnext_tiny or swin_t by torchvision's name")
+        features, network.head = network.head.in_features, nn.Identity()
+        return _pooled(network, features, both)
+    features, network.classifier[2] = network.classifier[2].in_features, nn.Identity()
+    if both:  # convnext normalises what it pooled
+        network.classifier[0] = LayerNorm2d(2 * features, eps=network.classifier[0].eps)
+    return _pooled(network, features, both)
 
 
 def channels_last(module: Module) -> Module:
@@ -109,34 +106,16 @@ def _pooled(network: nn.Module, features: int, both: bool) -> Encoder:
 
 def _set_width(network: ResNet, width: int) -> None:
     """Give a network of basic blocks another width, with random weights as torchvision initialises them."""
-    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
     network.inplanes = width
     network.conv1 = nn.Conv2d(1, width, kernel_size=7, stride=2, padding=3, bias=False)
     network.bn1 = network._norm_layer(width)
-    for number, stage in enumerate(stages):
-        made = network._make_layer(BasicBlock, width * 2**number, len(stage), stride=1 if number == 0 else 2)
-        setattr(network, f"layer{number + 1}", made)
+    for number in range(4):
+        name, stride = f"layer{number + 1}", 1 if number == 0 else 2
+        blocks = len(getattr(network, name))
+        setattr(network, name, network._make_layer(BasicBlock, width * 2**number, blocks, stride=stride))
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _convnext(both: bool) -> Encoder:
-    network = zoo.convnext_tiny()
-    network.features[0][0] = _one_channel(network.features[0][0])
-    width = network.classifier[2].in_features
-    if both:  # this network normalises what it pooled
-        network.classifier[0] = LayerNorm2d(2 * width, eps=network.classifier[0].eps)
-    network.classifier[2] = nn.Identity()
-    return _pooled(network, width, both)
-
-
-def _swin(both: bool) -> Encoder:
-    network = zoo.swin_t()
-    network.features[0][0] = _one_channel(network.features[0][0])
-    width = network.head.in_features
-    network.head = nn.Identity()
-    return _pooled(network, width, both)
 
 
 def _one_channel(layer: nn.Conv2d) -> nn.Conv2d:

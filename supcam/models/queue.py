@@ -43,6 +43,11 @@ class KeyQueue(nn.Module):
         """(K,) bool: slots that hold a key."""
         return torch.arange(self.size, device=self.keys.device) < self.filled
 
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """The keys (N, D) held at present, in the order of their slots, and their labels (N,)."""
+        return self.keys[self.valid], self.labels[self.valid]
+
     @torch.no_grad()
     def enqueue(self, keys: Tensor, labels: Tensor) -> None:
         """Store keys (B, D) with labels (B,), any B, overwriting the oldest; of more than K the last K stay."""

@@ -1,7 +1,7 @@
 """The command line of a stage script: options, exit codes, and errors without a traceback."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from supcam import tracking
 from supcam.errors import SupcamError, explained
 from supcam.settings import PROFILES
 from supcam.stages.stage import Work, execute
-from supcam.stages.workspace import open_workspace
+from supcam.stages.workspace import Workspace, open_workspace
 
 EXTRA_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 OwnFolder = Annotated[bool, typer.Option(help="Write below runs/ and leave what DVC tracks untouched.")]
@@ -34,18 +34,26 @@ def exit_codes() -> Iterator[None]:
 
 def main(name: str, work: Work) -> None:
     """Entry point of a stage script. Ends with the exit code of the design; a user's mistake shows no traceback."""
+    text = sys.modules[work.__module__].__doc__ or name
+    command_line(name, text, lambda workspace: execute(name, work, workspace), own_folder_unless_asked=False)
+
+
+def command_line(
+    name: str, text: str, action: Callable[[Workspace], None], *, own_folder_unless_asked: bool = True
+) -> None:
+    """Run ``action`` in the workspace that the options of the command line describe; ``text`` is its help."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-    @app.command(help=(sys.modules[work.__module__].__doc__ or name).strip(), context_settings=EXTRA_OPTIONS)
+    @app.command(help=text.strip(), context_settings=EXTRA_OPTIONS)
     def command(
         context: typer.Context,
-        own_folder: OwnFolder = False,
+        own_folder: OwnFolder = own_folder_unless_asked,
         profile: Profile = "",
         device: Device = "",
         from_run: FromRun = "",
     ) -> None:
         root = tracking.project_root()
-        execute(name, work, open_workspace(root, name, own_folder, profile, device, from_run, context.args))
+        action(open_workspace(root, name, own_folder, profile, device, from_run, context.args))
 
     with exit_codes():
         app()

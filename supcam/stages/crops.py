@@ -14,11 +14,7 @@ CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 class StageCrops:
-    """Crops of a stage, named in its run as they are read; the manifest is read once.
-
-    Args:
-        stage: The stage.
-    """
+    """Crops of a stage, named in its run as they are read; the manifest is read once."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage

@@ -79,14 +79,10 @@ class Stage:
         return path
 
     def log_crops(self, name: str, frame: pd.DataFrame, context: str, *, dep: str, source: Path) -> None:
-        """Name crops that this stage reads in its run: with a hash, where they lie, and how many of each type.
+        """Name crops (rows of a manifest) that this stage reads in its run: hash, folder and how many of each type.
 
-        Args:
-            name: Name of the data set, for example ``crops, train``.
-            frame: Rows of a manifest.
-            context: Their role: raw, training, validation or test.
-            dep: The dependency in ``dvc.yaml`` whose hash decides which crops these are.
-            source: Their folder.
+        ``context`` is their role: raw, training, validation or test; the hash of ``dep`` in ``dvc.yaml`` decides which
+        crops these are.
         """
         counts = {str(label): int(count) for label, count in frame["type"].value_counts(sort=False).items()}
         digest = self.inputs["deps"].get(dep) or "missing"

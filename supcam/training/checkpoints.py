@@ -51,10 +51,6 @@ def remove_partials(folder: Path) -> None:
 
 def portable_state(network: nn.Module) -> dict[str, Tensor]:
     """A copy of the weights by name: on the CPU, in single precision, and contiguous, as safetensors takes them."""
-    return {
-        name: (value.float() if value.is_floating_point() else value)
-        .detach()
-        .cpu()
-        .clone(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }
+    state = network.state_dict()
+    whole = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in whole.items()}

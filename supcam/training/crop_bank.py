@@ -20,7 +20,7 @@ WHITE = 255
 _CHUNK = 1024
 
 
-@dataclass(frozen=True)
+@dataclass
 class CropBank:
     """Training crops at their input size.
 
@@ -45,23 +45,15 @@ class CropBank:
     def from_crops(
         cls, crops: CropSet, settings: InputSettings, device: torch.device, folder: Path | None = None
     ) -> "CropBank":
-        """Resize every crop once.
-
-        Args:
-            crops: The crops.
-            settings: Size and scale; with ``memory_map`` the canvases go to ``folder/crops.npy`` and are read from
-                there, so a set larger than memory trains the same.
-            device: Where images (unless mapped) and labels live.
-            folder: Needed for ``memory_map``.
+        """Resize every crop once, onto ``device``; with ``memory_map`` images go to ``folder/crops.npy`` and are read
+        from there, so a set larger than memory trains the same.
 
         Raises:
             SettingError: when ``memory_map`` is set without a folder.
         """
-        images = canvases(crops, settings, device, folder)
-        composed = is_composed(crops)
-        domains, _ = domain_codes(crops.frame["source"].astype(str).tolist(), composed)
-        labels = torch.from_numpy(np.array(crops.labels)).to(device)
-        return cls(images, labels, label_weights(crops), domains, composed)
+        composed, labels = is_composed(crops), torch.from_numpy(np.array(crops.labels)).to(device)
+        domains = domain_codes(crops.frame["source"].astype(str).tolist(), composed)
+        return cls(canvases(crops, settings, device, folder), labels, label_weights(crops), domains, composed)
 
     def start_epoch(self, epoch: int) -> None:
         """Make the crops of an epoch available. Here every epoch has the same ones."""
@@ -86,12 +78,22 @@ def canvases(
     Raises:
         SettingError: when ``memory_map`` is set without a folder.
     """
+    size, scale = settings.size, settings.scale
     if not settings.memory_map:
-        blank = np.full((spare, 1, settings.size, settings.size), WHITE, dtype=np.uint8)
-        return torch.from_numpy(np.concatenate([crops.canvas(settings.size, settings.scale), blank])).to(device)
+        blank = np.full((spare, 1, size, size), WHITE, dtype=np.uint8)
+        return torch.from_numpy(np.concatenate([crops.canvas(size, scale), blank])).to(device)
     if folder is None:
         raise SettingError("input.memory_map", True, "true only where a state folder is given")
-    return _mapped(crops, settings, folder, spare)
+    path = folder / "crops.npy"
+    with replaced_file(path) as fresh:
+        target = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=(len(crops) + spare, 1, size, size))
+        for start in range(0, len(crops), _CHUNK):  # in parts, as all canvases may not fit into memory
+            rows = list(range(start, min(start + _CHUNK, len(crops))))
+            target[rows] = crops.subset(rows).canvas(size, scale)
+        target.flush()
+        del target
+    # Copy-on-write satisfies torch, which wants a writable array, and never changes the file.
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
 
 
 def label_weights(crops: CropSet) -> NDArray[np.float64]:
@@ -99,11 +101,10 @@ def label_weights(crops: CropSet) -> NDArray[np.float64]:
     return np.where(crops.frame["label_certain"].astype(bool).to_numpy(), 1.0, UNCERTAIN_WEIGHT)
 
 
-def domain_codes(sources: list[str], composed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[str]]:
-    """Integer code of each crop's domain, and the domains' names."""
+def domain_codes(sources: list[str], composed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Integer code (N,) of each crop's domain: its source, composites apart from real crops."""
     names = [f"{source}/composed" if flag else source for source, flag in zip(sources, composed, strict=True)]
-    known = sorted(set(names))
-    return np.array([known.index(name) for name in names], dtype=np.int64), known
+    return np.unique(names, return_inverse=True)[1]
 
 
 def is_composed(crops: CropSet) -> NDArray[np.bool_]:
@@ -120,7 +121,7 @@ def check_training_crops(crops: CropSet, batch_size: int, setting: str) -> None:
         UsageError: for a label outside the four types, or a type with a single crop.
         SettingError: for a batch larger than the data.
     """
-    counts = np.bincount(crops.labels, minlength=len(ClusterType)) if len(crops) else np.zeros(len(ClusterType), int)
+    counts = np.bincount(crops.labels, minlength=len(ClusterType))
     if batch_size > len(crops):
         raise SettingError(setting, batch_size, f"at most the number of training crops, {len(crops)}")
     for name, count in zip(TYPE_LABELS, counts, strict=True):
@@ -140,17 +141,3 @@ def crops_digest(crops: CropSet) -> str:
         if name in crops.frame:
             digest.update("\n".join(crops.frame[name].astype(str)).encode())
     return digest.hexdigest()
-
-
-def _mapped(crops: CropSet, settings: InputSettings, folder: Path, spare: int) -> Tensor:
-    path = folder / "crops.npy"
-    shape = (len(crops) + spare, 1, settings.size, settings.size)
-    with replaced_file(path) as fresh:
-        target = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=shape)
-        for start in range(0, len(crops), _CHUNK):  # in parts, as all canvases may not fit into memory
-            rows = list(range(start, min(start + _CHUNK, len(crops))))
-            target[rows] = crops.subset(rows).canvas(settings.size, settings.scale)
-        target.flush()
-        del target
-    # Copy-on-write satisfies torch, which wants a writable array, and never changes the file.
-    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))

@@ -21,13 +21,13 @@ from supcam.models.classifier import ClusterClassifier
 from supcam.models.encoders import build_encoder, channels_last
 from supcam.settings import Settings
 from supcam.training.checkpoints import portable_state
-from supcam.training.crop_bank import CropBank, check_training_crops, crops_digest, is_composed
+from supcam.training.crop_bank import check_training_crops, crops_digest, is_composed
 from supcam.training.device import check_sharing
 from supcam.training.embeddings import sensitivities
 from supcam.training.prediction import averaged_logits
 from supcam.training.sampling import real_crops, steps_of
 from supcam.training.schedules import averaging_decay, learning_rate_factor
-from supcam.training.task import Log, OnEpoch, RunTask, banks, run, run_identity
+from supcam.training.task import Log, OnEpoch, RunTask, TaskInputs, banks, run, run_identity
 from supcam.views import view_seeds
 
 # Views of step 2 are drawn apart from those of step 1, which are numbers 0 and 1.
@@ -71,18 +71,10 @@ class FinetuneTask(RunTask):
     seed_offset = 1
     strategy_name = "ddp_find_unused_parameters_true"  # the encoder is unused while the head trains alone
 
-    def __init__(
-        self,
-        settings: Settings,
-        bank: CropBank,
-        validation: CropBank,
-        identity: dict[str, str],
-        head_epochs: int,
-        log_row: Log | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> None:
-        super().__init__(settings, bank, validation, identity, log_row, on_epoch)
-        self.head_epochs, chosen = head_epochs, settings.finetune
+    def __init__(self, given: TaskInputs, head_epochs: int) -> None:
+        super().__init__(given)
+        settings, self.head_epochs = given.settings, head_epochs
+        chosen = settings.finetune
         self.remedy = (
             f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
             f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
@@ -93,7 +85,7 @@ class FinetuneTask(RunTask):
         self.averaged.load_state_dict(self.classifier.state_dict())
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.sums: list[Tensor] = []
-        self.real_steps_per_epoch = steps_of(len(real_crops(bank)), chosen.batch_size)
+        self.real_steps_per_epoch = steps_of(len(real_crops(given.bank)), chosen.batch_size)
 
     @property
     def trained(self) -> ClusterClassifier:
@@ -155,8 +147,7 @@ class FinetuneTask(RunTask):
                 return real_rate(step) / chosen.head_learning_rate
             return 1.0 if step < alone else encoder_factor(step)
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [encoder_factor, head_factor])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, [encoder_factor, head_factor])
 
     @property
     def head_only(self) -> bool:
@@ -216,8 +207,7 @@ class FinetuneTask(RunTask):
         # With the views that predictions average, so that what is chosen is what is used.
         logits = averaged_logits(self.averaged, self.validation.images, self.settings.finetune.test_views)
         labels = self.validation.labels
-        predicted = logits.argmax(dim=1).cpu().numpy()
-        truth = labels.cpu().numpy()
+        predicted, truth = logits.argmax(dim=1).cpu().numpy(), labels.cpu().numpy()
         return {
             "validation_loss": float(cross_entropy(logits, labels)),
             "accuracy": float((predicted == truth).mean()),
@@ -262,9 +252,7 @@ def finetune(
         validation: Crops that choose the epoch.
         settings: All settings; ``runtime``, ``input``, ``model`` and ``finetune`` matter.
         encoder_state: Weights of step 1; None starts from random weights and trains all layers from the first epoch.
-        state_dir: Folder for checkpoints, one per run; the same folder resumes.
-        log: Called with the metrics of every epoch and its number.
-        on_epoch: Called after every epoch; may raise to stop the run.
+        state_dir, log, on_epoch: As in ``pretrain``.
 
     Raises:
         UsageError: for training crops, weights or a checkpoint that cannot be used.
@@ -283,10 +271,8 @@ def finetune(
     identity = run_identity(settings, "finetune", data)
 
     def make() -> FinetuneTask:
-        bank, watched = banks(
-            train, validation, settings, state_dir, epochs=chosen.epochs, composed=chosen.use_composed
-        )
-        task = FinetuneTask(settings, bank, watched, identity, head_epochs, log, on_epoch)
+        bank, watched = banks(train, validation, settings, state_dir, chosen.epochs, composed=chosen.use_composed)
+        task = FinetuneTask(TaskInputs(settings, bank, watched, identity, log, on_epoch), head_epochs)
         if encoder_state is not None:
             task.start_from(encoder_state)
         return task

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from supcam.data.crops import CropSet
@@ -31,7 +32,7 @@ from supcam.training.embeddings import (
     uniformity,
 )
 from supcam.training.schedules import averaging_decay, learning_rate_factor, margin_at
-from supcam.training.task import Log, OnEpoch, RunTask, banks, run, run_identity
+from supcam.training.task import Log, OnEpoch, RunTask, TaskInputs, banks, run, run_identity
 from supcam.views import to_input, view_seeds
 
 CALIBRATION_CROPS = 128
@@ -69,18 +70,10 @@ class PretrainTask(RunTask):
 
     step = "pretrain"
 
-    def __init__(
-        self,
-        settings: Settings,
-        bank: CropBank,
-        validation: CropBank,
-        identity: dict[str, str],
-        log_row: Log | None = None,
-        on_epoch: OnEpoch | None = None,
-        pictures: Path | None = None,
-    ) -> None:
-        super().__init__(settings, bank, validation, identity, log_row, on_epoch)
-        chosen, self.pictures = settings.pretrain, pictures
+    def __init__(self, given: TaskInputs, pictures: Path | None = None) -> None:
+        super().__init__(given)
+        settings, bank, self.pictures = given.settings, given.bank, pictures
+        chosen = settings.pretrain
         self.remedy = (
             f"Lower pretrain.learning_rate (now {chosen.learning_rate}) or raise pretrain.temperature "
             f"(now {chosen.temperature})"
@@ -116,10 +109,7 @@ class PretrainTask(RunTask):
             self.network.parameters(), lr=rate, momentum=0.9, weight_decay=chosen.weight_decay, foreach=True
         )
         steps = self.optimizer_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps, chosen.warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, lambda step: learning_rate_factor(step, steps, chosen.warmup))
 
     @property
     def optimizer_steps(self) -> int:
@@ -205,7 +195,7 @@ class PretrainTask(RunTask):
             self._picture("end")
 
     def _geometry(self) -> dict[str, float]:
-        keys, labels = self.queue.keys[self.queue.valid], self.queue.labels[self.queue.valid]
+        keys, labels = self.queue.held
         counts = torch.bincount(labels, minlength=4).double()
         positives = {f"queue_positives_{code}": float(count) for code, count in enumerate(counts)}
         return {"uniformity": uniformity(keys), **class_mean_angles(keys, labels), **positives}
@@ -215,9 +205,11 @@ class PretrainTask(RunTask):
         if not count or not len(self.validation):
             return {}
         features, labels = self._features(self.validation, count)
-        keys, key_labels = self.queue.keys[self.queue.valid], self.queue.labels[self.queue.valid]
-        projected = self._projected(features)
-        voted = sensitivities(labels, nearest_neighbours(projected, keys, key_labels))
+        self.network.eval()
+        with torch.no_grad():
+            projected = self.network.project(features)
+        self.network.train()
+        voted = sensitivities(labels, nearest_neighbours(projected, *self.queue.held))
         row = {"knn_sensitivity": voted["macro_sensitivity"]}
         train, train_labels = self._features(self.bank, count)
         if len(np.unique(train_labels)) > 1:
@@ -225,14 +217,7 @@ class PretrainTask(RunTask):
             row["probe_sensitivity"] = sensitivities(labels, probed)["macro_sensitivity"]
         return row
 
-    @torch.no_grad()
-    def _projected(self, features: Tensor) -> Tensor:
-        self.network.eval()
-        projected = self.network.project(features)
-        self.network.train()
-        return projected
-
-    def _features(self, bank: CropBank, count: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
+    def _features(self, bank: CropBank, count: int) -> tuple[Tensor, NDArray[np.int64]]:
         labels = bank.labels.cpu().numpy()
         rows = spread_over_types(labels, count)
         return encode(self.network.encoder, bank.take(torch.from_numpy(rows))), labels[rows]
@@ -243,20 +228,6 @@ class PretrainTask(RunTask):
         features, labels = self._features(self.validation, self.settings.pretrain.watch_crops or len(self.validation))
         title = f"validation crops at the {when} of pre-training"
         embedding_picture(features.double().cpu().numpy(), labels, title, self.pictures / f"embedding_{when}.png")
-
-
-def check_pretraining(train: CropSet, settings: Settings) -> None:
-    """Refuse what step 1 cannot train on.
-
-    Raises:
-        UsageError: for a label outside the four types, or a type with a single crop.
-        SettingError: for a batch larger than the data or the queue, or one that the processes cannot share equally.
-    """
-    chosen = settings.pretrain
-    check_training_crops(train, chosen.batch_size, "pretrain.batch_size")
-    if chosen.queue_size < chosen.batch_size:
-        raise SettingError("pretrain.queue_size", chosen.queue_size, f"at least the batch size, {chosen.batch_size}")
-    check_sharing("pretrain.batch_size", chosen.batch_size)
 
 
 def pretrain(
@@ -285,12 +256,16 @@ def pretrain(
         SettingError: for a setting that does not fit the data or the machine.
         SupcamError: when the loss is not finite any more.
     """
-    check_pretraining(train, settings)
-    identity, chosen = run_identity(settings, "pretrain", crops_digest(train)), settings.pretrain
+    chosen = settings.pretrain
+    check_training_crops(train, chosen.batch_size, "pretrain.batch_size")
+    if chosen.queue_size < chosen.batch_size:
+        raise SettingError("pretrain.queue_size", chosen.queue_size, f"at least the batch size, {chosen.batch_size}")
+    check_sharing("pretrain.batch_size", chosen.batch_size)
+    identity = run_identity(settings, "pretrain", crops_digest(train))
 
     def make() -> PretrainTask:
-        bank, watched = banks(train, validation, settings, state_dir, epochs=settings.pretrain.epochs)
-        return PretrainTask(settings, bank, watched, identity, log, on_epoch, pictures)
+        bank, watched = banks(train, validation, settings, state_dir, chosen.epochs)
+        return PretrainTask(TaskInputs(settings, bank, watched, identity, log, on_epoch), pictures)
 
     kept = run(
         make, settings, identity, state_dir, log, step="pretrain", epochs=chosen.epochs, accumulate=chosen.accumulate

@@ -12,12 +12,10 @@ FEW = 5
 
 
 def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: float) -> NDArray[np.float64]:
-    """Share (4,) of each type in a batch.
+    """Share (4,) of each type in a batch, of class indices (N,).
 
-    Args:
-        labels: (N,) class indices.
-        balance: 0 keeps the frequencies of the data, 1 makes all present types equally frequent.
-        min_instance_share: Least share of instance crops, 0 to 1; ignored where there are none.
+    ``balance`` 0 keeps the frequencies of the data, 1 makes all present types equally frequent. The least share of
+    instance crops, 0 to 1, is ignored where there are none.
     """
     counts = np.bincount(labels, minlength=len(ClusterType)).astype(np.float64)
     shares = np.where(counts > 0, np.maximum(counts, 1.0) ** (1.0 - balance), 0.0)
@@ -51,10 +49,7 @@ def crop_probabilities(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Crops of one type and the probability of each; a laboratory counts by the square root of its crops.
 
-    Args:
-        bank: All crops.
-        label: The type.
-        among: Numbers (M,) of the crops to choose from; None means all.
+    ``among`` (M,) are the numbers of the crops to choose from; None means all.
     """
     rows = np.arange(len(bank)) if among is None else among
     chosen = rows[bank.labels.cpu().numpy()[rows] == label]

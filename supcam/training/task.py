@@ -4,13 +4,14 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -48,6 +49,27 @@ def run_identity(settings: Settings, step: Step, data: str) -> dict[str, str]:
     return identity(settings, step, {"data": data}) | {"runtime.precision": json.dumps(precision)}
 
 
+@dataclass(frozen=True)
+class TaskInputs:
+    """What a task of either step is made from.
+
+    Attributes:
+        settings: All settings.
+        bank: Crops to train on.
+        watched: Crops of validation.
+        identity: What determines the run, see ``run_identity``.
+        log: Called with the metrics of every epoch and its number.
+        on_epoch: Called after every epoch; may raise to stop the run.
+    """
+
+    settings: Settings
+    bank: CropBank
+    watched: CropBank
+    identity: dict[str, str]
+    log: Log | None = None
+    on_epoch: OnEpoch | None = None
+
+
 class RunTask(L.LightningModule):
     """A Lightning task that plans its batches, keeps its history and reports once per epoch.
 
@@ -67,21 +89,18 @@ class RunTask(L.LightningModule):
     strategy_name = "ddp"
     remedy: str
 
-    def __init__(
-        self,
-        settings: Settings,
-        bank: CropBank,
-        validation: CropBank,
-        identity: dict[str, str],
-        log_row: Log | None,
-        on_epoch: OnEpoch | None,
-    ) -> None:
+    def __init__(self, given: TaskInputs) -> None:
         super().__init__()
-        self.settings, self.bank, self.validation, self.identity = settings, bank, validation, identity
-        self.views = TrainViews(settings.input.size)
+        self.settings, self.bank, self.validation, self.identity = (
+            given.settings,
+            given.bank,
+            given.watched,
+            given.identity,
+        )
+        self.views = TrainViews(self.settings.input.size)
         self.history: list[dict[str, float]] = []
-        self.steps_per_epoch = steps_of(len(bank), self.chosen.batch_size)
-        self._log_row, self._on_epoch = log_row, on_epoch
+        self.steps_per_epoch = steps_of(len(self.bank), self.chosen.batch_size)
+        self._log_row, self._on_epoch = given.log, given.on_epoch
         self._started = time.perf_counter()
         self._crops = 0
 
@@ -98,6 +117,11 @@ class RunTask(L.LightningModule):
     @abstractmethod
     def result(self) -> dict[str, Any]:
         """What the finished run leaves besides its history."""
+
+    def scheduled(self, optimizer: torch.optim.Optimizer, factors: Any) -> dict[str, Any]:
+        """What Lightning asks for: an optimiser, and the factors on its rates as functions of the step."""
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def crops_of(self, epoch: int) -> NDArray[np.int64] | None:
         """Numbers of the crops that an epoch draws from; None means all."""
@@ -193,7 +217,7 @@ def _replay(history: list[dict[str, float]], log_row: Log | None) -> None:
 
 
 def banks(
-    train: CropSet, validation: CropSet, settings: Settings, state_dir: Path, *, epochs: int, composed: bool = True
+    train: CropSet, validation: CropSet, settings: Settings, state_dir: Path, epochs: int, *, composed: bool = True
 ) -> tuple[CropBank, CropBank]:
     """Training and validation crops on the device of the run; only the training crops are ever mapped from a file."""
     device = choose_device(settings.runtime)
@@ -227,7 +251,7 @@ def run(
         task = make()
         try:
             if epochs:
-                fit(task, settings, step, epochs, accumulate, state_dir)
+                fit(task, step, epochs, accumulate, state_dir)
         finally:
             task.bank.close()
         kept = {"identity": identity, "history": task.history, **task.result()}
@@ -257,45 +281,37 @@ class KeepLast(Checkpoint):
 class LiveProgress(L.Callback):
     """A progress bar on standard error over all steps of a run; none where standard error is not a terminal."""
 
-    def __init__(self, name: str, shown: bool) -> None:
+    def __init__(self, task: RunTask, name: str, epochs: int) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        hidden = not (shown and console.is_terminal)
-        self.name = name
+        hidden = not (task.settings.runtime.progress and console.is_terminal)
         self.bar = Progress(
             *columns, TextColumn("{task.fields[metrics]}"), console=console, disable=hidden, transient=True
         )
-        self.shown: TaskID | None = None
+        self.task, self.shown = task, self.bar.add_task(name, total=task.steps_before(epochs), metrics="")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that training starts from."""
-        assert isinstance(pl_module, RunTask)
-        total, done = (pl_module.steps_before(epoch) for epoch in (trainer.max_epochs or 0, trainer.current_epoch))
-        self.shown = self.bar.add_task(self.name, total=total, completed=done, metrics="")
+        self.bar.update(self.shown, completed=self.task.steps_before(trainer.current_epoch))
         if trainer.is_global_zero:
             self.bar.start()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         """One step further."""
-        if self.shown is not None:
-            self.bar.advance(self.shown)
+        self.bar.advance(self.shown)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Show the metrics of the epoch before."""
-        history: list[dict[str, float]] = getattr(pl_module, "history", [])
-        if self.shown is not None and history:
-            metrics = {name: history[-1][name] for name in BAR_METRICS if name in history[-1]}
-            text = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-            self.bar.update(self.shown, metrics=text)
+        last = self.task.history[-1] if self.task.history else {}
+        text = ", ".join(f"{name} {last[name]:.3f}" for name in BAR_METRICS if name in last)
+        self.bar.update(self.shown, metrics=text)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Close the bar."""
         self.bar.stop()
 
 
-def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: int, folder: Path) -> None:
+def fit(task: RunTask, name: str, epochs: int, accumulate: int, folder: Path) -> None:
     """Train ``task``, from the last checkpoint in ``folder`` where there is one; torchrun's processes share it.
 
     Raises:
@@ -307,18 +323,18 @@ def fit(task: RunTask, settings: Settings, name: str, epochs: int, accumulate: i
     last = folder / LAST
     if last.exists():
         load_whole(last, task.identity)
-    device = choose_device(settings.runtime)
-    check_compiler(settings.runtime, device)
-    world = processes()
+    runtime, world = task.settings.runtime, processes()
+    device = choose_device(runtime)
+    check_compiler(runtime, device)
     devices: int | list[int] = [device.index] if device.index is not None else 1
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=world if world > 1 else devices,
         strategy=task.strategy_name if world > 1 else "auto",
-        precision=choose_precision(settings.runtime, device),
+        precision=choose_precision(runtime, device),
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=[LiveProgress(name, settings.runtime.progress), KeepLast(folder)],
+        callbacks=[LiveProgress(task, name, epochs), KeepLast(folder)],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,

@@ -42,7 +42,7 @@ def settings_of(**compose: object) -> Settings:
 
 def test_the_composites_of_an_epoch_take_the_place_of_the_set(drawn: CropSet) -> None:
     settings = settings_of()
-    bank = FreshBank.compose(drawn, settings, CPU)
+    bank = FreshBank(drawn, settings, CPU)
     real = drawn.subset(range(24))
     assert len(bank) == 24 + 40
     assert np.array_equal(bank.images[:24].numpy(), real.canvas(32))
@@ -59,7 +59,7 @@ def test_the_composites_of_an_epoch_take_the_place_of_the_set(drawn: CropSet) ->
 
 
 def test_every_epoch_differs_and_comes_again(drawn: CropSet) -> None:
-    bank = FreshBank.compose(drawn, settings_of(), CPU)
+    bank = FreshBank(drawn, settings_of(), CPU)
     epochs = []
     for epoch in (0, 1, 2, 1):
         bank.start_epoch(epoch)
@@ -72,8 +72,8 @@ def test_every_epoch_differs_and_comes_again(drawn: CropSet) -> None:
 def test_a_mapped_bank_composes_the_same(drawn: CropSet, tmp_path: Path) -> None:
     settings = settings_of()
     mapped = settings.model_copy(update={"input": settings.input.model_copy(update={"memory_map": True})})
-    plain = FreshBank.compose(drawn, settings, CPU)
-    assert torch.equal(plain.images, FreshBank.compose(drawn, mapped, CPU, tmp_path).images)
+    plain = FreshBank(drawn, settings, CPU)
+    assert torch.equal(plain.images, FreshBank(drawn, mapped, CPU, tmp_path).images)
 
 
 class Interrupted(Exception):
@@ -140,16 +140,16 @@ def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None
 def test_crops_of_another_part_are_refused(drawn: CropSet) -> None:
     leaking = CropSet(drawn.frame.assign(split=["train"] * 20 + ["test"] * 6), drawn.images)
     with pytest.raises(SupcamError, match="4 sources are not of the training split"):
-        FreshBank.compose(leaking, settings_of(), CPU)
+        FreshBank(leaking, settings_of(), CPU)
 
 
 def test_what_cannot_be_composed_is_counted_and_replaced_by_a_good_source(drawn: CropSet) -> None:
     white = CropSet(drawn.frame.assign(relation=""), [*drawn.images[:24], *[np.full((30, 30), 255, np.uint8)] * 2])
-    bank = FreshBank.compose(white, settings_of(min_contact=4000, cells=["instance+instance:touch"]), CPU)
+    bank = FreshBank(white, settings_of(min_contact=4000, cells=["instance+instance:touch"]), CPU)
     assert bank.metrics() == {"uncomposed": 40.0, "uncomposed/no-admissible-shift": 40.0}
     assert (bank.images[26:].flatten(1).min(dim=1).values < 250).all()
     with pytest.raises(UsageError, match=r"none of 2 training crops can be composed \(2 empty\)"):
-        FreshBank.compose(white.subset([24, 25]), settings_of(), CPU)
+        FreshBank(white.subset([24, 25]), settings_of(), CPU)
 
 
 def test_no_composites_asked_for_leaves_the_crops_as_they_are(drawn: CropSet, tmp_path: Path) -> None:

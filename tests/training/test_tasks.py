@@ -20,6 +20,7 @@ from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, FinetuneTask, finetune
 from supcam.training.prediction import load_classifier, predict_logits
 from supcam.training.pretraining import PretrainResult, PretrainTask, pretrain
+from supcam.training.task import TaskInputs
 from supcam.views import view_seeds
 from tests.training.small import small_crops, small_settings
 
@@ -142,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 def test_query_and_key_are_two_views_of_a_crop() -> None:
     settings = small_settings()
     bank = CropBank.from_crops(small_crops(), settings.input, torch.device("cpu"))
-    task = PretrainTask(settings, bank, bank, {})
+    task = PretrainTask(TaskInputs(settings, bank, bank, {}))
     indices, slots = torch.tensor([3, 11, 3]), torch.tensor([0, 1, 2])
     query, key, labels = task.draw_views(indices, slots)
     for views, number in ((query, 0), (key, 1)):
@@ -244,7 +245,7 @@ def test_steps_before_an_epoch_are_counted_by_what_it_sees() -> None:
     settings = small_settings(finetune={"epochs": 2, "real_epochs": 2, "batch_size": 8})
     crops = (small_crops(composed=5), VALIDATION)  # 40 crops, 25 of them real: 5 and 3 batches of 8
     train, watched = (CropBank.from_crops(part, settings.input, torch.device("cpu")) for part in crops)
-    task = FinetuneTask(settings, train, watched, {}, 0)
+    task = FinetuneTask(TaskInputs(settings, train, watched, {}), 0)
     assert [task.steps_before(epoch) for epoch in range(5)] == [0, 5, 10, 13, 16]
 
 
