@@ -38,13 +38,7 @@ _LEAST_LOG = -80.0  # stands for the logarithm of a probability of 0, which is n
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers of one model to the crops of a report.
-
-    Attributes:
-        name: The name of the model on the page.
-        probabilities: (N, 4), each row sums to 1.
-        seen: Crops that trained or tuned the model.
-    """
+    """Answers (N, 4) of a model, each row's sum 1, its name on the page, and how many crops trained or tuned it."""
 
     name: str
     probabilities: NDArray[np.floating[Any]]
@@ -71,14 +65,14 @@ def write_report(
         notes: How the crops were read; they come first among the notes of the report.
 
     Returns:
-        The evaluation of the first model; ``metrics`` holds the comparison where there is a second.
+        The evaluation of the first model, the comparison in its ``metrics``.
 
     Raises:
         UsageError: when there is no crop, answers do not fit the crops or the four types, or ``into`` is a file.
     """
     if into.exists() and not into.is_dir():
         raise UsageError(f"{into} is a file; name a folder for the report.")
-    evaluations = [evaluated(one, crops, settings) for one in judged]
+    evaluations = [_evaluated(one, crops, settings) for one in judged]
     first = evaluations[0]
     first.metrics["model"] = judged[0].name
     first.metrics["notes"] = [*notes, *first.metrics["notes"]]
@@ -93,12 +87,8 @@ def write_report(
     return first
 
 
-def evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Evaluation:
-    """One model's evaluation.
-
-    Raises:
-        UsageError: for answers that are not probabilities of the four types for these crops.
-    """
+def _evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Evaluation:
+    """One model's evaluation; refuses answers that are not probabilities."""
     given = np.asarray(judged.probabilities, dtype=np.float64)
     if len(crops) and given.shape == (len(crops), len(TYPE_LABELS)):
         off = np.abs(given.sum(axis=1) - 1).max()

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
-from supcam.evaluation.cases import case_groups
+from supcam.evaluation.cases import case_groups, subsets
 from supcam.evaluation.intervals import probability_bootstrap
 from supcam.evaluation.metrics import classification_metrics
-from supcam.evaluation.repeats import checked_labels, compare_repeats, holm, repeated_metrics, subsets
+from supcam.evaluation.repeats import checked_labels, compare_repeats, holm, repeated_metrics
 from supcam.evaluation.report import prediction_table
 from supcam.experiments.jobs import Job, JobContext, JobResult
 from supcam.files import write_text
