@@ -51,15 +51,10 @@ def wilson(hits: int, total: int, confidence: float = 0.95) -> Interval | None:
 def bootstrap(
     labels: Ints, predicted: Ints, groups: Sequence[str], settings: EvaluateSettings
 ) -> tuple[dict[str, Interval], list[str]]:
-    """Percentile intervals of the overall metrics, resampling whole cases, since crops of one case resemble each other.
+    """Percentile intervals by metric, of each type's sensitivity as ``sensitivity/TYPE``, and notes on lost resamples.
 
-    Args:
-        labels, predicted: (N,) actual and predicted types.
-        groups: (N,) the case of each crop. With one case only, crops are resampled.
-        settings: Confidence, seed and number of resamples; 0 gives no intervals.
-
-    Returns:
-        Intervals by metric, of each type's sensitivity as ``sensitivity/TYPE``; notes on lost resamples.
+    Of labels (N,) and predicted types (N,), resampling whole cases, since crops of one case resemble each other:
+    ``groups`` (N,) are the cases. With one case only, crops are resampled. Without resamples there are no intervals.
     """
     if settings.bootstrap == 0:
         return {}, ["bootstrap intervals were switched off (evaluate.bootstrap = 0)"]
@@ -83,17 +78,11 @@ def bootstrap(
 def probability_bootstrap(
     labels: Ints, probabilities: Floats, groups: Sequence[str], settings: EvaluateSettings
 ) -> dict[str, Interval]:
-    """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling like :func:`bootstrap`.
+    """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling cases or the crops of a single one.
 
-    Args:
-        labels: (N,) actual types.
-        probabilities: (S, N, 4) of S trainings; a metric is their mean.
-        groups: (N,) the case of each crop; with one case only, crops are resampled.
-        settings: Confidence, seed, bins of the calibration error and number of resamples; 0 gives no intervals.
-
-    Returns:
-        Intervals by metric. A resample that lacks a type counts for no AUC; an undefined metric has no interval.
-        Resampling adds noise to every bin, so the bounds of the calibration error lie too high where it is small.
+    Of labels (N,) and probabilities (S, N, 4) of S trainings, over which a metric is the mean; ``groups`` (N,) are the
+    cases. A resample that lacks a type counts for no AUC; an undefined metric has no interval. Resampling adds noise to
+    every bin, so the bounds of the calibration error lie too high where it is small.
     """
     member, units = _resampled_units(groups)
     rankings = [_rankings(labels, one) for one in probabilities]
@@ -206,21 +195,17 @@ def percentile_interval(values: Floats, confidence: float) -> Interval | None:
 
 
 def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
-    """Exact McNemar test of two models' predictions for the same crops (McNemar, Psychometrika 12, 1947).
+    """Exact McNemar test of two models' predictions (N,) for the same crops (McNemar, Psychometrika 12, 1947).
 
     Crops that both models type correctly, or both wrongly, say nothing about which is better and are left out.
-
-    Raises:
-        UsageError: when the three do not have one length.
     """
     if not len(labels) == len(first) == len(second):
         raise UsageError(
             f"McNemar needs predictions of both models for the same crops, got {len(labels)} labels, "
             f"{len(first)} and {len(second)} predictions. Predict the same crops with both."
         )
-    correct_first, correct_second = first == labels, second == labels
-    only_first = int((correct_first & ~correct_second).sum())
-    only_second = int((correct_second & ~correct_first).sum())
+    only_first = int(((first == labels) & (second != labels)).sum())
+    only_second = int(((second == labels) & (first != labels)).sum())
     differ = only_first + only_second
     p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     return McNemar(only_first, only_second, p_value)

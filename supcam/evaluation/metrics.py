@@ -19,7 +19,7 @@ class Metrics:
     """Metrics by name; an undefined one is None and ``notes`` says why.
 
     Attributes:
-        values: Overall metrics, each in 0..1 (kappa in -1..1), None when undefined.
+        values: Overall metrics, each in 0..1 (kappa in -1..1).
         per_type: Metrics of each type by its label, and ``count``, the number of crops of that type.
         notes: One sentence for each metric that is undefined or rests on fewer than four types.
     """

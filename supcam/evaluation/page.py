@@ -56,16 +56,8 @@ def write_report(
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
 
-    Args:
-        judged: One or two models.
-        crops: Labelled crops.
-        settings: Of the evaluation.
-        into: Folder for the files, made if missing.
-        title: Where the crops come from.
-        notes: How the crops were read; they come first among the notes of the report.
-
-    Returns:
-        The evaluation of the first model, the comparison in its ``metrics``.
+    ``notes`` on how the crops were read come first among those of the report, and ``title`` says where they come from.
+    Returns the evaluation of the first model, the comparison in its ``metrics``.
 
     Raises:
         UsageError: when there is no crop, answers do not fit the crops or the four types, or ``into`` is a file.
@@ -74,12 +66,9 @@ def write_report(
         raise UsageError(f"{into} is a file; name a folder for the report.")
     evaluations = [_evaluated(one, crops, settings) for one in judged]
     first = evaluations[0]
+    seen = [f"{one.seen} of {len(crops)} crops trained or tuned {one.name}" for one in judged if one.seen]
     first.metrics["model"] = judged[0].name
-    first.metrics["notes"] = [*notes, *first.metrics["notes"]]
-    for one in judged:
-        if one.seen:
-            note = f"{one.seen} of {len(crops)} crops trained or tuned {one.name}: its metrics are too good"
-            first.metrics["notes"].append(note)
+    first.metrics["notes"] = [*notes, *first.metrics["notes"], *(f"{text}: its metrics are too good" for text in seen)]
     if len(judged) > 1:
         first.metrics["comparison"] = _comparison(judged, evaluations, crops, settings)
     first.write(into, crops.images)
@@ -116,9 +105,7 @@ def _comparison(
 def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> dict[str, Any]:
     """What the template of the page shows; the plots are read from ``into``."""
     metrics = evaluation.metrics
-    subsets = dict(metrics.get("by_source", {}))
-    if "certain" in metrics:
-        subsets["label_certain not no"] = metrics["certain"]
+    certain = {"label_certain not no": metrics["certain"]} if "certain" in metrics else {}
     errors = evaluation.errors()
     shown = errors.head(_ERRORS_SHOWN)
     pictures = [pages.thumbnail(crops.images[int(str(row))], _TILE) for row in shown.index]
@@ -127,7 +114,7 @@ def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> di
         "title": title,
         "cases": count_of_cases(metrics["cases"]),
         "overall": _OVERALL,
-        "subsets": subsets,
+        "subsets": {**metrics.get("by_source", {}), **certain},
         "compared": _COMPARED,
         "plots": [(caption, pages.data_uri((into / name).read_bytes())) for name, caption in _PLOTS.items()],
         "errors": shown.assign(picture=pictures).to_dict("records"),

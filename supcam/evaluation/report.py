@@ -80,8 +80,8 @@ class Evaluation:
             shown = [_percent(row[name]) for name in ("specificity", "precision", "auc")]
             table.add_row(label, str(row["count"]), *_with_interval(row, "sensitivity"), *shown)
         table.add_section()
-        for name, heading in (("macro_sensitivity", "macro sensitivity"), ("accuracy", "accuracy")):
-            table.add_row(heading, str(self.metrics["crops"]), *_with_interval(self.metrics, name))
+        for name in ("macro_sensitivity", "accuracy"):
+            table.add_row(name.replace("_", " "), str(self.metrics["crops"]), *_with_interval(self.metrics, name))
         if self.metrics["notes"]:
             table.caption = "\n".join(self.metrics["notes"])
         return table
@@ -101,8 +101,8 @@ def evaluate(
         logits: (N, 4) scores before softmax.
         frame: N rows of a manifest, in the same order; ``type`` is the truth, ``source/case_id`` the case.
         settings: Confidence, resamples, seed, bins.
-        validation_logits: (M, 4) of the validation part, for the calibration temperature and the validation metrics.
-        validation_labels: (M,) types of the validation part.
+        validation_logits, validation_labels: (M, 4) and (M,) of the validation part, for the calibration temperature
+            and the validation metrics.
 
     Raises:
         UsageError: when there is no crop, or the logits do not fit the crops or the four types.
