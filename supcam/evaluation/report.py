@@ -101,8 +101,7 @@ def evaluate(
         logits: (N, 4) scores before softmax.
         frame: N rows of a manifest, in the same order; ``type`` is the truth, ``source/case_id`` the case.
         settings: Confidence, resamples, seed, bins.
-        validation_logits, validation_labels: (M, 4) and (M,) of the validation part, for the calibration temperature
-            and the validation metrics.
+        validation_logits, validation_labels: (M, 4) and (M,), for the calibration temperature and validation metrics.
 
     Raises:
         UsageError: when there is no crop, or the logits do not fit the crops or the four types.

@@ -36,18 +36,8 @@ def ablate(
 ) -> tuple[dict[str, Any], JobCounts]:
     """Run the rows and sweeps of ``settings.ablation`` on the same folds and seeds, and write table, figures and JSON.
 
-    Args:
-        crops: All crops.
-        folds: Folds, or the parts of the split as the only one.
-        settings: All settings; rows change some of them.
-        into: Folder for the results.
-        state: Folder in which finished jobs are kept.
-        root: Project root, for the commit that the results name.
-        run: The run above those of the jobs; None tracks nothing.
-        progress: Called with the number of finished jobs and of all.
-
-    Returns:
-        What ``ablation.json`` holds, and how the jobs went.
+    Finished jobs are kept in the folder ``state``; ``root`` is the project whose commit the results name. Jobs get runs
+    below ``run``, without it none. Returns what ``ablation.json`` holds, and how the jobs went.
 
     Raises:
         UsageError: for rows, settings or crops that cannot be compared; nothing was trained then.
