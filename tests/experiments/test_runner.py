@@ -124,7 +124,7 @@ def test_rows_that_fail_are_reported_and_the_others_stand(
 def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path) -> None:
     """The point 0.1 is the row itself: three comparisons shown, two adjusted for."""
     changes = {"pretrain.temperature": 0.1, "ablation.rows": ["ce", "unified"]}
-    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes))[0]
     row, (same, other) = found["rows"]["unified"]["paired"], found["sweeps"]["pretrain.temperature"]
     assert row == same["paired"]
     first, second = sorted((row, other["paired"]), key=lambda one: one["p_value"])
@@ -132,7 +132,7 @@ def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path)
     assert second["p_value_adjusted"] == pytest.approx(max(second["p_value"], first["p_value_adjusted"]))
     # The same with the row as reference: its own point is no comparison at all.
     changes["ablation.reference"] = "unified"
-    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes))[0]
     same, other = (point["paired"] for point in found["sweeps"]["pretrain.temperature"])
     assert (same["p_value"], same["p_value_adjusted"]) == (1.0, 1.0)
     first, second = sorted((found["rows"]["ce"]["paired"], other), key=lambda one: one["p_value"])
