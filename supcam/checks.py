@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,13 +71,7 @@ class CheckReport:
 
 
 def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compose: ComposeSettings) -> CheckReport:
-    """Test a model on labelled crops that it was not trained on.
-
-    Args:
-        predict: The model.
-        crops: At least one; ``check.crops`` of them are used, spread evenly.
-        settings: Thresholds and strengths.
-        compose: How composites of the algebra check are made.
+    """Test a model on labelled crops that it was not trained on: ``check.crops`` of them, spread evenly.
 
     Raises:
         UsageError: when there is no crop.
@@ -84,11 +79,11 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
     if not len(crops):
         raise UsageError("there is no crop to check the model with. Give labelled crops with --data.")
     crops = crops.subset(np.linspace(0, len(crops) - 1, min(settings.crops, len(crops))).astype(int))
-    answers = np.asarray(predict(crops.images).argmax(axis=1), dtype=np.int64)
+    answers = _answers(predict, crops.images)
 
     def unchanged(name: str, changes: Callable[[Grey], Iterable[Grey]], threshold: float) -> CheckResult:
-        changed = [list(changes(image)) for image in crops.images]
-        expected = np.repeat(answers, [len(pictures) for pictures in changed])
+        changed = [one for image in crops.images for one in changes(image)]
+        expected = np.repeat(answers, len(changed) // len(crops))
         return _share(name, _answers(predict, changed) == expected, threshold, f"{len(crops)} crops")
 
     def both_ways(image: Grey) -> list[Grey]:
@@ -130,12 +125,9 @@ def padded(image: Grey, margin: int) -> Grey:
 
 def on_diagonal_canvas(image: Grey) -> Grey:
     """A crop centred on a white square on which it can be turned by any angle without being cut or scaled again."""
-    height, width = image.shape
-    side = int(np.ceil(np.hypot(height, width))) + 2
-    canvas = np.full((side, side), 255, dtype=np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas[top : top + height, left : left + width] = image
-    return canvas
+    side = int(np.ceil(np.hypot(*image.shape))) + 2
+    missing = [side - length for length in image.shape]
+    return np.pad(image, [(rest // 2, rest - rest // 2) for rest in missing], constant_values=255)
 
 
 def rotated(canvas: Grey, degrees: float) -> Grey:
@@ -145,16 +137,15 @@ def rotated(canvas: Grey, degrees: float) -> Grey:
 
 def source_metrics(crops: CropSet, answers: Ints) -> dict[str, dict[str, Any]]:
     """Crops, accuracy with interval and macro sensitivity of each source."""
-    sources, labels = crops.frame["source"].astype(str).to_numpy(), crops.labels
+    sources = crops.frame["source"].astype(str).to_numpy()
     found = {}
     for name in sorted(set(sources)):
-        rows = sources == name
-        hits, total = int((labels[rows] == answers[rows]).sum()), int(rows.sum())
+        matrix = confusion(crops.labels[sources == name], answers[sources == name])
+        hits, total = int(np.trace(matrix)), int(matrix.sum())
         interval = wilson(hits, total, _CONFIDENCE)
         assert interval is not None  # a source has at least one crop
-        sensitivity = float(rates(confusion(labels[rows], answers[rows]))["macro_sensitivity"])
-        accuracy = {"accuracy": hits / total, "low": interval.low, "high": interval.high}
-        found[name] = {"crops": total, **accuracy, "macro_sensitivity": sensitivity}
+        accuracy = {"accuracy": hits / total, **asdict(interval)}
+        found[name] = {"crops": total, **accuracy, "macro_sensitivity": float(rates(matrix)["macro_sensitivity"])}
     return found
 
 
@@ -162,8 +153,8 @@ def _rotations(predict: Predict, images: Sequence[Grey], settings: CheckSettings
     rng = np.random.default_rng(settings.seed)
     canvases = [on_diagonal_canvas(image) for image in images]
     # Compared with the answer to the canvas, not to the crop: the white frame is another check.
-    before = _answers(predict, [[canvas] for canvas in canvases])
-    turned = [[rotated(canvas, degrees) for degrees in rng.uniform(0, 360, settings.angles)] for canvas in canvases]
+    before = _answers(predict, canvases)
+    turned = [rotated(canvas, degrees) for canvas in canvases for degrees in rng.uniform(0, 360, settings.angles)]
     same = _answers(predict, turned) == np.repeat(before, settings.angles)
     return _share("rotation by any angle", same, settings.min_unchanged, f"{len(images)} crops on a padded canvas")
 
@@ -177,10 +168,10 @@ def _single_stays(
     labelled = crops.labels == ClusterType.INSTANCE
     # A model that types no single correctly must not pass by having nothing that could change.
     if labelled.any() and not (answers[labelled] == ClusterType.INSTANCE).any():
-        return _failed(name, threshold, f"the model calls none of {labelled.sum()} singles a single")
+        return _not_measured(name, threshold, f"the model calls none of {labelled.sum()} singles a single", failed=True)
     if not singles:
-        return _not_applied(name, threshold, "no crop is a single, and the model calls none so")
-    framed = [[padded(one, max(1, round(share * max(one.shape))))] for one in singles]
+        return _not_measured(name, threshold, "no crop is a single, and the model calls none so", failed=False)
+    framed = [padded(one, max(1, round(share * max(one.shape)))) for one in singles]
     kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
     return _share(name, kept, threshold, f"{len(singles)} crops that the model calls single")
 
@@ -199,7 +190,7 @@ def _algebra(
         missed = [ClusterType(kind).label for kind in sorted((needed & labelled) - correct)]
         if missed and needed <= labelled:
             note = f"the model types no crop of type {' or '.join(missed)} correctly"
-            results.append(_failed(name, settings.min_algebra, note))
+            results.append(_not_measured(name, settings.min_algebra, note, failed=True))
         else:
             results.append(_composites_typed(name, predict, composer, cell, settings))
     return results
@@ -208,39 +199,32 @@ def _algebra(
 def _composites_typed(
     name: str, predict: Predict, composer: Composer, cell: Cell, settings: CheckSettings
 ) -> CheckResult:
-    made: list[Composite] = []
-    for attempt in range(_TRIES * settings.composites):
-        # A generator for each attempt: one that fails does not move the others.
-        rng = np.random.default_rng((settings.seed, int(cell.target), attempt))
-        composite = composer.compose_plan(Plan(cell), rng)
-        if isinstance(composite, Composite):
-            made.append(composite)
-        if len(made) == settings.composites:
-            break
+    # A generator for each attempt: one that fails does not move the others.
+    tried = (
+        composer.compose_plan(Plan(cell), np.random.default_rng((settings.seed, int(cell.target), attempt)))
+        for attempt in range(_TRIES * settings.composites)
+    )
+    made = list(islice((one for one in tried if isinstance(one, Composite)), settings.composites))
     if not made:
-        return _not_applied(name, settings.min_algebra, "no composite could be made of these crops")
-    answers = _answers(predict, [[composite.image] for composite in made])
+        return _not_measured(name, settings.min_algebra, "no composite could be made of these crops", failed=False)
+    answers = _answers(predict, [composite.image for composite in made])
     wrong = np.bincount(answers[answers != int(cell.target)], minlength=len(TYPE_LABELS))
     others = ", ".join(f"{count} {label}" for label, count in zip(TYPE_LABELS, wrong, strict=True) if count)
     note = f"{len(made)} composites of correctly typed crops" + (f"; otherwise {others}" if others else "")
     return _share(name, answers == int(cell.target), settings.min_algebra, note)
 
 
-def _answers(predict: Predict, pictures: Sequence[Sequence[Grey]]) -> Ints:
-    """Types of all pictures, crop by crop."""
-    flat = [one for group in pictures for one in group]
-    return np.asarray(predict(flat).argmax(axis=1), dtype=np.int64)
+def _answers(predict: Predict, pictures: Sequence[Grey]) -> Ints:
+    return np.asarray(predict(pictures).argmax(axis=1), dtype=np.int64)
 
 
 def _share(name: str, correct: NDArray[np.bool_], threshold: float, note: str) -> CheckResult:
-    value = float(correct.mean())
-    note = f"{note}; {int((~correct).sum())} of {len(correct)} fail"
+    value, wrong = float(correct.mean()), int((~correct).sum())
+    note = f"{note}; {wrong} of {len(correct)} fail"
     return CheckResult(name, value >= threshold, value, f"at least {threshold:g}", note)
 
 
-def _failed(name: str, threshold: float, note: str) -> CheckResult:
-    return CheckResult(name, False, 0.0, f"at least {threshold:g}", note)
-
-
-def _not_applied(name: str, threshold: float, note: str) -> CheckResult:
-    return CheckResult(name, None, None, f"at least {threshold:g}", note)
+def _not_measured(name: str, threshold: float, note: str, failed: bool) -> CheckResult:
+    """A check of nothing: failed where that is the model's doing, else not applied."""
+    passed, value = (False, 0.0) if failed else (None, None)
+    return CheckResult(name, passed, value, f"at least {threshold:g}", note)

@@ -1,8 +1,6 @@
 """Commands that judge a model on labelled crops: check, evaluate."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -51,9 +49,8 @@ def check(
     settings = _settings()
     if data is None and (type_map is not None or case_pattern is not None):
         raise UsageError("--map and --case-pattern say how to read --data. Give labelled crops with it.")
-    labelled = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
-    with labelled as (crops, notes):
-        report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
+    crops, notes = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
+    report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     verdicts = {True: "passed", False: "FAILED", None: "not applied"}
@@ -86,15 +83,14 @@ def evaluate(
 
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
-    with _labelled(data, type_map, case_pattern) as (crops, notes):
-        judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
-        evaluation = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes)
-    for note in evaluation.metrics["notes"]:
+    crops, notes = _labelled(data, type_map, case_pattern)
+    judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
+    metrics = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes).metrics
+    for note in metrics["notes"]:
         typer.echo(f"note: {note}", err=True)
-    accuracy, sensitivity = (evaluation.metrics[name] for name in ("accuracy", "macro_sensitivity"))
     typer.echo(
-        f"{into / 'report.html'}: {evaluation.metrics['crops']} crops, accuracy {accuracy:.4f}, "
-        f"macro sensitivity {sensitivity:.4f}"
+        f"{into / 'report.html'}: {metrics['crops']} crops, accuracy {metrics['accuracy']:.4f}, "
+        f"macro sensitivity {metrics['macro_sensitivity']:.4f}"
     )
 
 
@@ -116,8 +112,7 @@ def _settings() -> Settings:
         return Settings()  # outside a project
 
 
-@contextmanager
-def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "Iterator[tuple[CropSet, list[str]]]":
+def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "tuple[CropSet, list[str]]":
     """Labelled crops of any form that import takes, read through a folder of their own, and the notes of the import.
 
     A data folder is read as it is.
@@ -134,18 +129,16 @@ def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "
         frame = read_manifest(source / MANIFEST)
         if frame.empty:
             raise UsageError(f"{source} holds no crop. Import some: supcam import")
-        yield CropSet.load(frame, source), []
-        return
+        return CropSet.load(frame, source), []
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / "data"
         report = import_sources([source], target, type_map=read_map(type_map), case_pattern=case_pattern)
         notes = [f"{count} {what}, so not judged" for what, count in sorted(report.ignored.items())]
         notes += [f"{count} crops {what}" for what, count in sorted(report.notes.items())]
-        yield CropSet.load(read_manifest(target / MANIFEST), target), notes
+        return CropSet.load(read_manifest(target / MANIFEST), target), notes
 
 
-@contextmanager
-def _own_test_crops(predictor: Predictor) -> "Iterator[tuple[CropSet, list[str]]]":
+def _own_test_crops(predictor: Predictor) -> "tuple[CropSet, list[str]]":
     """The crops of data/ that the model was judged on, and so neither trained nor tuned."""
     from supcam.data.crops import CropSet
 
@@ -157,7 +150,7 @@ def _own_test_crops(predictor: Predictor) -> "Iterator[tuple[CropSet, list[str]]
             f"none of the {len(frame)} crops in {root / 'data'} is a test crop of {predictor.origin}. "
             "Get the data it was judged on (dvc pull data.dvc), or give other labelled crops with --data."
         )
-    yield CropSet.load(chosen, root / "data"), []
+    return CropSet.load(chosen, root / "data"), []
 
 
 def _seen(predictor: Predictor, frame: pd.DataFrame) -> int:

@@ -23,13 +23,9 @@ def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float | None:
-    """The temperature within 0.05..20 that makes validation labels likeliest; None without validation crops.
+    """The temperature within 0.05..20 that makes validation labels (N,) likeliest given their logits (N, 4).
 
-    Args:
-        logits: (N, 4) of the validation crops.
-        labels: (N,) their types.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    None without validation crops. Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     if len(labels) == 0:
         return None
@@ -50,26 +46,19 @@ def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def reliability(labels: Ints, probabilities: Floats, bins: int) -> pd.DataFrame:
-    """Crops binned by confidence, one row per bin: ``low, high, count, confidence, accuracy``.
-
-    Args:
-        labels: (N,) actual types.
-        probabilities: (N, 4), rows sum to 1; the confidence of a crop is the largest of its row.
-        bins: Number of bins of equal width over 0..1.
+    """Crops (labels (N,), probabilities (N, 4)) in ``bins`` bins of equal width over 0..1 by their largest probability.
 
     Returns:
-        Bounds of the bins, number of crops, and their mean confidence and accuracy in 0..1, NaN in an empty bin.
+        One row per bin: its bounds ``low, high``, the ``count`` of crops, and their mean ``confidence`` and
+        ``accuracy`` in 0..1, NaN in an empty bin.
     """
     confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     member = bins_of(confidence, bins)
-    rows = []
-    for at in range(bins):
-        inside = member == at
-        means = (confidence[inside].mean(), correct[inside].mean()) if inside.any() else (np.nan, np.nan)
-        rows.append((edges[at], edges[at + 1], int(inside.sum()), *means))
-    return pd.DataFrame(rows, columns=["low", "high", "count", "confidence", "accuracy"])
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": np.bincount(member, minlength=bins)})
+    for name, values in (("confidence", confidence), ("accuracy", probabilities.argmax(axis=1) == labels)):
+        table[name] = [values[member == at].mean() if count else np.nan for at, count in enumerate(table["count"])]
+    return table
 
 
 def calibration_error(table: pd.DataFrame) -> float:
@@ -85,12 +74,8 @@ def calibration_error(table: pd.DataFrame) -> float:
 def risk_coverage(labels: Ints, probabilities: Floats) -> pd.DataFrame:
     """Share of errors among the most confident crops, by share kept: ``coverage, risk, threshold``, each in 0..1.
 
-    Args:
-        labels: (N,) actual types.
-        probabilities: (N, 4), rows sum to 1.
-
-    Returns:
-        N rows: row k keeps the k + 1 most confident crops, those whose confidence is at least ``threshold``.
+    Of labels (N,) and probabilities (N, 4); row k of N keeps the k + 1 most confident crops, those whose confidence is
+    at least ``threshold``.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
 from supcam.evaluation.metrics import Ints
@@ -21,15 +22,13 @@ def case_groups(frame: pd.DataFrame) -> list[str]:
     Crops of one patient share stain, exposure and karyotype, so that errors come in cases. Resampling crops one by one
     would count them as independent and give intervals that are too narrow.
     """
-    pairs = zip(text_column(frame, "source"), text_column(frame, "case_id"), strict=True)
     # A case is named within its source only: "1" of two laboratories are two patients.
-    return [f"{source}/{case}" if case else f"crop {row}" for row, (source, case) in enumerate(pairs)]
+    return [f"{source}/{case}" if case else f"crop {row}" for row, (source, case) in enumerate(_cases(frame))]
 
 
 def known_cases(frame: pd.DataFrame) -> int:
     """Number of cases that are named."""
-    pairs = zip(text_column(frame, "source"), text_column(frame, "case_id"), strict=True)
-    return len({pair for pair in pairs if pair[1]})
+    return len({(source, case) for source, case in _cases(frame) if case})
 
 
 def count_of_cases(count: int) -> str:
@@ -39,7 +38,7 @@ def count_of_cases(count: int) -> str:
 
 def case_notes(frame: pd.DataFrame) -> list[str]:
     """What intervals over cases rest on, where those are few, or crops name none."""
-    named, alone = known_cases(frame), sum(not case for case in text_column(frame, "case_id"))
+    named, alone = known_cases(frame), sum(not case for _, case in _cases(frame))
     if not named:
         return ["no crop names its case: intervals resample crops and say nothing about other cases"]
     if named == 1 and not alone:
@@ -52,6 +51,34 @@ def case_notes(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def text_column(frame: pd.DataFrame, name: str) -> list[str]:
+def certain_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows (N,) whose label is certain; all where a manifest does not say so."""
+    known = "label_certain" in frame
+    return frame["label_certain"].astype(bool).to_numpy() if known else np.ones(len(frame), dtype=bool)
+
+
+def source_rows(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Rows (N,) of each source by its name; none where there is only one."""
+    sources = np.asarray(_text(frame, "source"))
+    names = np.unique(sources)
+    return {str(name): sources == name for name in names} if len(names) > 1 else {}
+
+
+def subsets(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Rows (N,) bool to be reported apart: all crops, certain labels, each source, and its certain labels."""
+    found = {"all crops": np.ones(len(frame), dtype=bool)} | source_rows(frame)
+    certain = certain_rows(frame)
+    for name, rows in list(found.items()):
+        if certain[rows].any() and not certain[rows].all():
+            found[f"{name}, label_certain not no"] = rows & certain
+    return found
+
+
+def _cases(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Source and case of each row."""
+    return list(zip(_text(frame, "source"), _text(frame, "case_id"), strict=True))
+
+
+def _text(frame: pd.DataFrame, name: str) -> list[str]:
     """A column as text, "" where a value or the whole column is missing."""
     return frame[name].fillna("").astype(str).tolist() if name in frame else [""] * len(frame)

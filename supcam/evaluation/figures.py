@@ -1,6 +1,7 @@
 """Figures of an evaluation as PNG files, the same bytes for the same evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +20,58 @@ _MAX_ERRORS = 64
 
 def draw_confusion(matrix: NDArray[np.int64], metrics: Mapping[str, Any], path: Path) -> None:
     """Confusion matrix (4, 4): counts, coloured by their share of the actual type."""
-    figure, axes = new_figure(5.6, 4.8)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*matrix.shape):
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(TYPE_LABELS)), TYPE_LABELS, rotation=20, ha="right")
-    axes.set_yticks(range(len(TYPE_LABELS)), TYPE_LABELS)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("actual")
-    axes.set_title(f"accuracy {100 * metrics['accuracy']:.1f} %, {metrics['crops']} crops")
-    save(figure, path)
+    with new_figure(path, 5.6, 4.8) as axes:
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(*matrix.shape):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(TYPE_LABELS)), TYPE_LABELS, rotation=20, ha="right")
+        axes.set_yticks(range(len(TYPE_LABELS)), TYPE_LABELS)
+        axes.set(xlabel="predicted", ylabel="actual")
+        axes.set_title(f"accuracy {100 * metrics['accuracy']:.1f} %, {metrics['crops']} crops")
 
 
 def draw_sensitivity(metrics: Mapping[str, Any], path: Path) -> None:
     """Sensitivity of each type with its interval; a type without crops has no mark."""
-    figure, axes = new_figure(5.6, 3.2)
-    for at, (label, row) in enumerate(metrics["per_type"].items()):
-        if row["count"] == 0:
-            axes.text(0.5, at, f"no crop of type {label}", va="center", ha="center", color="grey")
-            continue
-        value = row["sensitivity"]
-        error = [[max(0.0, value - row["sensitivity_low"])], [max(0.0, row["sensitivity_high"] - value)]]
-        axes.errorbar(value, at, xerr=error, fmt="o", color="tab:blue", capsize=4)
-    counts = [f"{label} ({row['count']})" for label, row in metrics["per_type"].items()]
-    axes.set_yticks(range(len(counts)), counts)
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(len(counts) - 0.5, -0.5)
-    axes.set_xlabel(f"sensitivity, {100 * metrics['confidence']:.0f} % interval (Wilson)")
-    axes.grid(axis="x", alpha=0.3)
-    save(figure, path)
+    with new_figure(path, 5.6, 3.2) as axes:
+        for at, (label, row) in enumerate(metrics["per_type"].items()):
+            if row["count"] == 0:
+                axes.text(0.5, at, f"no crop of type {label}", va="center", ha="center", color="grey")
+                continue
+            error = distances(row["sensitivity"], row["sensitivity_low"], row["sensitivity_high"])
+            axes.errorbar(row["sensitivity"], at, xerr=error, fmt="o", color="tab:blue", capsize=4)
+        counts = [f"{label} ({row['count']})" for label, row in metrics["per_type"].items()]
+        axes.set_yticks(range(len(counts)), counts)
+        axes.set(xlim=(-0.02, 1.02), ylim=(len(counts) - 0.5, -0.5))
+        axes.set_xlabel(f"sensitivity, {100 * metrics['confidence']:.0f} % interval (Wilson)")
+        axes.grid(axis="x", alpha=0.3)
 
 
 def draw_reliability(table: pd.DataFrame, metrics: Mapping[str, Any], path: Path) -> None:
     """Accuracy against confidence, dot size by the number of crops."""
-    figure, axes = new_figure(4.4, 4.2)
     filled = table[table["count"] > 0]
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    axes.plot(filled["confidence"], filled["accuracy"], color="tab:blue", linewidth=1)
-    axes.scatter(filled["confidence"], filled["accuracy"], s=10 + 200 * filled["count"] / filled["count"].sum())
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("accuracy")
-    axes.set_title(f"calibration error {100 * metrics['calibration_error']:.1f} %")
-    save(figure, path)
+    with new_figure(path, 4.4, 4.2) as axes:
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        axes.plot(filled["confidence"], filled["accuracy"], color="tab:blue", linewidth=1)
+        axes.scatter(filled["confidence"], filled["accuracy"], s=10 + 200 * filled["count"] / filled["count"].sum())
+        axes.set(xlabel="confidence", ylabel="accuracy")
+        axes.set_title(f"calibration error {100 * metrics['calibration_error']:.1f} %")
 
 
 def draw_risk_coverage(table: pd.DataFrame, path: Path) -> None:
     """Share of errors among the crops kept, when the least confident ones go to review."""
-    figure, axes = new_figure(4.8, 3.4)
-    axes.plot(table["coverage"], table["risk"], color="tab:blue")
-    axes.set_xlabel("share of crops kept, most confident first")
-    axes.set_ylabel("share of errors")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    save(figure, path)
+    with new_figure(path, 4.8, 3.4) as axes:
+        axes.plot(table["coverage"], table["risk"], color="tab:blue")
+        axes.set(xlabel="share of crops kept, most confident first", ylabel="share of errors")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
 
 
 def draw_errors(wrong: pd.DataFrame, images: Sequence[NDArray[np.uint8]], path: Path) -> None:
     """Contact sheet of wrongly typed crops in their order, each with actual and predicted type.
 
-    Args:
-        wrong: Their predictions; the index is the number of the crop in ``images``.
-        images: All crops.
-        path: File to write.
+    The index of ``wrong``, their predictions, is the number of the crop among all ``images``.
     """
     shown = wrong.head(_MAX_ERRORS)
     rows = max(1, -(-len(shown) // _COLUMNS))
@@ -94,27 +83,27 @@ def draw_errors(wrong: pd.DataFrame, images: Sequence[NDArray[np.uint8]], path: 
         tile = Image.fromarray(images[int(str(index))])
         tile.thumbnail((_TILE, _TILE), Image.Resampling.BOX)
         sheet.paste(tile, (left, top))
-        draw.text((left, top + _TILE), _short(row["type"]), fill=0)
-        draw.text((left, top + _TILE + 11), f"{_short(row['predicted'])} {100 * row['confidence']:.0f} %", fill=0)
+        actual, predicted = (
+            row[name].replace("touching-overlapping", "touch-overlap") for name in ("type", "predicted")
+        )
+        draw.text((left, top + _TILE), actual, fill=0)
+        draw.text((left, top + _TILE + 11), f"{predicted} {100 * row['confidence']:.0f} %", fill=0)
     with replaced_file(path) as fresh:
         sheet.save(fresh)
 
 
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure and its axes, inches, without the global state of pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+@contextmanager
+def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Axes of a figure in inches, without the global state of pyplot, written whole when the block ends well."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure whole, without the version of matplotlib in it, so that equal figures are equal files."""
+    yield figure.subplots()
     with replaced_file(path) as fresh:
+        # Without the version of matplotlib in it, so that equal figures are equal files.
         figure.savefig(fresh, metadata={"Software": None})
 
 
-def _short(label: str) -> str:
-    return label.replace("touching-overlapping", "touch-overlap")
+def distances(value: float, low: float | None, high: float | None) -> list[list[float]] | None:
+    """Distances of an interval's bounds from its value, for error bars; a percentile interval may leave it outside."""
+    return None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]

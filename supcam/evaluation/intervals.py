@@ -14,7 +14,7 @@ from supcam.evaluation.calibration import bins_of
 from supcam.evaluation.metrics import TYPES, Floats, Ints, confusion, rates
 from supcam.settings import EvaluateSettings
 
-_CHUNK = 10_000  # resamples whose confusion tables are held at a time
+_CHUNK = 1_000  # resamples whose counts of all cases and confusion tables are held at a time
 _WEIGHTS_CHUNK = 100  # resamples whose weights of all crops are held at a time
 
 
@@ -31,8 +31,7 @@ class McNemar:
     """Paired comparison of two models.
 
     Attributes:
-        only_first: Crops that only the first model types correctly.
-        only_second: Crops that only the second model types correctly.
+        only_first, only_second: Crops that only one of them types correctly.
         p_value: Two-sided exact binomial test that both counts have the same expectation.
     """
 
@@ -52,36 +51,25 @@ def wilson(hits: int, total: int, confidence: float = 0.95) -> Interval | None:
 def bootstrap(
     labels: Ints, predicted: Ints, groups: Sequence[str], settings: EvaluateSettings
 ) -> tuple[dict[str, Interval], list[str]]:
-    """Percentile intervals of the overall metrics, resampling whole cases, since crops of one case resemble each other.
+    """Percentile intervals by metric, of each type's sensitivity as ``sensitivity/TYPE``, and notes on lost resamples.
 
-    Args:
-        labels: (N,) actual types.
-        predicted: (N,) predicted types.
-        groups: (N,) the case of each crop. With one case only, crops are resampled.
-        settings: Confidence, seed and number of resamples; 0 gives no intervals.
-
-    Returns:
-        Intervals by metric, of each type's sensitivity as ``sensitivity/TYPE``; notes on lost resamples.
+    Of labels (N,) and predicted types (N,), resampling whole cases, since crops of one case resemble each other:
+    ``groups`` (N,) are the cases. With one case only, crops are resampled. Without resamples there are no intervals.
     """
     if settings.bootstrap == 0:
         return {}, ["bootstrap intervals were switched off (evaluate.bootstrap = 0)"]
     names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    rng = np.random.default_rng(settings.seed)
     whole = confusion(labels, predicted)
-    by_group = confusion_by_group(labels, predicted, member, len(names))
+    # Every rate depends on the confusion table alone: tables are drawn, never the crops themselves.
+    tables = confusion_by_group(labels, predicted, member, len(names))
+    shares, drawn_at_once = np.full(len(names), 1 / len(names)), len(names)
+    if len(names) == 1:  # crops, of which all in one entry of the table are the same
+        tables = np.eye(whole.size, dtype=np.int64).reshape(-1, *whole.shape)
+        shares, drawn_at_once = whole.ravel() / whole.sum(), whole.sum()
     drawn: dict[str, list[Floats]] = defaultdict(list)
-    for count in _chunks(settings.bootstrap, _CHUNK):
-        # Every rate depends on the confusion table alone: tables are drawn, never the crops themselves.
-        if len(names) == 1:
-            tables = rng.multinomial(whole.sum(), whole.ravel() / whole.sum(), size=count).reshape(count, *whole.shape)
-        else:
-            tables = np.tensordot(_times_drawn(rng, len(names), count), by_group, axes=1)
-        for name, values in resampled_rates(tables, whole).items():
-            if values.ndim == 1:
-                drawn[name].append(values)
-            elif name == "sensitivity":
-                for index, label in enumerate(TYPE_LABELS):
-                    drawn[f"sensitivity/{label}"].append(values[:, index])
+    for times in _times_drawn(drawn_at_once, shares, settings.bootstrap, settings.seed):
+        for name, values in _named_rates(times, tables, whole).items():
+            drawn[name].append(values)
     lost = float(np.isnan(np.concatenate(drawn["macro_sensitivity"])).mean())
     notes = [f"{100 * lost:.1f} % of the resamples lack a type and count for no macro interval"] if lost else []
     return _percentiles(drawn, settings.confidence), notes
@@ -90,29 +78,18 @@ def bootstrap(
 def probability_bootstrap(
     labels: Ints, probabilities: Floats, groups: Sequence[str], settings: EvaluateSettings
 ) -> dict[str, Interval]:
-    """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling like :func:`bootstrap`.
+    """Percentile intervals of ``macro_auc`` and ``calibration_error``, resampling cases or the crops of a single one.
 
-    Args:
-        labels: (N,) actual types.
-        probabilities: (S, N, 4) of S trainings; a metric is their mean.
-        groups: (N,) the case of each crop; with one case only, crops are resampled.
-        settings: Confidence, seed, bins of the calibration error and number of resamples; 0 gives no intervals.
-
-    Returns:
-        Intervals by metric. A resample that lacks a type counts for no AUC; an undefined metric has no interval.
-        Resampling adds noise to every bin, so the bounds of the calibration error lie too high where it is small.
+    Of labels (N,) and probabilities (S, N, 4) of S trainings, over which a metric is the mean; ``groups`` (N,) are the
+    cases. A resample that lacks a type counts for no AUC; an undefined metric has no interval. Resampling adds noise to
+    every bin, so the bounds of the calibration error lie too high where it is small.
     """
-    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(names) == 1:
-        member = np.arange(len(labels))
-    units = int(member.max()) + 1
-    rng = np.random.default_rng(settings.seed)
+    member, units = _resampled_units(groups)
     rankings = [_rankings(labels, one) for one in probabilities]
     gaps = [_confidence_gaps(labels, one, member, units, settings.reliability_bins) for one in probabilities]
     sizes = np.bincount(member, minlength=units)
     drawn: dict[str, list[Floats]] = defaultdict(list)
-    for count in _chunks(settings.bootstrap, _WEIGHTS_CHUNK):
-        times = _times_drawn(rng, units, count)
+    for times in _times_drawn(units, np.full(units, 1 / units), settings.bootstrap, settings.seed, _WEIGHTS_CHUNK):
         errors = [np.abs(times @ gap).sum(axis=1) / (times @ sizes) for gap in gaps]
         drawn["calibration_error"].append(np.mean(errors, axis=0))
         if all(rankings):
@@ -122,14 +99,24 @@ def probability_bootstrap(
     return _percentiles(drawn, settings.confidence)
 
 
-def _chunks(total: int, size: int) -> Iterator[int]:
-    for start in range(0, total, size):
-        yield min(size, total - start)
+def _resampled_units(groups: Sequence[str]) -> tuple[NDArray[np.intp], int]:
+    """Number (N,) of what each crop is resampled with (its case, or with one case only itself), and their count."""
+    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return (member, len(names)) if len(names) > 1 else (np.arange(len(member)), len(member))
 
 
-def _times_drawn(rng: np.random.Generator, units: int, resamples: int) -> Ints:
-    """How often each unit is in each resample of as many units, (R, units)."""
-    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
+def _times_drawn(total: int, shares: Floats, resamples: int, seed: int, chunk: int = _CHUNK) -> Iterator[Ints]:
+    """How often each unit (its share of (units,)) is in each resample of ``total``: (R, units), a chunk at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, chunk):
+        yield rng.multinomial(total, shares, size=min(chunk, resamples - start))
+
+
+def _named_rates(times: Ints, tables: Ints, whole: Ints) -> dict[str, Floats]:
+    """Rates (R,) by name of resamples that hold each table of (units, 4, 4) so many ``times`` (R, units)."""
+    found = resampled_rates(np.tensordot(times, tables, axes=1), whole)
+    overall = {name: values for name, values in found.items() if values.ndim == 1}
+    return overall | {f"sensitivity/{label}": found["sensitivity"][:, at] for at, label in enumerate(TYPE_LABELS)}
 
 
 Ranking = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]
@@ -193,12 +180,8 @@ def confusion_by_group(labels: Ints, predicted: Ints, member: NDArray[np.intp], 
 
 
 def _percentiles(drawn: Mapping[str, list[Floats]], confidence: float) -> dict[str, Interval]:
-    found = {}
-    for name, parts in drawn.items():
-        bounds = percentile_interval(np.concatenate(parts), confidence)
-        if bounds is not None:
-            found[name] = bounds
-    return found
+    found = {name: percentile_interval(np.concatenate(parts), confidence) for name, parts in drawn.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def percentile_interval(values: Floats, confidence: float) -> Interval | None:
@@ -212,27 +195,20 @@ def percentile_interval(values: Floats, confidence: float) -> Interval | None:
 
 
 def mcnemar(labels: Ints, first: Ints, second: Ints) -> McNemar:
-    """Exact McNemar test of two models' predictions for the same crops (McNemar, Psychometrika 12, 1947).
+    """Exact McNemar test of two models' predictions (N,) for the same crops (McNemar, Psychometrika 12, 1947).
 
     Crops that both models type correctly, or both wrongly, say nothing about which is better and are left out.
-
-    Raises:
-        UsageError: when the three do not have one length.
     """
     if not len(labels) == len(first) == len(second):
         raise UsageError(
             f"McNemar needs predictions of both models for the same crops, got {len(labels)} labels, "
             f"{len(first)} and {len(second)} predictions. Predict the same crops with both."
         )
-    correct_first, correct_second = first == labels, second == labels
-    only_first = int((correct_first & ~correct_second).sum())
-    only_second = int((correct_second & ~correct_first).sum())
+    only_first = int(((first == labels) & (second != labels)).sum())
+    only_second = int(((second == labels) & (first != labels)).sum())
     differ = only_first + only_second
     p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     return McNemar(only_first, only_second, p_value)
-
-
-_PAIRED_CHUNK = 1_000  # resamples whose counts of all cases are held at a time
 
 
 def paired_bootstrap(
@@ -241,34 +217,21 @@ def paired_bootstrap(
     """Percentile intervals of the differences between two models on the same crops, resampling whole cases.
 
     Args:
-        labels: (N,) actual types.
-        first: (N,) types that the first model predicts.
-        second: (N,) types that the second model predicts.
+        labels, first, second: (N,) actual types, and those that the two models predict.
         groups: (N,) the case of each crop; with one case only, crops are resampled.
         repeats: Number of resamples; 0 gives no intervals.
-        confidence: For example 0.95.
-        seed: Of the resampling.
+        confidence, seed: Of the intervals, such as 0.95, and of the resampling.
 
     Returns:
         Intervals of first minus second by metric, of each type's sensitivity as ``sensitivity/TYPE``. A resample in
         which a metric is not defined does not count for it; a metric that is defined in none has no interval.
     """
-    names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(names) == 1:
-        member = np.arange(len(labels))
-    units = int(member.max()) + 1
+    member, units = _resampled_units(groups)
     tables = [confusion_by_group(labels, predicted, member, units) for predicted in (first, second)]
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, list[NDArray[np.float64]]] = {}
-    for start in range(0, repeats, _PAIRED_CHUNK):
-        count = min(_PAIRED_CHUNK, repeats - start)
+    drawn: dict[str, list[Floats]] = defaultdict(list)
+    for times in _times_drawn(units, np.full(units, 1 / units), repeats, seed):
         # The same cases for both models: what a case adds to both cancels out in the difference.
-        times = rng.multinomial(units, np.full(units, 1 / units), size=count)
-        ours, theirs = (resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0)) for table in tables)
+        ours, theirs = (_named_rates(times, table, table.sum(axis=0)) for table in tables)
         for name, values in ours.items():
-            if values.ndim == 1:
-                drawn.setdefault(name, []).append(values - theirs[name])
-        for index, label in enumerate(TYPE_LABELS):
-            difference = ours["sensitivity"][:, index] - theirs["sensitivity"][:, index]
-            drawn.setdefault(f"sensitivity/{label}", []).append(difference)
+            drawn[name].append(values - theirs[name])
     return _percentiles(drawn, confidence)

@@ -19,7 +19,7 @@ class Metrics:
     """Metrics by name; an undefined one is None and ``notes`` says why.
 
     Attributes:
-        values: Overall metrics, each in 0..1 (kappa in -1..1), None when undefined.
+        values: Overall metrics, each in 0..1 (kappa in -1..1).
         per_type: Metrics of each type by its label, and ``count``, the number of crops of that type.
         notes: One sentence for each metric that is undefined or rests on fewer than four types.
     """
@@ -73,19 +73,15 @@ def rates(matrix: NDArray[Any]) -> dict[str, Floats]:
 
 
 def classification_metrics(labels: Ints, probabilities: Floats) -> Metrics:
-    """Every metric of the protocol.
-
-    Args:
-        labels: (N,) actual types, N >= 1.
-        probabilities: (N, 4), rows sum to 1.
+    """Every metric of the protocol, of labels (N,), N >= 1, and probabilities (N, 4), whose rows sum to 1.
 
     Micro specificity is the value published for 3CNet and equals 1 - (1 - accuracy) / 3.
     """
     predicted = probabilities.argmax(axis=1)
     found = rates(confusion(labels, predicted))
     auc = _aucs(labels, probabilities)
-    overall = {name: value for name, value in found.items() if value.ndim == 0}
-    overall["macro_auc"] = _mean_where(auc, ~np.isnan(auc))
+    values = {name: number(value) for name, value in found.items() if value.ndim == 0}
+    values["macro_auc"] = number(_mean_where(auc, ~np.isnan(auc)))
     per_type = {
         label: {
             "count": int((labels == index).sum()),
@@ -94,7 +90,6 @@ def classification_metrics(labels: Ints, probabilities: Floats) -> Metrics:
         }
         for index, label in enumerate(TYPE_LABELS)
     }
-    values = {name: number(value) for name, value in overall.items()}
     return Metrics(values, per_type, _notes(values, per_type, len(labels)))
 
 
@@ -111,10 +106,8 @@ def _notes(values: dict[str, float | None], per_type: dict[str, dict[str, Any]],
     missing = [label for label, row in per_type.items() if row["count"] == 0]
     notes = []
     if missing:
-        present = TYPES - len(missing)
-        notes.append(
-            f"no crop of type {', '.join(missing)}: its metrics are null, macro metrics average {present} of 4 types"
-        )
+        macro = f"macro metrics average {TYPES - len(missing)} of 4 types"
+        notes.append(f"no crop of type {', '.join(missing)}: its metrics are null, {macro}")
     notes += [
         f"type {label} was never predicted: its precision counts as 0"
         for label, row in per_type.items()

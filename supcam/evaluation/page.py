@@ -38,13 +38,7 @@ _LEAST_LOG = -80.0  # stands for the logarithm of a probability of 0, which is n
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers of one model to the crops of a report.
-
-    Attributes:
-        name: The name of the model on the page.
-        probabilities: (N, 4), each row sums to 1.
-        seen: Crops that trained or tuned the model.
-    """
+    """Answers (N, 4) of a model, each row's sum 1, its name on the page, and how many crops trained or tuned it."""
 
     name: str
     probabilities: NDArray[np.floating[Any]]
@@ -62,30 +56,19 @@ def write_report(
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
 
-    Args:
-        judged: One or two models.
-        crops: Labelled crops.
-        settings: Of the evaluation.
-        into: Folder for the files, made if missing.
-        title: Where the crops come from.
-        notes: How the crops were read; they come first among the notes of the report.
-
-    Returns:
-        The evaluation of the first model; ``metrics`` holds the comparison where there is a second.
+    ``notes`` on how the crops were read come first among those of the report, and ``title`` says where they come from.
+    Returns the evaluation of the first model, the comparison in its ``metrics``.
 
     Raises:
         UsageError: when there is no crop, answers do not fit the crops or the four types, or ``into`` is a file.
     """
     if into.exists() and not into.is_dir():
         raise UsageError(f"{into} is a file; name a folder for the report.")
-    evaluations = [evaluated(one, crops, settings) for one in judged]
+    evaluations = [_evaluated(one, crops, settings) for one in judged]
     first = evaluations[0]
+    seen = [f"{one.seen} of {len(crops)} crops trained or tuned {one.name}" for one in judged if one.seen]
     first.metrics["model"] = judged[0].name
-    first.metrics["notes"] = [*notes, *first.metrics["notes"]]
-    for one in judged:
-        if one.seen:
-            note = f"{one.seen} of {len(crops)} crops trained or tuned {one.name}: its metrics are too good"
-            first.metrics["notes"].append(note)
+    first.metrics["notes"] = [*notes, *first.metrics["notes"], *(f"{text}: its metrics are too good" for text in seen)]
     if len(judged) > 1:
         first.metrics["comparison"] = _comparison(judged, evaluations, crops, settings)
     first.write(into, crops.images)
@@ -93,12 +76,8 @@ def write_report(
     return first
 
 
-def evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Evaluation:
-    """One model's evaluation.
-
-    Raises:
-        UsageError: for answers that are not probabilities of the four types for these crops.
-    """
+def _evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Evaluation:
+    """One model's evaluation; refuses answers that are not probabilities."""
     given = np.asarray(judged.probabilities, dtype=np.float64)
     if len(crops) and given.shape == (len(crops), len(TYPE_LABELS)):
         off = np.abs(given.sum(axis=1) - 1).max()
@@ -126,9 +105,7 @@ def _comparison(
 def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> dict[str, Any]:
     """What the template of the page shows; the plots are read from ``into``."""
     metrics = evaluation.metrics
-    subsets = dict(metrics.get("by_source", {}))
-    if "certain" in metrics:
-        subsets["label_certain not no"] = metrics["certain"]
+    certain = {"label_certain not no": metrics["certain"]} if "certain" in metrics else {}
     errors = evaluation.errors()
     shown = errors.head(_ERRORS_SHOWN)
     pictures = [pages.thumbnail(crops.images[int(str(row))], _TILE) for row in shown.index]
@@ -137,7 +114,7 @@ def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> di
         "title": title,
         "cases": count_of_cases(metrics["cases"]),
         "overall": _OVERALL,
-        "subsets": subsets,
+        "subsets": {**metrics.get("by_source", {}), **certain},
         "compared": _COMPARED,
         "plots": [(caption, pages.data_uri((into / name).read_bytes())) for name, caption in _PLOTS.items()],
         "errors": shown.assign(picture=pictures).to_dict("records"),

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
@@ -30,10 +29,8 @@ class Paired:
 
     Attributes:
         difference: Of the metric, model minus reference, mean of the seeds.
-        low: Lower bound, resampling whole cases.
-        high: Upper bound.
-        only_model: Crops that only the model types correctly, mean of the seeds.
-        only_reference: Crops that only the reference types correctly, mean of the seeds.
+        low, high: Its interval, resampling whole cases.
+        only_model, only_reference: Crops that only one of the two types correctly, mean of the seeds.
         p_value: McNemar. Of several seeds twice the median of their p-values, which is valid however they depend on
             each other (Rueger, Metrika 25, 1978). Crops count as independent of each other, which crops of one case
             are not: the interval over cases is the stricter statement.
@@ -48,12 +45,7 @@ class Paired:
 
 
 def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSettings) -> dict[str, Any]:
-    """Metrics of several trainings on the same crops.
-
-    Args:
-        frame: N rows of a manifest.
-        predicted: (S, N), the types that S trainings gave to them.
-        settings: Confidence, resamples and seed of the intervals.
+    """Metrics of S trainings that gave ``predicted`` (S, N) types to the N crops of ``frame``.
 
     Returns:
         ``crops, cases, seeds``, of each metric ``value`` (of all seeds' answers together, for accuracy and
@@ -70,10 +62,8 @@ def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSet
     # All seeds' answers to a case are drawn together: they are repeated measurements of it, not further cases.
     groups = _resampled_groups(frame) * seeds
     intervals, lost_notes = bootstrap(np.tile(labels, seeds), predicted.ravel(), groups, settings)
-    metrics: dict[str, Any] = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
-    for name in METRICS:
-        metrics[name] = _metric(found[name], intervals.get(name), single[name])
-    metrics["per_type"] = {
+    metrics = {name: _metric(found[name], intervals.get(name), single[name]) for name in METRICS}
+    per_type = {
         label: {
             "crops": int((labels == at).sum()),
             **_metric(found["sensitivity"][at], intervals.get(f"sensitivity/{label}"), single["sensitivity"][:, at]),
@@ -81,10 +71,11 @@ def repeated_metrics(frame: pd.DataFrame, predicted: Ints, settings: EvaluateSet
         for at, label in enumerate(TYPE_LABELS)
     }
     notes = case_notes(frame)
-    missing = [label for label, row in metrics["per_type"].items() if not row["crops"]]
+    missing = [label for label, row in per_type.items() if not row["crops"]]
     if missing:
         notes.append(f"no crop of type {', '.join(missing)}: macro metrics average the other types")
-    return metrics | {"notes": [*notes, *lost_notes]}
+    counts = {"crops": len(frame), "cases": known_cases(frame), "seeds": seeds}
+    return {**counts, **metrics, "per_type": per_type, "notes": [*notes, *lost_notes]}
 
 
 def compare_repeats(
@@ -141,28 +132,11 @@ def holm(p_values: list[float]) -> list[float]:
     With adjusted p-values below 0.05 the chance of even one wrong finding among all comparisons is below 5 %.
     """
     order = np.argsort(p_values, kind="stable")
+    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values)[order]
     adjusted = np.empty(len(p_values))
-    running = 0.0
-    for rank, index in enumerate(order):
-        # Never below that of a smaller p-value: the steps stop at the first comparison that is not significant.
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
+    # Never below that of a smaller p-value: the steps stop at the first comparison that is not significant.
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(value) for value in adjusted]
-
-
-def subsets(frame: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Rows (N,) bool to be reported apart: all crops, certain labels, each source, and its certain labels."""
-    every = np.ones(len(frame), dtype=bool)
-    certain = frame["label_certain"].astype(bool).to_numpy() if "label_certain" in frame else every
-    found = {"all crops": every}
-    sources = frame["source"].astype(str).to_numpy()
-    names = sorted(set(sources))
-    if len(names) > 1:
-        found |= {name: sources == name for name in names}
-    for name, rows in list(found.items()):
-        if (certain[rows]).any() and not certain[rows].all():
-            found[f"{name}, label_certain not no"] = rows & certain
-    return found
 
 
 def checked_labels(frame: pd.DataFrame, predicted: Ints) -> Ints:

@@ -15,7 +15,15 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.errors import UsageError
 from supcam.evaluation import calibration, figures
-from supcam.evaluation.cases import actual_types, case_groups, case_notes, count_of_cases, known_cases, text_column
+from supcam.evaluation.cases import (
+    actual_types,
+    case_groups,
+    case_notes,
+    certain_rows,
+    count_of_cases,
+    known_cases,
+    source_rows,
+)
 from supcam.evaluation.intervals import Interval, bootstrap, probability_bootstrap, wilson
 from supcam.evaluation.metrics import Floats, Ints, Metrics, classification_metrics, confusion
 from supcam.files import write_text
@@ -23,6 +31,7 @@ from supcam.settings import EvaluateSettings
 
 _SUBSET_METRICS = ("accuracy", "macro_sensitivity", "macro_specificity", "macro_f1", "macro_auc")
 SUBSET_INTERVALS = ("accuracy", "macro_sensitivity")  # those of them with an interval
+_NOT_FITTED = "calibration_temperature is null: no validation crops to fit it on (packaged models are calibrated)"
 
 
 @dataclass
@@ -30,7 +39,7 @@ class Evaluation:
     """Everything known about a model on one set of crops.
 
     Attributes:
-        metrics: Metrics, intervals and notes; strictly valid JSON, an undefined metric is None.
+        metrics: Metrics, intervals and notes, as JSON; an undefined metric is None.
         predictions: One row per crop: ``crop_id, type, predicted, confidence, p_*, case_id, source, label_certain``.
         matrix: (4, 4) counts, rows actual, columns predicted.
         tables: Further tables by file name without suffix.
@@ -44,9 +53,7 @@ class Evaluation:
     def write(self, out: Path, images: Sequence[NDArray[np.uint8]] | None = None) -> None:
         """Write metrics, tables and figures below ``out``, the same bytes for the same evaluation.
 
-        Args:
-            out: Folder, made if missing.
-            images: The crops in the order of ``predictions``, for the contact sheet of errors.
+        The crops in the order of ``predictions`` make a contact sheet of errors.
         """
         write_text(out / "metrics.json", json.dumps(self.metrics, indent=2, allow_nan=False) + "\n")
         for name, table in {"predictions": self.predictions, **self.tables}.items():
@@ -73,8 +80,8 @@ class Evaluation:
             shown = [_percent(row[name]) for name in ("specificity", "precision", "auc")]
             table.add_row(label, str(row["count"]), *_with_interval(row, "sensitivity"), *shown)
         table.add_section()
-        for name, heading in (("macro_sensitivity", "macro sensitivity"), ("accuracy", "accuracy")):
-            table.add_row(heading, str(self.metrics["crops"]), *_with_interval(self.metrics, name))
+        for name in ("macro_sensitivity", "accuracy"):
+            table.add_row(name.replace("_", " "), str(self.metrics["crops"]), *_with_interval(self.metrics, name))
         if self.metrics["notes"]:
             table.caption = "\n".join(self.metrics["notes"])
         return table
@@ -94,33 +101,29 @@ def evaluate(
         logits: (N, 4) scores before softmax.
         frame: N rows of a manifest, in the same order; ``type`` is the truth, ``source/case_id`` the case.
         settings: Confidence, resamples, seed, bins.
-        validation_logits: (M, 4) of the validation part, for the calibration temperature and the validation metrics.
-        validation_labels: (M,) types of the validation part.
+        validation_logits, validation_labels: (M, 4) and (M,), for the calibration temperature and validation metrics.
 
     Raises:
         UsageError: when there is no crop, or the logits do not fit the crops or the four types.
     """
     _check(logits, len(frame))
-    labels, groups = actual_types(frame), case_groups(frame)
+    labels = actual_types(frame)
     probabilities = calibration.probabilities_of(logits)
-    predicted = probabilities.argmax(axis=1)
-    found, matrix = classification_metrics(labels, probabilities), confusion(labels, predicted)
+    matrix = confusion(labels, probabilities.argmax(axis=1))
+    found, intervals = _with_intervals(labels, probabilities, frame, settings)
+    intervals |= probability_bootstrap(labels, probabilities[None], case_groups(frame), settings)
     reliability = calibration.reliability(labels, probabilities, settings.reliability_bins)
-    intervals, lost_notes = bootstrap(labels, predicted, groups, settings)
-    intervals |= probability_bootstrap(labels, probabilities[None], groups, settings)
-    fitted, fit_notes = _fitted(logits, settings, labels, validation_logits, validation_labels)
     metrics: dict[str, Any] = {"crops": len(labels), "cases": known_cases(frame), "confidence": settings.confidence}
     for name, value in found.values.items():
         metrics |= {name: value, **_bounds(name, intervals.get(name))}
-    exact = wilson(int((labels == predicted).sum()), len(labels), settings.confidence)
-    metrics |= _bounds("accuracy_wilson", exact)
+    metrics |= _bounds("accuracy_wilson", wilson(int(np.trace(matrix)), len(labels), settings.confidence))
     metrics["calibration_error"] = calibration.calibration_error(reliability)
     metrics["negative_log_likelihood"] = calibration.negative_log_likelihood(logits, labels)
-    metrics |= fitted
+    metrics |= _fitted(logits, labels, validation_logits, validation_labels, settings.reliability_bins)
     metrics |= _bounds("calibration_error", intervals.get("calibration_error"))
     metrics["per_type"] = _per_type(found, matrix, settings.confidence)
     metrics |= _subsets(labels, probabilities, frame, settings)
-    metrics["notes"] = [*found.notes, *case_notes(frame), *lost_notes, *fit_notes]
+    metrics["notes"] = found.notes + ([_NOT_FITTED] if metrics["calibration_temperature"] is None else [])
     predictions = prediction_table(frame, probabilities)
     tables = {
         "confusion": predictions[["type", "predicted"]].rename(columns={"type": "actual"}),
@@ -165,38 +168,45 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
+def _with_intervals(
+    labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings
+) -> tuple[Metrics, dict[str, Interval]]:
+    """Metrics, with notes on what their intervals rest on, and those intervals by name."""
+    found = classification_metrics(labels, probabilities)
+    intervals, lost_notes = bootstrap(labels, probabilities.argmax(axis=1), case_groups(frame), settings)
+    found.notes += [*case_notes(frame), *lost_notes]
+    return found, intervals
+
+
 def _fitted(
     logits: NDArray[Any],
-    settings: EvaluateSettings,
     labels: Ints,
     validation_logits: NDArray[Any] | None,
     validation_labels: Ints | None,
-) -> tuple[dict[str, Any], list[str]]:
+    bins: int,
+) -> dict[str, Any]:
     """What the validation part gives: the calibration temperature, the error with it, and the part's own metrics.
 
     The temperature must not be fitted on the crops it is judged on, which would make any model look calibrated.
     """
-    if validation_logits is None or validation_labels is None or not len(validation_labels):
-        reason = "calibration_temperature is null: no validation crops to fit it on (packaged models are calibrated)"
-        return {"calibration_temperature": None, "calibration_error_calibrated": None}, [reason]
-    temperature = calibration.fit_temperature(validation_logits, validation_labels)
-    assert temperature is not None  # there are validation crops
-    calibrated = calibration.probabilities_of(logits, temperature)
-    reliability = calibration.reliability(labels, calibrated, settings.reliability_bins)
+    if (
+        validation_logits is None
+        or validation_labels is None
+        or (temperature := calibration.fit_temperature(validation_logits, validation_labels)) is None
+    ):
+        return {"calibration_temperature": None, "calibration_error_calibrated": None}
+    calibrated = calibration.reliability(labels, calibration.probabilities_of(logits, temperature), bins)
     validation = classification_metrics(validation_labels, calibration.probabilities_of(validation_logits))
-    found = {
+    return {
         "calibration_temperature": temperature,
-        "calibration_error_calibrated": calibration.calibration_error(reliability),
+        "calibration_error_calibrated": calibration.calibration_error(calibrated),
         "validation": {"crops": len(validation_labels), **{name: validation.values[name] for name in _SUBSET_METRICS}},
     }
-    return found, []
 
 
 def _per_type(found: Metrics, matrix: Ints, confidence: float) -> dict[str, dict[str, Any]]:
     """Metrics of each type; within a type there are often too few cases to resample, so the interval is Wilson's."""
-    intervals = [
-        wilson(int(matrix[index, index]), int(matrix[index].sum()), confidence) for index in range(len(matrix))
-    ]
+    intervals = [wilson(int(row[at]), int(row.sum()), confidence) for at, row in enumerate(matrix)]
     rows = zip(found.per_type.items(), intervals, strict=True)
     return {label: row | _bounds("sensitivity", interval) for (label, row), interval in rows}
 
@@ -205,32 +215,21 @@ def _subsets(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings:
     """The main metrics for certain labels only and for each source, where that differs from all crops."""
 
     def subset(rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return _subset(labels[rows], probabilities[rows], frame[rows], settings)
+        found, intervals = _with_intervals(labels[rows], probabilities[rows], frame[rows], settings)
+        values: dict[str, Any] = {"crops": int(rows.sum()), **{name: found.values[name] for name in _SUBSET_METRICS}}
+        values["cases"] = known_cases(frame[rows])
+        for name in SUBSET_INTERVALS:
+            values |= _bounds(name, intervals.get(name))
+        return values | {"notes": found.notes}
 
-    found: dict[str, Any] = {}
-    certain = np.array([text.lower() not in ("no", "false", "0") for text in text_column(frame, "label_certain")])
-    if certain.any() and not certain.all():
-        found["certain"] = subset(certain)
-    sources = np.asarray(text_column(frame, "source"))
-    if len(np.unique(sources)) > 1:
-        found["by_source"] = {str(name): subset(sources == name) for name in np.unique(sources)}
-    return found
-
-
-def _subset(labels: Ints, probabilities: Floats, frame: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
-    found = classification_metrics(labels, probabilities)
-    intervals, lost_notes = bootstrap(labels, probabilities.argmax(axis=1), case_groups(frame), settings)
-    subset: dict[str, Any] = {"crops": len(labels), **{name: found.values[name] for name in _SUBSET_METRICS}}
-    subset["cases"] = known_cases(frame)
-    for name in SUBSET_INTERVALS:
-        subset |= _bounds(name, intervals.get(name))
-    return {**subset, "notes": [*found.notes, *case_notes(frame), *lost_notes]}
+    certain, by_source = certain_rows(frame), source_rows(frame)
+    found = {"certain": subset(certain)} if certain.any() and not certain.all() else {}
+    return found | ({"by_source": {name: subset(rows) for name, rows in by_source.items()}} if by_source else {})
 
 
 def _curves(labels: Ints, probabilities: Floats) -> dict[str, pd.DataFrame]:
     """ROC and precision-recall curves of each type that has crops on both sides."""
-    roc = [pd.DataFrame(columns=["type", "fpr", "tpr"])]
-    precision_recall = [pd.DataFrame(columns=["type", "recall", "precision"])]
+    roc, precision_recall = [], []
     for index, label in enumerate(TYPE_LABELS):
         actual = labels == index
         if 0 < actual.sum() < len(labels):
@@ -238,10 +237,10 @@ def _curves(labels: Ints, probabilities: Floats) -> dict[str, pd.DataFrame]:
             roc.append(pd.DataFrame({"type": label, "fpr": fpr, "tpr": tpr}))
             precision, recall, _ = precision_recall_curve(actual, probabilities[:, index], drop_intermediate=True)
             precision_recall.append(pd.DataFrame({"type": label, "recall": recall, "precision": precision}))
-    # The empty frame gives the columns where no type has a curve; among others it would spoil the types of values.
+    # An empty frame gives the columns where no type has a curve; among others it would spoil the types of values.
     return {
-        name: pd.concat(parts[1:] or parts, ignore_index=True)
-        for name, parts in (("roc", roc), ("pr", precision_recall))
+        "roc": pd.concat(roc or [pd.DataFrame(columns=["type", "fpr", "tpr"])], ignore_index=True),
+        "pr": pd.concat(precision_recall or [pd.DataFrame(columns=["type", "recall", "precision"])], ignore_index=True),
     }
 
 

@@ -6,7 +6,6 @@ data set's form (a zip of folders 0-3), and needs nothing else.
 """
 
 import argparse
-import json
 import time
 import zipfile
 from pathlib import Path
@@ -24,9 +23,9 @@ from supcam.data.reports import require_passed
 from supcam.data.splits import split_manifest
 from supcam.errors import UsageError
 from supcam.experiments.parts import split_parts
-from supcam.experiments.single import add_options, exit_codes, judge_recipe, overrides, print_line
+from supcam.experiments.single import Recipe, add_options, judge_recipe, print_line, read_recipe
 from supcam.experiments.table import Answers
-from supcam.settings import Settings, load_settings, profile_path
+from supcam.stages.command import exit_codes
 from supcam.synthetic import synthesize
 
 _CASES = 40  # differently stained slides among the drawn crops
@@ -44,16 +43,15 @@ def draw_stand_in(out: Path, cases: int = _CASES, seed: int = 42) -> Path:
     return out
 
 
-def run_experiment(
-    archive: Path, settings: Settings, root: Path, *, seeds: int, workers: int, into: Path
-) -> dict[str, Any]:
-    """Import, validate, divide, train and judge; writes ``chrcluster.json`` and ``predictions.csv`` below ``into``.
+def run_experiment(archive: Path, recipe: Recipe) -> dict[str, Any]:
+    """Import, validate, divide, train and judge; writes ``chrcluster.json`` and ``predictions.csv``.
 
     Raises:
         UsageError: for an archive that is not ChrCluster, or settings that cannot be trained on.
         SupcamError: when the data fail validation, or no training finished.
     """
     seconds: dict[str, float] = {}
+    into = recipe.into
     with TemporaryDirectory() as scratch:
         start = time.perf_counter()
         data = Path(scratch) / "data"
@@ -62,22 +60,18 @@ def run_experiment(
             raise UsageError(f"{archive} holds {imported.types}; ChrCluster has {CHRCLUSTER_COUNTS}. Give its zip.")
         frame = read_manifest(data / "manifest.csv")
         seconds["import"] = time.perf_counter() - start
-        checked = validate_crops(frame, data, settings.validate_)
+        checked = validate_crops(frame, data, recipe.settings.validate_)
         require_passed(checked, into / "validation.json", data, into / "validation")
         seconds["validate"] = time.perf_counter() - start - seconds["import"]
         crops = CropSet.load(frame, data)
-    linked = json.loads((into / "validation.json").read_text(encoding="utf-8"))["linked"]
-    divided, report = split_manifest(frame, settings.split, linked=linked)
+    divided, report = split_manifest(frame, recipe.settings.split, linked=checked.linked)
     folds = split_parts(frame, divided.set_index("crop_id")["split"])
 
     def details(answers: Answers) -> dict[str, Any]:
         split = {"hash": report.split_hash, "counts": report.counts}
         return {"split": split, "seconds": seconds | answers.results[0].seconds}
 
-    content, _ = judge_recipe(
-        "chrcluster", crops, folds, settings, root, seeds=seeds, workers=workers, into=into, details=details
-    )
-    return content
+    return judge_recipe("chrcluster", recipe, crops, folds, details)[0]
 
 
 def main() -> None:
@@ -90,12 +84,10 @@ def main() -> None:
     options = parser.parse_args()
     tracking.quiet()
     with exit_codes():
-        root = tracking.project_root()
-        settings = load_settings(profile_path("chrcluster"), overrides(options.set))
-        into = root / options.into
-        into.mkdir(parents=True, exist_ok=True)
-        archive = draw_stand_in(into / "stand_in.zip") if options.stand_in else options.zip
-        content = run_experiment(archive, settings, root, seeds=options.seeds, workers=options.workers, into=into)
+        recipe = read_recipe(options, "chrcluster")
+        recipe.into.mkdir(parents=True, exist_ok=True)
+        archive = draw_stand_in(recipe.into / "stand_in.zip") if options.stand_in else options.zip
+        content = run_experiment(archive, recipe)
     for name in ("accuracy", "macro_sensitivity"):
         values = {key: content["subsets"]["all crops"][name][key] for key in ("value", "low", "high")}
         print_line(name=name, unit="share", **values)

@@ -1,7 +1,6 @@
 """Out-of-fold metrics of the recipe on the crops in data/: python -m supcam.experiments.folds --help."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from supcam import tracking
@@ -10,42 +9,33 @@ from supcam.data.manifest import read_manifest
 from supcam.experiments.parts import grouped_folds, links_of
 from supcam.experiments.pool import JobCounts
 from supcam.experiments.results import put_file
-from supcam.experiments.single import add_options, exit_codes, from_one, judge_recipe, overrides, print_line
+from supcam.experiments.single import Recipe, add_options, from_one, judge_recipe, print_line, read_recipe
 from supcam.experiments.table import Answers
-from supcam.settings import Settings, load_settings, profile_path
+from supcam.stages.command import exit_codes
 
 
-def run_folds(
-    root: Path, settings: Settings, *, folds: int, seeds: int, workers: int, into: Path
-) -> tuple[dict[str, Any], JobCounts]:
-    """Train on all folds but one, ``folds`` times for each of ``seeds`` seeds, and judge all crops out of fold.
+def run_folds(recipe: Recipe, folds: int) -> tuple[dict[str, Any], JobCounts]:
+    """Train on all folds but one, ``folds`` times for each seed, and judge all crops out of fold.
 
     Margin and temperature are those of the settings: a study on these data would have seen the held-out cases.
-    Writes ``folds.json`` and ``predictions.csv`` below ``into``. Finished folds in ``state/folds`` are not run again.
+    Writes ``folds.json`` and ``predictions.csv``. Finished folds in ``state/folds`` are not run again.
 
     Raises:
         UsageError: for data that were not validated, or settings that cannot be trained on.
         SupcamError: when a fold failed.
     """
-    frame = read_manifest(root / "data" / "manifest.csv")
-    divided = grouped_folds(frame, settings.split, folds, linked=links_of(root, frame))
+    data = recipe.root / "data"
+    frame = read_manifest(data / "manifest.csv")
+    divided = grouped_folds(frame, recipe.settings.split, folds, linked=links_of(recipe.root, frame))
 
     def details(answers: Answers) -> dict[str, Any]:
         seconds = {"seconds_per_fold": answers.seconds(), "processor_seconds_per_fold": answers.seconds("processor")}
         return {"folds": folds, **seconds}
 
-    return judge_recipe(
-        "folds",
-        CropSet.load(frame, root / "data"),
-        divided,
-        settings,
-        root,
-        seeds=seeds,
-        workers=workers,
-        into=into,
-        details=details,
-        progress=lambda done, total: print_line(name="folds_done", value=done, unit="cells", of=total),
-    )
+    def progress(done: int, total: int) -> None:
+        print_line(name="folds_done", value=done, unit="cells", of=total)
+
+    return judge_recipe("folds", recipe, CropSet.load(frame, data), divided, details, progress)
 
 
 def main() -> None:
@@ -58,14 +48,10 @@ def main() -> None:
     options = parser.parse_args()
     tracking.quiet()
     with exit_codes():
-        root = tracking.project_root()
-        path = profile_path(options.profile) if options.profile else root / "params.yaml"
-        settings, into = load_settings(path, overrides(options.set)), root / options.into
-        content, counts = run_folds(
-            root, settings, folds=options.folds, seeds=options.seeds, workers=options.workers, into=into
-        )
+        recipe = read_recipe(options, options.profile)
+        content, counts = run_folds(recipe, options.folds)
         if options.docs:
-            put_file(root / "docs" / "results.md", into / "folds.json")
+            put_file(recipe.root / "docs" / "results.md", recipe.into / "folds.json")
     for subset, metrics in content["subsets"].items():
         for name in ("accuracy", "macro_sensitivity"):
             values = {key: metrics[name][key] for key in ("value", "low", "high")}

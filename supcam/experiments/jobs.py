@@ -36,13 +36,8 @@ _CODE = (
     "experiments/recipe.py",
     "experiments/shapes.py",
     "cluster_type.py",
-    "composition",
-    "data",
-    "serving",
-    "losses",
-    "models",
-    "training",
     "views.py",
+    *(f"{folder}/**/*.py" for folder in ("composition", "data", "serving", "losses", "models", "training")),
 )
 
 
@@ -50,11 +45,7 @@ _CODE = (
 class Job:
     """One training to be judged.
 
-    Attributes:
-        row: Name of the row of the table.
-        settings: All settings, the row's overrides and the seed among them.
-        fold: The crops.
-        model: What is trained.
+    ``settings`` has the overrides of the row of the table and the seed.
     """
 
     row: str
@@ -73,22 +64,6 @@ class Job:
         return f"{self.row}, seed {self.seed}, fold {self.fold.number}"
 
 
-@dataclass
-class JobResult(RecipeResult):
-    """What is kept of a finished job.
-
-    Attributes:
-        resumed: Whether the job was cut off and resumed, so that its seconds count the last run only.
-        device: What it ran on.
-
-    Besides the steps, ``seconds`` has the wall time of ``all`` and ``processor``, the time of all cores and child
-    processes.
-    """
-
-    resumed: bool = False
-    device: str = ""
-
-
 @dataclass(frozen=True)
 class JobContext:
     """What all jobs share; sent once to each worker process.
@@ -96,21 +71,20 @@ class JobContext:
     Attributes:
         crops: All crops; folds name their rows.
         state: Folder in which finished jobs are kept, one folder per key.
-        root: Project of the tracked runs; None tracks nothing.
-        parent: Run above those of the jobs and its experiment, given so that a worker need not ask the server.
+        parent: Project, run above those of the jobs, and its experiment, so that a worker need not ask the server;
+            None tracks nothing.
     """
 
     crops: CropSet
     state: Path
-    root: Path | None = None
-    parent: tuple[str, str] | None = None
+    parent: tuple[Path, str, str] | None = None
 
     def key(self, job: Job) -> str:
         """Hash of all that determines a job: crops, settings, model, code."""
         content = {"crops": job.fold.digest(self.crops.frame), "model": job.model, "code": code_digest()}
         return key_of(identity(job.settings, job.model, content))[:20]
 
-    def result(self, job: Job) -> JobResult | None:
+    def result(self, job: Job) -> RecipeResult | None:
         """The kept result of a job; None while it is not finished."""
         folder = self.state / self.key(job)
         if not (folder / RESULT).is_file():
@@ -119,21 +93,16 @@ class JobContext:
         table = pd.read_csv(folder / PREDICTIONS, dtype={"crop_id": str}).set_index("crop_id")
         ids = self.crops.frame["crop_id"].iloc[job.fold.held_out]
         logits = table.loc[ids, LOGITS].to_numpy(dtype=np.float64)
-        return JobResult(logits, kept["figures"], kept["seconds"], kept["resumed"], kept["device"])
+        return RecipeResult(logits, kept["figures"], kept["seconds"], kept["resumed"], kept["device"])
 
 
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over the code that determines a job."""
-    files = sorted(file for name in _CODE for file in _python_files(_PACKAGE / name))
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(file for pattern in _CODE for file in _PACKAGE.glob(pattern)):
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-def _python_files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else list(path.rglob("*.py"))
 
 
 def run_job(job: Job, context: JobContext) -> None:
@@ -149,10 +118,9 @@ def run_job(job: Job, context: JobContext) -> None:
     work.mkdir(parents=True, exist_ok=True)
     with _tracked(job, context) as run:
         start, busy = time.perf_counter(), _processor_seconds()
-        trained = _train(job, context.crops, work, run.log if run else None)
-        seconds = trained.seconds | {"all": time.perf_counter() - start, "processor": _processor_seconds() - busy}
-        device = tracking.device_name(job.settings.runtime.device)
-        result = JobResult(trained.logits, trained.metrics, seconds, resumed, device)
+        result = _train(job, context.crops, work, run.log if run else None)
+        result.seconds |= {"all": time.perf_counter() - start, "processor": _processor_seconds() - busy}
+        result.resumed, result.device = resumed, tracking.device_name(job.settings.runtime.device)
         _keep(job, context, result, folder)
         if run:
             _log_result(run, job, result, context)
@@ -172,16 +140,11 @@ def _train(job: Job, crops: CropSet, work: Path, log: Log | None) -> RecipeResul
     return run_recipe(train, validation, held_out, job.settings, work, log)
 
 
-def _keep(job: Job, context: JobContext, result: JobResult, folder: Path) -> None:
+def _keep(job: Job, context: JobContext, result: RecipeResult, folder: Path) -> None:
     table = pd.DataFrame(result.logits, columns=LOGITS)
     table.insert(0, "crop_id", context.crops.frame["crop_id"].iloc[job.fold.held_out].to_numpy())
-    kept = {
-        "cell": job.name,
-        "figures": result.metrics,
-        "seconds": result.seconds,
-        "resumed": result.resumed,
-        "device": result.device,
-    }
+    kept = {name: value for name, value in vars(result).items() if name not in ("logits", "metrics")}
+    kept |= {"cell": job.name, "figures": result.metrics}
     # The predictions first: a job counts as finished once its result file is there.
     write_text(folder / PREDICTIONS, table.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
     write_text(folder / RESULT, json.dumps(kept, indent=1, sort_keys=True) + "\n")
@@ -189,12 +152,11 @@ def _keep(job: Job, context: JobContext, result: JobResult, folder: Path) -> Non
 
 @contextmanager
 def _tracked(job: Job, context: JobContext) -> Iterator[tracking.Run | None]:
-    if context.root is None or context.parent is None:
+    if context.parent is None:
         yield None
         return
     tags = {"supcam.row": job.row, "supcam.seed": job.seed, "supcam.fold": job.fold.number}
-    parent = tracking.Run.attach(context.root, *context.parent)
-    with parent.child(job.name, tags | {"supcam.cell": context.key(job)}) as run:
+    with tracking.Run.attach(*context.parent).child(job.name, tags | {"supcam.cell": context.key(job)}) as run:
         values = job.settings.model_dump(mode="json", by_alias=True)
         run.log_params({name: values[name] for name in SECTIONS})
         yield run
@@ -209,7 +171,7 @@ def track_kept(job: Job, context: JobContext) -> None:
             _log_result(run, job, result, context)
 
 
-def _log_result(run: tracking.Run, job: Job, result: JobResult, context: JobContext) -> None:
+def _log_result(run: tracking.Run, job: Job, result: RecipeResult, context: JobContext) -> None:
     labels = context.crops.subset(job.fold.held_out).labels
     found: dict[str, Any] = rates(confusion(labels, result.logits.argmax(axis=1)))
     held_out = {f"held_out_{name}": float(value) for name, value in found.items() if value.ndim == 0}

@@ -24,9 +24,7 @@ class Fold:
 
     Attributes:
         number: From 0; 0 for the parts of a split.
-        train: Rows that are trained on, and composed of.
-        validation: Rows that choose the epoch.
-        held_out: Rows that are predicted once, at the end.
+        train, validation, held_out: Rows to train and compose with, to choose the epoch, and to predict at the end.
     """
 
     number: int
@@ -74,13 +72,11 @@ def split_parts(frame: pd.DataFrame, split: "pd.Series[str]") -> list[Fold]:
     missing = frame.loc[part.isna(), "crop_id"]
     if len(missing):
         raise UsageError(f"{missing.iloc[0]} and {len(missing) - 1} others are in no part of the split. Run: dvc repro")
-    train, validation, held_out = (
-        np.flatnonzero((part == name).to_numpy()) for name in ("train", "validation", "test")
-    )
-    for name, rows in (("train", train), ("test", held_out)):
-        if not len(rows):
+    rows = [np.flatnonzero((part == name).to_numpy()) for name in ("train", "validation", "test")]
+    for name, found in (("train", rows[0]), ("test", rows[2])):
+        if not len(found):
             raise UsageError(f"the {name} part of the split is empty. Import more cases or change the split shares.")
-    return [Fold(0, train, validation, held_out)]
+    return [Fold(0, *rows)]
 
 
 def links_of(root: Path, frame: pd.DataFrame) -> list[list[str]]:

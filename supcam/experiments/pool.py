@@ -39,15 +39,14 @@ def run_jobs(jobs: Sequence[Job], context: JobContext, workers: int = 1, progres
         else:
             counts.kept += 1
             track_kept(job, context)
-    if progress:
-        progress(counts.kept, len(jobs))
+    progress = progress or (lambda done, total: None)
+    progress(counts.kept, len(jobs))
     for job, error in _outcomes(list(unfinished.values()), context, workers):
         if error is None:
             counts.ran += 1
         else:
             counts.failed[job.name] = error
-        if progress:
-            progress(counts.kept + counts.ran + len(counts.failed), len(jobs))
+        progress(counts.kept + counts.ran + len(counts.failed), len(jobs))
     return counts
 
 
@@ -62,7 +61,7 @@ def _outcomes(jobs: Sequence[Job], context: JobContext, workers: int) -> Iterato
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), spawn, initializer=_start_worker, initargs=(context,))
     try:
-        waiting = {pool.submit(_attempt_in_worker, job): job for job in jobs}
+        waiting = {pool.submit(_attempt, job): job for job in jobs}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
     except BrokenProcessPool:
@@ -79,7 +78,7 @@ def _outcomes(jobs: Sequence[Job], context: JobContext, workers: int) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
-_shared: JobContext | None = None  # in a worker process: the context, sent once and not with every job
+_shared: JobContext  # in a worker process: the context, sent once and not with every job
 
 
 def _start_worker(context: JobContext) -> None:
@@ -96,21 +95,12 @@ def _end_with_parent() -> None:
         os._exit(1)  # from a thread nothing less ends a process that trains
 
 
-def _attempt_in_worker(job: Job) -> str | None:
-    if _shared is None:
-        raise RuntimeError("a worker was started without its context")
-    try:
-        return _attempt(job, _shared)
-    except UsageError as error:
-        raise UsageError(str(error)) from None  # an error that travels between processes is made of its text alone
-
-
-def _attempt(job: Job, context: JobContext) -> str | None:
+def _attempt(job: Job, context: JobContext | None = None) -> str | None:
     """Run a job; the error as text where it failed by itself and not by a mistake that all jobs share."""
     try:
-        run_job(job, context)
-    except UsageError:
-        raise
+        run_job(job, context or _shared)
+    except UsageError as error:
+        raise UsageError(str(error)) from None  # an error that travels between processes is made of its text alone
     except SupcamError as error:
         return str(error)
     return None

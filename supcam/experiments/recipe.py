@@ -27,12 +27,16 @@ class RecipeResult:
     Attributes:
         logits: (N, 4) logarithms of probabilities, in the order of the held-out crops.
         metrics: Metrics of the training itself, such as the validation metrics of the chosen epoch.
-        seconds: Wall time of each step.
+        seconds: Wall time of each step; of a job also of ``all``, and ``processor``, that of all cores and children.
+        resumed: Whether a job was cut off and resumed, so that its seconds count the last run only.
+        device: What a job ran on.
     """
 
     logits: NDArray[np.float64]
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    resumed: bool = False
+    device: str = ""
 
 
 def run_recipe(
@@ -56,7 +60,7 @@ def run_recipe(
         with _timed(seconds, "pretrain"):
             folder = state_dir / "pretrain"
             trained = pretrain(crops, validation, settings, state_dir=folder, log=_prefixed(log, "pretrain"))
-            encoder = trained.encoder_state
+        encoder = trained.encoder_state
     with _timed(seconds, "finetune"):
         folder = state_dir / "finetune"
         tuned = finetune(crops, validation, settings, encoder, state_dir=folder, log=_prefixed(log, "finetune"))

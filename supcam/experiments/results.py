@@ -14,15 +14,17 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.cases import count_of_cases
 from supcam.experiments.runner import origin
-from supcam.experiments.single import exit_codes
 from supcam.files import write_text
 from supcam.settings import Settings, load_settings, with_best_params
+from supcam.stages.command import exit_codes
 
-# What the project set out to reach on crops of cases never seen, by source and metric.
-GOALS = {
-    "clinical-12-cases": {"accuracy": 0.93, "macro_sensitivity": 0.85},
-    "mfish-slides": {"accuracy": 0.95, "macro_sensitivity": 0.87},
-}
+# What the project set out to reach on crops of cases never seen: source, metric, value.
+GOALS = (
+    ("clinical-12-cases", "accuracy", 0.93),
+    ("clinical-12-cases", "macro_sensitivity", 0.85),
+    ("mfish-slides", "accuracy", 0.95),
+    ("mfish-slides", "macro_sensitivity", 0.87),
+)
 
 
 def outputs_section(root: Path, title: str) -> str:
@@ -30,51 +32,42 @@ def outputs_section(root: Path, title: str) -> str:
     metrics, split = (_json(root / "outputs" / name) for name in ("evaluate/metrics.json", "split/split.json"))
     settings = with_best_params(load_settings(root / "params.yaml"), root / "outputs/tune/best_params.yaml")
     certain = {"label_certain not no": metrics["certain"]} if "certain" in metrics else {}
-    values = {
-        "title": title,
-        "origin": origin(root, tracking.device_name("cpu")),
-        "metrics": metrics,
-        "split": split,
-        "subsets": {**metrics.get("by_source", {}), **certain},
-        "changed": _changed(settings.model_dump(mode="json", by_alias=True)),
-        "seconds": _stage_seconds(root),
-    }
-    return _rendered("outputs", values)
+    return _rendered(
+        "outputs",
+        title=title,
+        origin=origin(root, tracking.device_name("cpu")),
+        metrics=metrics,
+        split=split,
+        subsets={**metrics.get("by_source", {}), **certain},
+        changed=_changed(settings.model_dump(mode="json", by_alias=True)),
+        seconds=_stage_seconds(root),
+    )
 
 
 def content_section(content: dict[str, Any]) -> str:
     """The section of a result, the content of ``folds.json``, ``ablation.json`` or ``chrcluster.json``."""
     subsets = content.get("subsets", {})
-    values = {
-        "content": content,
-        "confidence": f"{100 * content['settings']['evaluate']['confidence']:.0f} %",
-        "notes": sorted({f"{name}: {note}" for name, row in subsets.items() for note in row["notes"]}),
-        "goals": [
-            (source, metric, goal, subsets[source][metric])
-            for source, goals in GOALS.items()
-            for metric, goal in goals.items()
-            if source in subsets
-        ],
-        "changed": _changed(content["settings"]),
-    }
-    return _rendered(content["kind"], values)
+    goals = [(*goal, subsets[goal[0]][goal[1]]) for goal in GOALS if goal[0] in subsets]
+    return _rendered(
+        content["kind"],
+        content=content,
+        confidence=f"{100 * content['settings']['evaluate']['confidence']:.0f} %",
+        notes=sorted({f"{name}: {note}" for name, row in subsets.items() for note in row["notes"]}),
+        goals=goals,
+        changed=_changed(content["settings"]),
+    )
 
 
-def _rendered(name: str, values: dict[str, Any]) -> str:
-    shared = {"types": list(TYPE_LABELS), "cases": count_of_cases}
-    return pages.render(f"results/{name}.md", shared | values).strip()
+def _rendered(name: str, **values: Any) -> str:
+    values |= {"types": list(TYPE_LABELS), "cases": count_of_cases}
+    return pages.render(f"results/{name}.md", values).strip()
 
 
 def put_file(page: Path, path: Path) -> None:
-    """Put the section of a result file into a page.
-
-    Raises:
-        UsageError: for a file that is not a result of one of the three kinds.
-    """
+    """Put the section of a result file into a page; a UsageError where it is not of one of the three kinds."""
     try:
         content = _json(path)
-        kind = content["kind"]
-        text = content_section(content)
+        kind, text = content["kind"], content_section(content)
     except (ValueError, KeyError, TypeError, TemplateError) as error:
         raise UsageError(
             f"{path} is not a result that has a section ({error!r}); allowed are folds.json, ablation.json and "
@@ -117,11 +110,9 @@ def _stage_seconds(root: Path) -> dict[str, float]:
     seconds = {}
     for stage in yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]:
         query = f"tags.`supcam.stage` = '{stage}' and attributes.status = 'FINISHED'"
-        runs = client.search_runs(
-            [experiment.experiment_id], query, order_by=["attributes.start_time DESC"], max_results=1
-        )
-        if runs:
-            seconds[stage] = (runs[0].info.end_time - runs[0].info.start_time) / 1000
+        latest = {"order_by": ["attributes.start_time DESC"], "max_results": 1}
+        for run in client.search_runs([experiment.experiment_id], query, **latest):
+            seconds[stage] = (run.info.end_time - run.info.start_time) / 1000
     return seconds
 
 

@@ -18,8 +18,8 @@ class Row:
         description: What it is, for readers.
         overrides: Settings it changes, ``section.key`` to value.
         model: A network, or the forest on geometric features.
-        all_epochs: Whether fine-tuning also gets the epochs of the pre-training that the row leaves out.
-        all_steps: Whether fine-tuning gets as many steps as with the composites that the row leaves out.
+        all_epochs, all_steps: Whether fine-tuning gets the epochs of the pre-training that the row leaves out, or as
+            many steps as with the composites that it leaves out.
     """
 
     name: str
@@ -58,11 +58,7 @@ ROWS: dict[str, Row] = {
 
 
 def row_settings(row: Row, settings: Settings) -> Settings:
-    """The settings of one row.
-
-    Raises:
-        SettingError: for an override that does not exist or is out of range.
-    """
+    """The settings of one row; a SettingError where an override does not exist or is out of range."""
     changed = dict(row.overrides)
     if row.all_epochs:
         changed["finetune.epochs"] = settings.finetune.epochs + settings.pretrain.epochs
@@ -77,11 +73,7 @@ def job_settings(row: Row, settings: Settings, composites: int, crops: int) -> S
 
 
 def with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """The settings with some values replaced, named ``section.key``.
-
-    Raises:
-        SettingError: for a name that does not exist or a value out of range.
-    """
+    """The settings with some values replaced, named ``section.key``; a SettingError for one that is not allowed."""
     values = settings.model_dump(by_alias=True)
     for name, value in overrides.items():
         section, _, key = name.partition(".")
@@ -126,10 +118,9 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
             )
             raise SettingError("ablation.sweeps", setting, allowed)
         for value in values:
-            name = f"{setting}={value}"
+            name, description = f"{setting}={value}", f"{base.description}; {setting} {value}"
             changed = with_overrides(row_settings(base, settings), {setting: value})
             _refuse_unused(setting, base, changed)
-            description = f"{base.description}; {setting} {value}"
             point = Row(name, description, {**base.overrides, setting: value}, all_steps=base.all_steps)
             found[name] = (point, changed)
     return found
@@ -153,9 +144,8 @@ def _refuse_unused(setting: str, row: Row, settings: Settings) -> None:
     if switch == setting or getattr(getattr(settings, section), key):
         return
     if switch in row.overrides:
-        raise SettingError(
-            "ablation.sweep_row", row.name, f"a row that leaves {switch} above 0 for a sweep of {setting}"
-        )
+        allowed = f"a row that leaves {switch} above 0 for a sweep of {setting}"
+        raise SettingError("ablation.sweep_row", row.name, allowed)
     raise SettingError(switch, 0, f"1 or more for a sweep of {setting}, which acts there alone")
 
 

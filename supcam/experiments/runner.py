@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,6 @@ from supcam.settings import Settings
 RESULT = "ablation.json"
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """A finished comparison.
-
-    Attributes:
-        content: What ``ablation.json`` holds: origin, rows, sweeps, failures, settings.
-        counts: How its jobs went.
-    """
-
-    content: dict[str, Any]
-    counts: JobCounts
-
-
 def ablate(
     crops: CropSet,
     folds: Sequence[Fold],
@@ -47,18 +33,11 @@ def ablate(
     root: Path,
     run: tracking.Run | None = None,
     progress: Progress | None = None,
-) -> Ablation:
+) -> tuple[dict[str, Any], JobCounts]:
     """Run the rows and sweeps of ``settings.ablation`` on the same folds and seeds, and write table, figures and JSON.
 
-    Args:
-        crops: All crops.
-        folds: Folds, or the parts of the split as the only one.
-        settings: All settings; rows change some of them.
-        into: Folder for the results.
-        state: Folder in which finished jobs are kept.
-        root: Project root, for the commit and the runs of the jobs.
-        run: The run above those of the jobs; None tracks nothing.
-        progress: Called with the number of finished jobs and of all.
+    Finished jobs are kept in the folder ``state``; ``root`` is the project whose commit the results name. Jobs get runs
+    below ``run``, without it none. Returns what ``ablation.json`` holds, and how the jobs went.
 
     Raises:
         UsageError: for rows, settings or crops that cannot be compared; nothing was trained then.
@@ -66,7 +45,7 @@ def ablate(
     """
     rows = chosen_rows(settings)
     jobs = {name: _jobs(row, changed, folds, settings) for name, (row, changed) in rows.items()}
-    context = JobContext(crops, state, root if run else None, (run.run_id, run.experiment_id) if run else None)
+    context = JobContext(crops, state, (run.root, run.run_id, run.experiment_id) if run else None)
     counts = run_jobs([job for group in jobs.values() for job in group], context, settings.ablation.workers, progress)
     gathered = {name: gather(group, context) for name, group in jobs.items()}
     answers = {name: row for name, row in gathered.items() if row is not None}
@@ -92,31 +71,23 @@ def ablate(
     }
     write_text(into / RESULT, json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_text(into / "table.csv", plain_table(table).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    _draw(content, into)
+    draw_rows(content, into / "rows.png")
+    for setting, points in content["sweeps"].items():
+        draw_sweep(setting, points, content["figure"], into / f"sweep_{setting.replace('.', '_')}.png")
     for name in content["rows"]:
         write_predictions(answers[name], into / "predictions" / f"{name}.csv")
-    return Ablation(content, counts)
+    return content, counts
 
 
 def _jobs(row: Row, changed: Settings, folds: Sequence[Fold], settings: Settings) -> list[Job]:
     """The jobs of one row by seed and fold; ``changed`` are the settings with the row's overrides."""
-    first = settings.runtime.seed
-    return [
-        Job(
-            row.name,
-            job_settings(row, with_seed(changed, seed), settings.compose.count, len(fold.train)),
-            fold,
-            row.model,
-        )
-        for seed in range(first, first + settings.ablation.seeds)
-        for fold in folds
-    ]
-
-
-def _draw(content: dict[str, Any], into: Path) -> None:
-    draw_rows(content, into / "rows.png")
-    for setting, points in content["sweeps"].items():
-        draw_sweep(setting, points, content["figure"], into / f"sweep_{setting.replace('.', '_')}.png")
+    jobs = []
+    for seed in range(settings.runtime.seed, settings.runtime.seed + settings.ablation.seeds):
+        seeded = with_seed(changed, seed)
+        for fold in folds:
+            own = job_settings(row, seeded, settings.compose.count, len(fold.train))
+            jobs.append(Job(row.name, own, fold, row.model))
+    return jobs
 
 
 def origin(root: Path, device: str) -> str:

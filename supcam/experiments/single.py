@@ -3,15 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from supcam import tracking
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
-from supcam.errors import SupcamError, UsageError, explained
+from supcam.errors import SupcamError, UsageError
 from supcam.experiments.jobs import Job, JobContext
 from supcam.experiments.parts import Fold
 from supcam.experiments.pool import JobCounts, run_jobs
@@ -20,45 +20,43 @@ from supcam.experiments.runner import origin
 from supcam.experiments.table import Answers, gather, subset_metrics, write_predictions
 from supcam.files import write_text
 from supcam.progress import Progress
-from supcam.settings import Settings
+from supcam.settings import Settings, load_settings, profile_path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is judged: seeds from ``runtime.seed`` of the settings on, in several processes, results in a folder."""
+
+    root: Path
+    settings: Settings
+    into: Path
+    seeds: int = 1
+    workers: int = 1
 
 
 def judge_recipe(
     kind: str,
+    recipe: Recipe,
     crops: CropSet,
     folds: Sequence[Fold],
-    settings: Settings,
-    root: Path,
-    *,
-    seeds: int,
-    workers: int,
-    into: Path,
     details: Callable[[Answers], dict[str, Any]],
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], JobCounts]:
-    """Train the recipe of the settings on every fold for several seeds and judge the crops that each fold holds out.
+    """Train the recipe on every fold for every seed and judge the crops that each fold holds out.
 
-    Args:
-        kind: Name of the run, of the folder below ``state`` that keeps finished jobs, and of the JSON file.
-        crops: All crops.
-        folds: Which of them a job trains on and is judged on.
-        settings: All settings; ``runtime.seed`` is the first seed.
-        root: Project root.
-        seeds: Number of seeds.
-        workers: Processes.
-        into: Folder for ``KIND.json`` and ``predictions.csv``.
-        details: What this kind of result holds besides origin, seeds, settings and metrics.
-        progress: Called with the number of finished jobs and of all.
+    Writes ``KIND.json`` and ``predictions.csv``; the kind also names the run and the folder below ``state`` that keeps
+    finished jobs. ``details`` gives what this kind of result holds besides origin, seeds, settings and metrics.
 
     Raises:
         UsageError: for settings or crops that cannot be trained on.
         SupcamError: when a job failed.
     """
+    root, settings, into, seeds = recipe.root, recipe.settings, recipe.into, recipe.seeds
     first = settings.runtime.seed
     jobs = [Job("recipe", with_seed(settings, seed), fold) for seed in range(first, first + seeds) for fold in folds]
     with tracking.stage_run(kind, root, settings) as run:
-        context = JobContext(crops, root / "state" / kind, root, (run.run_id, run.experiment_id))
-        counts = run_jobs(jobs, context, workers, progress)
+        context = JobContext(crops, root / "state" / kind, (root, run.run_id, run.experiment_id))
+        counts = run_jobs(jobs, context, recipe.workers, progress)
         answers = gather(jobs, context)
         if answers is None:
             reasons = "; ".join(f"{name}: {error}" for name, error in counts.failed.items())
@@ -89,6 +87,13 @@ def add_options(parser: argparse.ArgumentParser, into: str) -> None:
     parser.add_argument("--into", type=Path, default=Path(into))
 
 
+def read_recipe(options: argparse.Namespace, profile: str) -> Recipe:
+    """The recipe of the options that both commands have and of a profile, or of params.yaml where that is empty."""
+    root = tracking.project_root()
+    settings = load_settings(profile_path(profile) if profile else root / "params.yaml", overrides(options.set))
+    return Recipe(root, settings, root / options.into, options.seeds, options.workers)
+
+
 def from_one(text: str) -> int:
     """Read a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -97,31 +102,12 @@ def from_one(text: str) -> int:
 
 
 def overrides(texts: Sequence[str]) -> dict[str, str]:
-    """Read the values of ``--set``, each ``section.key=value``.
-
-    Raises:
-        UsageError: for anything else.
-    """
-    found = {}
+    """Read the values of ``--set``; a UsageError for one that is not of the form ``section.key=value``."""
     for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or "." not in name:
-            raise UsageError(
-                f"--set {text!r} is not of the form section.key=value, such as pretrain.epochs=5. Correct it."
-            )
-        found[name] = value
-    return found
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn errors that users cause into one line on stderr and their exit code."""
-    try:
-        yield
-    except (SupcamError, OSError) as error:
-        ours = explained(error)
-        sys.stderr.write(f"error: {ours}\n")
-        sys.exit(ours.exit_code)
+        if "." not in text.partition("=")[0] or "=" not in text:
+            form = "section.key=value, such as pretrain.epochs=5"
+            raise UsageError(f"--set {text!r} is not of the form {form}. Correct it.")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
 
 
 def print_line(**values: object) -> None:

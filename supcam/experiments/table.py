@@ -1,7 +1,7 @@
 """The table of a comparison: metrics of every row over all folds and seeds, and its difference from the reference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.evaluation.calibration import calibration_error, probabilities_of, reliability
-from supcam.evaluation.cases import case_groups
+from supcam.evaluation.cases import actual_types, case_groups, subsets
 from supcam.evaluation.intervals import probability_bootstrap
 from supcam.evaluation.metrics import classification_metrics
-from supcam.evaluation.repeats import checked_labels, compare_repeats, holm, repeated_metrics, subsets
+from supcam.evaluation.repeats import compare_repeats, holm, repeated_metrics
 from supcam.evaluation.report import prediction_table
-from supcam.experiments.jobs import Job, JobContext, JobResult
+from supcam.experiments.jobs import Job, JobContext
+from supcam.experiments.recipe import RecipeResult
 from supcam.files import write_text
 from supcam.settings import EvaluateSettings
 
@@ -32,7 +33,7 @@ class Answers:
 
     frame: pd.DataFrame
     logits: NDArray[np.float64]
-    results: list[JobResult]
+    results: list[RecipeResult]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -44,50 +45,39 @@ class Answers:
         whole = [result.seconds[kind] for result in self.results if not result.resumed and kind in result.seconds]
         return float(np.median(whole)) if whole else None
 
-    def predictions(self) -> pd.DataFrame:
-        """One row per crop: its manifest columns and the mean probabilities of the seeds."""
-        mean = np.mean([probabilities_of(logits) for logits in self.logits], axis=0)
-        return prediction_table(self.frame, mean)
-
 
 def gather(jobs: Sequence[Job], context: JobContext) -> Answers | None:
-    """The answers of the jobs of one row; None where one of them has not finished."""
-    by_seed: dict[int, list[tuple[Job, JobResult]]] = {}
-    for job in jobs:
-        result = context.result(job)
-        if result is None:
-            return None
-        by_seed.setdefault(job.seed, []).append((job, result))
-    ordered = [sorted(pairs, key=lambda pair: pair[0].fold.number) for pairs in by_seed.values()]
-    rows = np.concatenate([job.fold.held_out for job, _ in ordered[0]])
-    logits = np.stack([np.concatenate([result.logits for _, result in pairs]) for pairs in ordered])
-    results = [result for pairs in ordered for _, result in pairs]
+    """The answers of the jobs of one row, given by seed and fold; None where one of them has not finished."""
+    results = [result for job in jobs if (result := context.result(job)) is not None]
+    if len(results) < len(jobs):
+        return None
+    seeds = len({job.seed for job in jobs})
+    rows = np.concatenate([job.fold.held_out for job in jobs[: len(jobs) // seeds]])
+    logits = np.concatenate([result.logits for result in results]).reshape(seeds, len(rows), -1)
     return Answers(context.crops.frame.iloc[rows].reset_index(drop=True), logits, results)
 
 
 def subset_metrics(answers: Answers, settings: EvaluateSettings) -> dict[str, dict[str, Any]]:
     """Metrics with intervals of all crops, certain labels, each source, and each source's certain labels."""
-    found = {}
-    for name, rows in subsets(answers.frame).items():
-        frame, logits = answers.frame[rows].reset_index(drop=True), answers.logits[:, rows]
-        predicted = answers.predicted[:, rows]
-        found[name] = repeated_metrics(frame, predicted, settings) | _by_probability(frame, logits, predicted, settings)
-    return found
+    return {
+        name: _metrics(replace(answers, frame=answers.frame[rows], logits=answers.logits[:, rows]), settings)
+        for name, rows in subsets(answers.frame).items()
+    }
 
 
-def _by_probability(
-    frame: pd.DataFrame, logits: NDArray[np.float64], predicted: NDArray[np.int64], settings: EvaluateSettings
-) -> dict[str, dict[str, float | None]]:
-    """Metrics that need probabilities, means over the seeds, with intervals; None where one is undefined."""
-    labels = checked_labels(frame, predicted)
-    probabilities = np.stack([probabilities_of(one) for one in logits])
+def _metrics(answers: Answers, settings: EvaluateSettings) -> dict[str, Any]:
+    """Metrics with intervals; those that need probabilities are means over the seeds, None where one is undefined."""
+    found = repeated_metrics(answers.frame, answers.predicted, settings)
+    labels, groups = actual_types(answers.frame), case_groups(answers.frame)
+    probabilities = np.stack([probabilities_of(one) for one in answers.logits])
     aucs = [classification_metrics(labels, one).values["macro_auc"] for one in probabilities]
     errors = [calibration_error(reliability(labels, one, settings.reliability_bins)) for one in probabilities]
     known = [auc for auc in aucs if auc is not None]
     values = {"macro_auc": float(np.mean(known)) if known else None, "calibration_error": float(np.mean(errors))}
-    intervals = probability_bootstrap(labels, probabilities, case_groups(frame), settings)
+    intervals = probability_bootstrap(labels, probabilities, groups, settings)
     bounds = {name: asdict(interval) for name, interval in intervals.items()}
-    return {name: {"value": value, **bounds.get(name, {"low": None, "high": None})} for name, value in values.items()}
+    nothing = {"low": None, "high": None}
+    return found | {name: {"value": value, **bounds.get(name, nothing)} for name, value in values.items()}
 
 
 def comparison_table(
@@ -96,10 +86,8 @@ def comparison_table(
     """Every row's metrics and cost; against the reference row also the difference, its interval and p-values."""
     table: dict[str, dict[str, Any]] = {}
     for name, row in answers.items():
-        found = repeated_metrics(row.frame, row.predicted, settings)
-        found |= _by_probability(row.frame, row.logits, row.predicted, settings)
         cost = {"seconds_per_cell": row.seconds(), "processor_seconds_per_cell": row.seconds("processor")}
-        table[name] = {**found, **cost, "device": row.results[0].device, "paired": None}
+        table[name] = {**_metrics(row, settings), **cost, "device": row.results[0].device, "paired": None}
         if reference in answers and name != reference:
             other = answers[reference].predicted
             table[name]["paired"] = asdict(compare_repeats(row.frame, row.predicted, other, settings, metric))
@@ -122,11 +110,7 @@ def plain_table(table: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def _flat(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {"row": name, "crops": row["crops"], "cases": row["cases"], "seeds": row["seeds"]}
     for metric in ("accuracy", "macro_sensitivity", "macro_f1"):
-        flat |= {
-            metric: row[metric]["value"],
-            f"{metric}_low": row[metric]["low"],
-            f"{metric}_high": row[metric]["high"],
-        }
+        flat |= {metric: row[metric]["value"]} | {f"{metric}_{bound}": row[metric][bound] for bound in ("low", "high")}
     flat |= {f"sensitivity_{label}": part["value"] for label, part in row["per_type"].items()}
     paired = row["paired"] or {}
     for key in ("difference", "low", "high", "only_model", "only_reference", "p_value", "p_value_adjusted"):
@@ -135,5 +119,7 @@ def _flat(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_predictions(answers: Answers, path: Path) -> None:
-    """Out-of-fold predictions of one row as CSV, six digits."""
-    write_text(path, answers.predictions().to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    """Out-of-fold predictions of one row as CSV, six digits: the mean probabilities of the seeds."""
+    mean = np.mean([probabilities_of(logits) for logits in answers.logits], axis=0)
+    table = prediction_table(answers.frame, mean)
+    write_text(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))

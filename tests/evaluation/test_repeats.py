@@ -6,10 +6,10 @@ import pytest
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.evaluation.cases import ONE_CASE
+from supcam.evaluation.cases import ONE_CASE, subsets
 from supcam.evaluation.intervals import mcnemar
 from supcam.evaluation.metrics import confusion, rates
-from supcam.evaluation.repeats import compare_repeats, holm, repeated_metrics, subsets
+from supcam.evaluation.repeats import compare_repeats, holm, repeated_metrics
 from supcam.settings import EvaluateSettings
 
 SETTINGS = EvaluateSettings(bootstrap=400)

@@ -11,7 +11,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.errors import UsageError
 from supcam.experiments.chrcluster import draw_stand_in, run_experiment
-from supcam.experiments.single import from_one
+from supcam.experiments.single import Recipe, from_one
 from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
 from tests.support.project import small_project, succeed
@@ -35,7 +35,7 @@ def test_the_experiment_from_the_zip_to_the_metrics(
     archive = draw_stand_in(tmp_path / "drawn.zip", cases=4)
     into = tmp_path / "out"
     into.mkdir()
-    content = run_experiment(archive, settings, tmp_path, seeds=1, workers=1, into=into)
+    content = run_experiment(archive, Recipe(tmp_path, settings, into))
     assert json.loads((into / "chrcluster.json").read_text()) == content
     counts = {part: sum(types.values()) for part, types in content["split"]["counts"].items()}
     assert sum(counts.values()) == sum(few.values())
@@ -54,7 +54,7 @@ def test_another_data_set_is_refused(few: dict[str, int], tmp_path: Path, monkey
     archive = draw_stand_in(tmp_path / "drawn.zip", cases=2)
     monkeypatch.setitem(CHRCLUSTER_COUNTS, "instance", 35)
     with pytest.raises(UsageError):
-        run_experiment(archive, quick(), tmp_path, seeds=1, workers=1, into=tmp_path / "out")
+        run_experiment(archive, Recipe(tmp_path, quick(), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])

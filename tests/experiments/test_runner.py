@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,12 +12,14 @@ from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
 from supcam.experiments import jobs as module
 from supcam.experiments.parts import grouped_folds
+from supcam.experiments.pool import JobCounts
 from supcam.experiments.results import content_section, put_file, put_section
 from supcam.experiments.rows import with_overrides
-from supcam.experiments.runner import Ablation, ablate
+from supcam.experiments.runner import ablate
 from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
 
+Ablation = tuple[dict[str, Any], JobCounts]
 SETTINGS = with_overrides(
     quick(pretrain={"epochs": 1}, compose={"count": 12, "workers": 1}),
     {
@@ -43,7 +46,7 @@ def finished(crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_the_table(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     folder, found = finished
     content = json.loads((folder / "out" / "ablation.json").read_text())
-    assert content == found.content
+    assert content == found[0]
     assert list(content["rows"]) == ["forest", "ce"]
     forest, reference = content["rows"]["forest"], content["rows"]["ce"]
     assert forest["crops"] == len(crops) and forest["cases"] == 8
@@ -57,7 +60,7 @@ def test_the_table(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     for name in ("macro_auc", "calibration_error"):
         assert forest[name]["low"] <= forest[name]["value"] <= forest[name]["high"]
     assert [point["at"] for point in content["sweeps"]["pretrain.temperature"]] == [0.1, 0.2]
-    assert found.counts.ran == 8 and not found.counts.failed
+    assert found[1].ran == 8 and not found[1].failed
 
 
 def test_files_and_figures(finished: tuple[Path, Ablation], crops: CropSet) -> None:
@@ -72,12 +75,12 @@ def test_files_and_figures(finished: tuple[Path, Ablation], crops: CropSet) -> N
 def test_a_second_run_trains_nothing_and_says_the_same(finished: tuple[Path, Ablation], crops: CropSet) -> None:
     folder, first = finished
     again = run(crops, folder)
-    assert (again.counts.kept, again.counts.ran) == (8, 0)
-    assert again.content["rows"] == first.content["rows"]
+    assert (again[1].kept, again[1].ran) == (8, 0)
+    assert again[0]["rows"] == first[0]["rows"]
 
 
 def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path) -> None:
-    content = finished[1].content
+    content = finished[1][0]
     page = tmp_path / "results.md"
     page.write_text("# Results\n\nTyped words.\n")
     put_section(page, "ablation", content_section(content))
@@ -96,7 +99,7 @@ def test_the_section_of_the_page(finished: tuple[Path, Ablation], tmp_path: Path
 
 
 def test_the_interval_is_shown_as_it_was_set(finished: tuple[Path, Ablation]) -> None:
-    content = json.loads(json.dumps(finished[1].content))
+    content = json.loads(json.dumps(finished[1][0]))
     assert "intervals (95 %)" in content_section(content)
     content["settings"]["evaluate"]["confidence"] = 0.9
     assert "intervals (90 %)" in content_section(content)
@@ -111,9 +114,9 @@ def test_rows_that_fail_are_reported_and_the_others_stand(
     monkeypatch.setattr(module, "run_recipe", diverging)
     settings = with_overrides(SETTINGS, {"ablation.sweeps": {}})
     found = run(crops, tmp_path, settings)
-    assert list(found.content["rows"]) == ["forest"]
-    assert found.content["rows"]["forest"]["paired"] is None
-    assert "loss is not a finite number" in content_section(found.content)
+    assert list(found[0]["rows"]) == ["forest"]
+    assert found[0]["rows"]["forest"]["paired"] is None
+    assert "loss is not a finite number" in content_section(found[0])
     with pytest.raises(SupcamError, match=r"no row finished: ce, seed 42, fold 0: loss is not a finite"):
         run(crops, tmp_path, with_overrides(settings, {"ablation.rows": ["ce"]}))
 
@@ -121,7 +124,7 @@ def test_rows_that_fail_are_reported_and_the_others_stand(
 def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path) -> None:
     """The point 0.1 is the row itself: three comparisons shown, two adjusted for."""
     changes = {"pretrain.temperature": 0.1, "ablation.rows": ["ce", "unified"]}
-    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes))[0]
     row, (same, other) = found["rows"]["unified"]["paired"], found["sweeps"]["pretrain.temperature"]
     assert row == same["paired"]
     first, second = sorted((row, other["paired"]), key=lambda one: one["p_value"])
@@ -129,7 +132,7 @@ def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path)
     assert second["p_value_adjusted"] == pytest.approx(max(second["p_value"], first["p_value_adjusted"]))
     # The same with the row as reference: its own point is no comparison at all.
     changes["ablation.reference"] = "unified"
-    found = run(crops, tmp_path, with_overrides(SETTINGS, changes)).content
+    found = run(crops, tmp_path, with_overrides(SETTINGS, changes))[0]
     same, other = (point["paired"] for point in found["sweeps"]["pretrain.temperature"])
     assert (same["p_value"], same["p_value_adjusted"]) == (1.0, 1.0)
     first, second = sorted((found["rows"]["ce"]["paired"], other), key=lambda one: one["p_value"])
@@ -137,7 +140,7 @@ def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path)
 
 
 def test_sections_of_folds_and_chrcluster(finished: tuple[Path, Ablation], tmp_path: Path) -> None:
-    content = finished[1].content
+    content = finished[1][0]
     base = {name: content[name] for name in ("origin", "manifest_hash", "settings", "seeds")}
     subsets = {"all crops": content["rows"]["ce"], "mfish-slides": content["rows"]["forest"]}
     times = {"seconds_per_fold": 12.0, "processor_seconds_per_fold": 20.0}
