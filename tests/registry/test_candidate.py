@@ -55,7 +55,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         validation_labels=validation.labels,
     )
     out = package_candidate(
-        state,
+        load_classifier(state, SETTINGS),
         SETTINGS,
         tmp_path_factory.mktemp("candidate") / "package",
         manifest=pd.concat([validation.frame, test.frame], ignore_index=True),
