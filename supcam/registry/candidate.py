@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
+from supcam.evaluation.repeats import METRICS
 from supcam.identity import without_effect
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.registry.card import CalibrationCard, DataCard, InputCard, Metric, ModelCard, ReviewCard
@@ -19,7 +20,6 @@ from supcam.registry.package import package_model
 from supcam.settings import Settings
 from supcam.tracking import package_versions
 
-_METRICS = ("accuracy", "macro_sensitivity", "macro_specificity", "micro_specificity", "macro_precision", "macro_f1")
 _SECTIONS = ("profile", "runtime", "input", "model", "split", "compose", "pretrain", "finetune")
 _CURVE_POINTS = 20
 
@@ -39,21 +39,21 @@ def package_candidate(
     """Write the package of a model with its card, calibrated and with a review threshold, both from validation crops.
 
     Args:
-        classifier: The trained classifier; it is moved to the processor.
-        settings: All settings, with the tuned values in place.
+        classifier: It is moved to the processor.
+        settings: With the tuned values in place.
         out: Folder of the package, replaced as a whole.
         manifest: Every crop with its column ``split``.
         hashes: ``split``, ``composed`` and ``code`` hash.
-        metrics: Metrics of the evaluation on the test crops, with the calibration temperature.
-        test: The test crops; parity of ONNX and torch is measured on them.
-        validation_logits: (M, 4) logits of the validation crops.
-        validation_labels: (M,) their types.
+        metrics: Those of the evaluation on the test crops, with the calibration temperature.
+        test: Parity of ONNX and torch is measured on these crops.
+        validation_logits: (M, 4).
+        validation_labels: (M,) types.
 
     Raises:
         GateRefused: when ONNX and torch differ by more than 1e-4.
     """
     temperature = metrics["calibration_temperature"] or 1.0
-    calibrated = probabilities_of(validation_logits, temperature)
+    calibrated = probabilities_of(validation_logits.astype(np.float64), temperature)
     # Parity is that of the plain layout, which whoever loads the weights gets.
     classifier.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     card = ModelCard(
@@ -62,7 +62,7 @@ def package_candidate(
         settings=_recorded_settings(settings),
         data=_data_card(manifest, hashes),
         code_hash=hashes["code"],
-        metrics={name: _metric(metrics, name, "crops") for name in _METRICS if metrics[name] is not None},
+        metrics={name: _metric(metrics, name, "crops") for name in METRICS if metrics[name] is not None},
         sensitivity={label: _sensitivity(row) for label, row in metrics["per_type"].items()},
         validation={name: value for name, value in metrics.get("validation", {}).items() if value is not None},
         calibration=CalibrationCard(temperature=temperature, error=metrics["calibration_error_calibrated"]),
@@ -80,12 +80,9 @@ def package_candidate(
 
 
 def review_threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int64], coverage: float) -> ReviewCard:
-    """Confidence below which crops go to review, so that the share ``coverage`` of validation crops is answered.
+    """Confidence below which crops go to review, so that the share ``coverage`` (0-1) of validation crops is answered.
 
-    Args:
-        probabilities: (M, 4) calibrated, each row sums to 1.
-        labels: (M,) types.
-        coverage: Share of crops answered without review, 0-1.
+    ``probabilities`` (M, 4) are calibrated, ``labels`` are (M,) types.
     """
     if not len(labels):
         return ReviewCard()
