@@ -37,33 +37,29 @@ class DecodedCrop:
 
 
 def decode_crop(source: bytes | str | Path) -> NDArray[np.uint8]:
-    """Decode a crop to 8-bit grey with white background 255, shape (H, W).
-
-    Raises:
-        ImageError: for a file that is missing, too large, truncated, also an archive, or not an image.
-    """
+    """Decode a crop to 8-bit grey with white background 255, shape (H, W), see :func:`read_crop`."""
     return read_crop(source).image
 
 
 def read_crop(source: bytes | str | Path) -> DecodedCrop:
-    """Decode a crop as :func:`decode_crop` does and say which of its properties were normalised.
+    """Decode a crop and say which of its properties were normalised.
 
     Raises:
-        ImageError: as :func:`decode_crop`.
+        ImageError: for a file that is missing, too large, truncated, also an archive, or not an image.
     """
     name = "image" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else _read_bytes(Path(source))
     notes: list[str] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _refuse_foreign_bytes(content)
-            grey = _decode(content, notes)
+            grey = _decode(source if isinstance(source, bytes) else _read_bytes(Path(source)), notes)
     except ImageError as error:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # Pillow raises nearly every type on damaged files
+        # Pillow's own words hold the address of a buffer, which differs in every run.
+        unknown, text = "cannot identify image file" in str(error), str(error) or type(error).__name__
         raise ImageError(
-            f"{name} cannot be read as {', '.join(FORMATS)}: {_reason(error)}. "
+            f"{name} cannot be read as {', '.join(FORMATS)}: {'no image in it' if unknown else text}. "
             "It is damaged or another kind of file: export it again or leave it out."
         ) from None
     return DecodedCrop(_whiten(grey, notes), tuple(notes))
@@ -75,26 +71,23 @@ def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     How much white stands around the foreground changes nothing. Shrinking averages over areas, so thin bridges between
     bodies fade rather than vanish.
     """
-    crop = without_frame(crop)
+    crop = _without_frame(crop)
     height, width = crop.shape
     scale = size / max(height, width)
     if scale == 1:
         return _centred(crop, size)
-    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sides = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    return _centred(np.asarray(Image.fromarray(crop).resize(shape, method)), size)
+    return _centred(np.asarray(Image.fromarray(crop).resize(sides, method)), size)
 
 
 def native_canvas(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Centre the foreground of a crop (H, W) on white at its own pixel scale, shape (size, size).
-
-    Only a larger foreground is shrunk.
-    """
-    crop = without_frame(crop)
+    """Centre the foreground of a crop (H, W) on white at its own pixel scale, (size, size); a larger one is shrunk."""
+    crop = _without_frame(crop)
     return letterbox(crop, size) if max(crop.shape) > size else _centred(crop, size)
 
 
-def without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """View of the smallest box of a crop (H, W) that holds its foreground, v < 250; the whole crop without any."""
     foreground = crop < FOREGROUND
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
@@ -110,27 +103,18 @@ def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"{path} holds {size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
+        _check_size(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path} cannot be opened: {error.strerror or error}. Check the path.") from None
+        raise ImageError(f"cannot be opened: {error.strerror or error}. Check the path.") from None
 
 
-def _refuse_foreign_bytes(content: bytes) -> None:
-    """Stop files of no or too many bytes, and an archive behind the image; what an image is, Pillow decides."""
-    if len(content) > MAX_BYTES:
-        raise ImageError(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
-    if not content:
-        raise ImageError("is empty. Export it again or leave it out.")
-    if _is_archive(content):
-        raise ImageError("carries an archive behind the image (two formats in one file). Export the image alone.")
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"holds {size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
 
 
-def _is_archive(content: bytes) -> bool:
-    if b"PK\x05\x06" not in content:
-        return False
+def _carries_archive(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return bool(archive.namelist())
@@ -139,16 +123,19 @@ def _is_archive(content: bytes) -> bool:
 
 
 def _decode(content: bytes, notes: list[str]) -> NDArray[np.uint8]:
+    """What an image is, Pillow decides; stopped are no or too many bytes or pixels, and an archive behind the image."""
+    _check_size(len(content))
+    if not content:
+        raise ImageError("is empty. Export it again or leave it out.")
+    if b"PK\x05\x06" in content and _carries_archive(content):
+        raise ImageError("carries an archive behind the image (two formats in one file). Export the image alone.")
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         width, height = opened.size
+        sides = f"is {width} x {height} pixels; allowed are"
         if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop."
-            )
+            raise ImageError(f"{sides} at most {MAX_PIXELS} in all. Cut out the crop.")
         if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
-            raise ImageError(
-                f"is {width} x {height} pixels; allowed are sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop."
-            )
+            raise ImageError(f"{sides} sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop.")
         opened.load()
         upright = ImageOps.exif_transpose(opened)
         if opened.getexif().get(0x0112, 1) != 1:
@@ -218,9 +205,3 @@ def _centred(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     canvas = np.full((size, size), WHITE, dtype=np.uint8)
     canvas[top : top + height, left : left + width] = crop
     return canvas
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's words without the address of a buffer, which differs in every run."""
-    text = str(error) or type(error).__name__
-    return "no image in it" if "cannot identify image file" in text else text
