@@ -7,7 +7,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,17 @@ class ImageError(SupcamError):
 
 @dataclass(frozen=True)
 class Plane:
-    """One grey plane (H, W), black 0 to full scale 255, NaN where nothing was stored; and what was done to get it."""
+    """One grey plane (H, W) as it was stored.
+
+    Attributes:
+        values: black 0 to full scale 255, NaN where nothing was stored.
+        notes: what was done to get it.
+        lossy: whether it was compressed with losses (JPEG, WebP), which leaves ripples around a body.
+    """
 
     values: Grey
     notes: tuple[str, ...] = ()
+    lossy: bool = False
 
 
 class _Refused(ValueError):
@@ -161,7 +168,7 @@ def _of_bytes(content: bytes, page: int | None) -> Plane:
     if kind == "TIFF":
         _refuse_archive(content)
         stored = read_tiff(content, page, MAX_PIXELS)
-        return _finished(stored.values, stored.alpha, list(stored.notes))
+        return replace(_finished(stored.values, stored.alpha, list(stored.notes)), lossy=stored.lossy)
     notes: list[str] = []
     _check_end(content, kind, notes)
     with Image.open(io.BytesIO(content), formats=("JPEG", "MPO") if kind == "JPEG" else (kind,)) as image:
@@ -173,7 +180,8 @@ def _of_bytes(content: bytes, page: int | None) -> Plane:
         upright = ImageOps.exif_transpose(image)
         if image.getexif().get(0x0112, 1) != 1:
             notes.append("rotated upright as its EXIF entry says")
-        return _of_pillow(upright, notes)
+        plane = _of_pillow(upright, notes)
+    return replace(plane, lossy=kind == "JPEG" or (kind == "WEBP" and b"VP8 " in content[:64]))
 
 
 def _kind(content: bytes) -> str:

@@ -11,6 +11,7 @@ Grey = NDArray[np.float32] | NDArray[np.uint8]
 
 # Depths that cameras and programs save. Of several that fit, the smallest is meant.
 _DEPTHS = (8, 10, 12, 14, 15, 16, 20, 24, 32, 64)
+_NEARLY_FULL = 0.99
 _OFFSET = 32768  # Olympus ScanR and others save signed 16 bits as unsigned: black lies here
 
 
@@ -44,15 +45,19 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
         return _scaled_fractions(values.astype(np.float64 if bits == 64 else np.float32), bits)
     low, high = _robust_range(values)
     black, word = 0, ""
-    if low < 0:
+    half = next((depth for depth in _DEPTHS if high < 2 ** (depth - 1)), 64)
+    # White that lies where half a depth ends is the white of a whole depth moved down.
+    moved_down = values.dtype.kind == "i" and high > _NEARLY_FULL * 2 ** (half - 1) and half in (8, 10, 12, 14, 16)
+    if low < 0 or bits == 8 or moved_down:
         depth = next(depth for depth in _DEPTHS if -(2 ** (depth - 1)) <= low and high < 2 ** (depth - 1))
         black, word = -(2 ** (depth - 1)), "signed "
     elif low >= _OFFSET and high < _OFFSET + 2**14:
         depth = next(depth for depth in _DEPTHS if high - _OFFSET < 2**depth)
         black, word = _OFFSET, f"above {_OFFSET}, "
     else:
-        depths = (7, *_DEPTHS) if values.dtype == np.int8 else _DEPTHS
-        depth = next(depth for depth in depths if high < 2**depth)
+        # Eight or twelve bits moved up to fill sixteen are all multiples of one number.
+        multiple = bits == 16 and int(np.gcd.reduce(values, axis=None)) >= 16
+        depth = 16 if multiple else next(depth for depth in _DEPTHS if high < 2**depth)
     grey = (values.astype(np.float64 if bits > 16 else np.float32) - black) * (255 / (2**depth - 1))
     note = f"{bits}-bit values ({word}{depth} bits in use) scaled to 8 bits"
     return Scaled(np.clip(grey, 0, 255).astype(np.float32), (note,))

@@ -20,12 +20,18 @@ MAX_WORKING_SIDE = 1024
 
 # A drawn thing (bar, letter, rectangle) has one grey value; no photographed chromosome has.
 _FLAT_SPREAD, _FLAT_SHARE = 6, 0.8
+# A body may be saturated and so seem drawn; only something of at least this share of its size takes its place.
+_SMALLER = 0.4
 # Chromosomes of a cell are about equally wide and none is much shorter than wide: what is thinner than half a width,
 # or smaller than half a width squared, is dirt.
 _DIRT_THICKNESS, _DIRT_AREA = 0.5, 0.5
-# Pixels around the body within which a speck belongs to it.
-_NEAR = 2
+# A bit of the body's own pale fringe; and the pixels from which a darker bit behind a gap of one pixel is its own too.
+_PALE, _TINY = 225, 5
 _MAX_FRAME = 24
+# A filling ends in a step of at least so many grey levels; uneven paper goes on smoothly.
+_FILL_STEP = 8
+# Lossy compression leaves ripples of about so many grey levels around a body.
+_RINGING = 2.5
 # Up to this share of pixels without a value are dead ones; more are the surroundings of a cut-out.
 _FEW_HIDDEN = 0.02
 # Around a body cut out of dark paper and set on white, the rim is darker than this.
@@ -80,7 +86,7 @@ class _Paper:
     clean: bool
 
 
-def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8]) -> Reading:
+def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = False) -> Reading:
     """Normalise a picture (H, W) whose values run from black 0 to the full scale 255.
 
     Values that are not finite stand for pixels without picture, as outside a cut-out. A clean crop, dark on white 255
@@ -100,7 +106,7 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8]) -> Reading:
         notes.append("frame taken off")
     hidden = hidden[top : values.shape[0] - bottom, left : values.shape[1] - right]
     inner, hidden = _upright(inner, hidden, notes)
-    paper = _on_white(inner, hidden, notes)
+    paper = _on_white(inner, hidden, lossy, notes)
     image, measured = _bodies_alone(paper, notes)
     if inner.size != values.size:
         image = np.pad(image, ((top, bottom), (left, right)), constant_values=WHITE)
@@ -118,7 +124,7 @@ def _reduced(values: Grey, notes: list[str]) -> Grey:
 def _frame_sides(values: Grey) -> tuple[int, int, int, int]:
     """Lines of a frame at top, bottom, left and right: each of one level, with a step to the line inside of it."""
     deepest = min(_MAX_FRAME, min(values.shape) // 4)
-    paper = _commonest(values)
+    paper = _commonest(values, edges=0)
     return (
         _frame_lines(values[: deepest + 1], paper),
         _frame_lines(values[::-1][: deepest + 1], paper),
@@ -159,7 +165,8 @@ def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         return (values if bright else WHITE - values), hidden
     rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
     bright = rim_level >= inside_level or (level >= 128 and rim_level > _DARK_RIM)
-    filled = bool(hidden.any()) or (level < rim_level if bright else level > rim_level)
+    step = np.median(np.abs(values[near & ~outside] - level)) if (near & ~outside).any() else 0.0
+    filled = bool(hidden.any()) or (step >= _FILL_STEP and (level < rim_level if bright else level > rim_level))
     if not bright:
         values = WHITE - values
         notes.append("dark background inverted")
@@ -169,14 +176,17 @@ def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     return values, hidden
 
 
-def _commonest(values: Grey) -> float:
-    """The grey level most common in the picture and along its edges, where paper is; a peak may be five levels wide."""
+def _commonest(values: Grey, edges: float = 1.0) -> float:
+    """The grey level most common in the picture, and along its edges by their weight; a peak may be 5 levels wide."""
     levels = np.clip(np.rint(values), 0, WHITE).astype(np.intp)
-    edges = _edges(levels)
-    counts = np.bincount(levels.ravel(), minlength=256) / levels.size + np.bincount(edges, minlength=256) / edges.size
+    counts = np.bincount(levels.ravel(), minlength=256) / levels.size
+    if edges:
+        line = _edges(levels)
+        counts += edges * np.bincount(line, minlength=256) / line.size
     peak = int(np.argmax(np.convolve(counts, np.ones(5), "same")))
     low = max(peak - 2, 0)
-    return float(low + np.argmax(counts[low : peak + 3]))
+    level = low + int(np.argmax(counts[low : peak + 3]))
+    return float(np.median(values[levels == level]))
 
 
 def _edges(values: NDArray[Any]) -> NDArray[Any]:
@@ -213,7 +223,7 @@ def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
     return outside | regions.mask(holes)
 
 
-def _on_white(values: Grey, hidden: Mask, notes: list[str]) -> _Paper:
+def _on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> _Paper:
     """Bring bright paper to 255: as it is when clean, by its one level, or by a surface through uneven light."""
     seen = values[~hidden] if hidden.any() else values
     if not seen.size:
@@ -221,21 +231,25 @@ def _on_white(values: Grey, hidden: Mask, notes: list[str]) -> _Paper:
     if hidden.any():
         # A cut-out may show no paper at all; then the brightest of its rim is the nearest to it.
         brightest = float(np.percentile(seen, 99))
-        values = np.where(hidden, WHITE if brightest >= 0.9 * WHITE else brightest, values)
+        values = np.where(hidden, WHITE if brightest >= 0.6 * WHITE else brightest, values)
     level = _commonest(values)
+    if 0 < level < WHITE:
+        notes.append(f"grey background {level:.0f} stretched to {WHITE}")
+        values = values * np.float32(WHITE / level)
+        level = float(WHITE)
     edges = _edges(values)
     # Edges alone: in a faint body neighbours near the level of the paper differ too.
     noise = _local_noise(edges[np.newaxis], level)
     if noise == 0 and (np.abs(edges - level) <= 1.5).mean() >= 0.6:
-        if level < WHITE:
-            notes.append(f"grey background {level:.0f} stretched to {WHITE}")
-            values = np.minimum(values * (WHITE / level), WHITE) if level > 0 else values
+        values = np.minimum(values, WHITE)
+        if lossy:
+            return _without_noise(values, np.abs(values - WHITE) <= 3 * _RINGING, lossy)
         return _Paper(values, np.rint(values) < FOREGROUND, 0.0, True)
     surface, paper = _paper_surface(values, level, noise)
     flat = np.minimum(values * (WHITE / np.maximum(surface, 1)), WHITE)
     flat[hidden] = WHITE
     notes.append("paper evened out")
-    return _without_noise(flat, paper)
+    return _without_noise(flat, paper, lossy)
 
 
 def _paper_surface(values: Grey, level: float, noise: float) -> tuple[Grey, Mask]:
@@ -272,14 +286,16 @@ def _least_squares(basis: Grey, values: Grey) -> Grey:
     return solution
 
 
-def _without_noise(values: Grey, paper: Mask) -> _Paper:
+def _without_noise(values: Grey, paper: Mask, lossy: bool) -> _Paper:
     """Foreground where the paper's own noise ends, judged on means of 3 x 3 pixels when there is any noise."""
     residual = values[paper]
     if len(residual) < 16:
         return _Paper(values, np.rint(values) < FOREGROUND, float(WHITE), False)
     # The lower half alone: the upper one is often clipped at white.
-    middle, low = np.percentile(residual, (50, 16))
-    noise = float(middle - low)
+    middle_raw, low = np.percentile(residual, (50, 16))
+    noise = float(middle_raw - low)
+    if lossy:
+        noise = max(noise, _RINGING)
     if noise < 0.8:
         return _Paper(values, values < FOREGROUND - 0.5, noise, False)
     smooth = _means(values)
@@ -293,7 +309,10 @@ def _without_noise(values: Grey, paper: Mask) -> _Paper:
     strongest = np.full(len(regions) + 1, np.inf)
     np.minimum.at(strongest, regions.labels.ravel(), smooth.ravel())
     sound = (strongest[1:] < middle - 7 * spread) & (regions.areas >= 4)
-    return _Paper(values, regions.mask(sound), noise, False)
+    body = regions.mask(sound)
+    # The mean reaches one pixel too far around a sharp outline: there the pixel itself decides.
+    body &= eroded(body, square=True) | (values < middle_raw - 1.5 * noise)
+    return _Paper(values, body, noise, False)
 
 
 def _means(values: Grey) -> Grey:
@@ -328,7 +347,7 @@ def _bodies_alone(paper: _Paper, notes: list[str]) -> tuple[NDArray[np.uint8], M
     if paper.clean:
         shown[paper.foreground & ~kept] = WHITE
     else:
-        shown[~dilated(kept)] = WHITE
+        shown[~kept] = WHITE
     boxes = regions.boxes[sized]
     sides = boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0) + 1
     inside = image[body]
@@ -346,15 +365,21 @@ def _bodies_alone(paper: _Paper, notes: list[str]) -> tuple[NDArray[np.uint8], M
 
 
 def _main_body(regions: Regions, image: NDArray[np.uint8]) -> tuple[int, Mask]:
-    """Index of the largest region that is no drawing, and which of the larger regions are drawings."""
+    """Index of the largest region, of a somewhat smaller one if that is drawn; and which of them are drawings."""
     flats = np.zeros(len(regions), dtype=bool)
     order = np.argsort(-regions.areas, kind="stable")
+    largest = int(order[0])
     for index in order[:16]:
-        values = image[_box(regions, index)][regions.labels[_box(regions, index)] == index + 1]
-        flats[index] = np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE
+        if regions.areas[index] < _SMALLER * regions.areas[largest]:
+            break
+        flats[index] = _is_flat(image[_box(regions, index)][regions.labels[_box(regions, index)] == index + 1])
         if not flats[index]:
             return int(index), flats
-    return int(order[0]), flats
+    return largest, flats
+
+
+def _is_flat(values: NDArray[np.uint8]) -> bool:
+    return bool(np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE)
 
 
 def _box(regions: Regions, index: int) -> tuple[slice, slice]:
@@ -381,9 +406,11 @@ def _kept(
     keep = sized.copy()
     if len(regions) > 1:
         near = regions.labels == main + 1
-        for _ in range(_NEAR + 1):
+        for distance in range(3):
             near = dilated(near)
-        keep[np.unique(regions.labels[near & (regions.labels > 0)]) - 1] = True
+            for index in np.unique(regions.labels[near & (regions.labels > 0)]) - 1:
+                darkest = image[_box(regions, index)][regions.labels[_box(regions, index)] == index + 1].min()
+                keep[index] |= darkest >= _PALE or (distance < 2 and regions.areas[index] >= _TINY)
     return keep, sized
 
 
@@ -391,7 +418,7 @@ def _is_body(regions: Regions, image: NDArray[np.uint8], index: int, width: floa
     box = _box(regions, index)
     mask = regions.labels[box] == index + 1
     values = image[box][mask]
-    if np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE:
+    if _is_flat(values):
         return False
     return 2 * len(peeled_sizes(mask)) - 1 >= _DIRT_THICKNESS * width
 

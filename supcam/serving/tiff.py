@@ -12,6 +12,7 @@ _PLAIN = (0, 1, 2, 3)  # MinIsWhite, MinIsBlack, RGB, palette: read by tifffile;
 _MIN_IS_WHITE, _RGB, _PALETTE = 0, 2, 3
 # What tifffile unpacks with the standard library: none, Deflate (two codes), LZMA, PackBits.
 _UNPACKED = (1, 8, 32946, 34925, 32773)
+_JPEG = (6, 7)
 
 
 class TiffError(ValueError):
@@ -20,11 +21,12 @@ class TiffError(ValueError):
 
 @dataclass(frozen=True)
 class StoredPlane:
-    """Values as stored, (H, W) or (H, W, 3), white on top; ``alpha`` (H, W) where one is stored; notes."""
+    """Values as stored, (H, W) or (H, W, 3), white on top; ``alpha`` (H, W) where one is stored; notes; JPEG or not."""
 
     values: NDArray[Any]
     alpha: NDArray[Any] | None
     notes: tuple[str, ...]
+    lossy: bool
 
 
 def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
@@ -230,7 +232,7 @@ def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> Stor
     if by_us:
         values = _turned(values)
     tag = page.tags.get(274)
-    return StoredPlane(_oriented(values, tag), None if alpha is None else _oriented(alpha, tag), tuple(notes))
+    return StoredPlane(_oriented(values, tag), None if alpha is None else _oriented(alpha, tag), tuple(notes), page.compression in _JPEG)
 
 
 def _turned(values: NDArray[Any]) -> NDArray[Any]:

@@ -90,8 +90,8 @@ def _png16_colours(white: int) -> Callable[[Crop, Any], bytes]:
         import struct
         import zlib
 
-        grey = np.rint(crop / 255 * white).astype(">u2")
-        rows = np.stack([grey] * 3, axis=-1).reshape(len(crop), -1).view(np.uint8)
+        grey = np.rint(crop / 255 * white).astype(np.uint16)
+        rows = np.stack([grey] * 3, axis=-1).astype(">u2").reshape(len(crop), -1).view(np.uint8)
         data = b"".join(b"\0" + row.tobytes() for row in rows)
 
         def chunk(name: bytes, content: bytes) -> bytes:
