@@ -25,11 +25,12 @@ _SMALLER = 0.4
 # Chromosomes of a cell are about equally wide and none is much shorter than wide: what is thinner than half a width,
 # or smaller than half a width squared, is dirt.
 _DIRT_THICKNESS, _DIRT_AREA = 0.5, 0.5
-# A bit of the body's own pale fringe; and the pixels from which a darker bit behind a gap of one pixel is its own too.
-_PALE, _TINY = 225, 5
+# No pixel of a body's pale fringe is darker.
+_PALE = 225
 _MAX_FRAME = 24
-# A filling ends in a step of at least so many grey levels; uneven paper goes on smoothly.
-_FILL_STEP = 8
+# A filling has one level in at least this share of it, and ends in a step of at least so many grey levels; uneven
+# paper has many levels and goes on smoothly.
+_FILL_SHARE, _FILL_STEP = 0.75, 8
 # Lossy compression leaves ripples of about so many grey levels around a body.
 _RINGING = 2.5
 # Up to this share of pixels without a value are dead ones; more are the surroundings of a cut-out.
@@ -154,7 +155,7 @@ def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     level = 0.0
     if not hidden.any():
         level = _commonest(values)
-        outside = _large(np.abs(values - level) <= max(2.0, 3 * _local_noise(values, level)))
+        outside = _around(np.abs(values - level) <= max(2.0, 3 * _local_noise(values, level)))
     near = dilated(outside)
     far = dilated(near)
     rim, inside = values[far & ~outside & ~hidden], values[~dilated(far)]
@@ -165,8 +166,9 @@ def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         return (values if bright else WHITE - values), hidden
     rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
     bright = rim_level >= inside_level or (level >= 128 and rim_level > _DARK_RIM)
-    step = np.median(np.abs(values[near & ~outside] - level)) if (near & ~outside).any() else 0.0
-    filled = bool(hidden.any()) or (step >= _FILL_STEP and (level < rim_level if bright else level > rim_level))
+    filled = bool(hidden.any()) or (
+        (level < rim_level if bright else level > rim_level) and _is_filling(values, outside, near & ~outside, level)
+    )
     if not bright:
         values = WHITE - values
         notes.append("dark background inverted")
@@ -201,10 +203,17 @@ def _local_noise(values: Grey, level: float, reach: float = 25.0) -> float:
     return float(np.median(steps)) * 1.4826 / math.sqrt(2) if len(steps) else 0.0
 
 
-def _large(mask: Mask) -> Mask:
-    """The parts of a mask that reach an edge or cover 2 % of the picture."""
+def _around(mask: Mask) -> Mask:
+    """The parts of a mask that reach an edge of the picture; without any, those that cover 2 % of it."""
     regions = connected_regions(mask)
-    return regions.mask(regions.touching_edge() | (regions.areas >= mask.size // 50))
+    reaching = regions.touching_edge()
+    return regions.mask(reaching if reaching.any() else regions.areas >= mask.size // 50)
+
+
+def _is_filling(values: Grey, outside: Mask, beside: Mask, level: float) -> bool:
+    """Whether the surroundings were filled in by a program: of one level, and ending in a step."""
+    even = np.mean(np.abs(values[outside] - level) <= 1) >= _FILL_SHARE
+    return bool(even and np.median(np.abs(values[beside] - level)) >= _FILL_STEP)
 
 
 def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
@@ -409,9 +418,16 @@ def _kept(
         for distance in range(3):
             near = dilated(near)
             for index in np.unique(regions.labels[near & (regions.labels > 0)]) - 1:
-                darkest = image[_box(regions, index)][regions.labels[_box(regions, index)] == index + 1].min()
-                keep[index] |= darkest >= _PALE or (distance < 2 and regions.areas[index] >= _TINY)
+                keep[index] |= _is_own(regions, image, int(index), distance < 2)
     return keep, sized
+
+
+def _is_own(regions: Regions, image: NDArray[np.uint8], index: int, close: bool) -> bool:
+    """Whether a bit beside the body is its own: pale as its fringe or, behind a gap of a pixel, no thin stroke."""
+    box = _box(regions, index)
+    mask = regions.labels[box] == index + 1
+    pale = image[box][mask].min() >= _PALE
+    return bool(pale or (close and eroded(np.pad(mask, 1), square=True).any() and not _is_flat(image[box][mask])))
 
 
 def _is_body(regions: Regions, image: NDArray[np.uint8], index: int, width: float) -> bool:
