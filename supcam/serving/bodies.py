@@ -28,7 +28,9 @@ class Regions:
     def touching_edge(self) -> Mask:
         """Which regions reach an edge of the picture, (n,)."""
         height, width = self.labels.shape
-        reaches: Mask = (self.boxes[:, :2] == 0).any(axis=1) | (self.boxes[:, 2:] == (height - 1, width - 1)).any(axis=1)
+        reaches: Mask = (self.boxes[:, :2] == 0).any(axis=1) | (self.boxes[:, 2:] == (height - 1, width - 1)).any(
+            axis=1
+        )
         return reaches
 
     def mask(self, chosen: Mask) -> Mask:
@@ -75,7 +77,7 @@ def peeled_sizes(mask: Mask, limit: int = 64) -> list[int]:
         return []
     mask = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
     sizes: list[int] = []
-    while len(sizes) < limit and (count := np.count_nonzero(mask)):
+    while len(sizes) < limit and (count := int(np.count_nonzero(mask))):
         sizes.append(count)
         # Crosses and squares in turn make the peeled ball nearly round.
         mask = eroded(mask, square=len(sizes) % 2 == 0)

@@ -135,13 +135,13 @@ def _plane(source: Source, page: int | None) -> Plane:
 def _file_bytes(path: str | Path) -> bytes:
     """Content of a regular file; a pipe is never opened, since that would wait for its other end."""
     try:
-        state = os.stat(path)
+        state = Path(path).stat()
         for is_kind, kind in _KINDS:
             if is_kind(state.st_mode):
                 raise _Refused(f"is {kind}, not a file. Give an image file.")
         if state.st_size > MAX_BYTES:
             raise _Refused(f"holds {state.st_size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, _Refused):
@@ -350,8 +350,8 @@ def _on_white(grey: Grey, alpha: NDArray[Any], notes: list[str]) -> Grey:
         return grey
     laid = grey * cover + 255 * (1 - cover)
     # 32-bit BMP and some exports leave the channel unset, others store it the other way round.
-    if np.nanmin(laid) >= 250 > np.nanmin(grey):
+    if float(np.nanmin(laid)) >= 250 > float(np.nanmin(grey)):
         notes.append("transparency that hides everything left out")
         return grey
     notes.append("transparent parts laid on white")
-    return np.rint(laid).astype(np.uint8) if grey.dtype == np.uint8 else laid.astype(np.float32)
+    return np.asarray(np.rint(laid), dtype=np.uint8) if grey.dtype == np.uint8 else np.asarray(laid, dtype=np.float32)

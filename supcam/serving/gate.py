@@ -42,6 +42,7 @@ class Limits:
         max_bodies: bodies of chromosome size; more are a metaphase or karyogram, not a cluster that fell apart.
         max_area: pixels of the bodies, in squared widths.
         max_extent: longer side of the box around the bodies, in widths.
+        max_crowding: dark parts times squared part widths; real clusters reach 5,600, metaphases begin at 10,400.
         max_cut: stretch of an edge that runs through the inside of a body, in widths.
     """
 
@@ -52,6 +53,7 @@ class Limits:
     max_bodies: int = 5
     max_area: float = 90.0
     max_extent: float = 30.0
+    max_crowding: float = 7600.0
     max_cut: float = 0.75
 
 
@@ -121,7 +123,8 @@ def picture_reasons(measurements: Measurements | None, limits: Limits = DEFAULT_
         or hidden_in_noise,
         LARGER_THAN_A_CLUSTER: measured.bodies > limits.max_bodies
         or measured.area > limits.max_area * width**2
-        or measured.extent > limits.max_extent * width,
+        or measured.extent > limits.max_extent * width
+        or measured.crowding > limits.max_crowding,
         SEVERAL_BODIES: measured.bodies > 1,
         CUT_OFF: measured.cut > limits.max_cut * width,
         NO_GREY_VALUES: measured.flat,

@@ -196,7 +196,8 @@ def _grey_of_lightness(lightness: NDArray[np.uint8]) -> NDArray[np.uint8]:
     star = lightness.astype(np.float64) * (100 / 255)
     linear = np.where(star > 8, ((star + 16) / 116) ** 3, star / 903.3)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(np.clip(encoded, 0, 1) * 255).astype(np.uint8)
+    grey: NDArray[np.uint8] = np.rint(np.clip(encoded, 0, 1) * 255).astype(np.uint8)
+    return grey
 
 
 def _both_bytes(content: bytes, number: int) -> NDArray[np.uint16]:
@@ -210,7 +211,7 @@ def _both_bytes(content: bytes, number: int) -> NDArray[np.uint16]:
                 for tile in image.tile
             ]
             halves[order] = np.asarray(image).astype(np.uint16)
-    return (halves["L"] << 8) | halves["B"]
+    return np.asarray((halves["L"] << 8) | halves["B"], dtype=np.uint16)
 
 
 def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> StoredPlane:
@@ -232,7 +233,12 @@ def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> Stor
     if by_us:
         values = _turned(values)
     tag = page.tags.get(274)
-    return StoredPlane(_oriented(values, tag), None if alpha is None else _oriented(alpha, tag), tuple(notes), page.compression in _JPEG)
+    return StoredPlane(
+        _oriented(values, tag),
+        None if alpha is None else _oriented(alpha, tag),
+        tuple(notes),
+        page.compression in _JPEG,
+    )
 
 
 def _turned(values: NDArray[Any]) -> NDArray[Any]:

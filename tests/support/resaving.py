@@ -281,9 +281,7 @@ SAME_KINDS: dict[str, Kind] = {
     "palette": Kind(_palette, ".png", family="colour"),
     "gif": Kind(lambda c, _: encoded(c, "GIF"), ".gif", family="colour"),
     "bmp": Kind(lambda c, _: encoded(c, "BMP"), ".bmp", family="colour"),
-    "rgba_cutout": Kind(
-        lambda c, _: _alpha(c, (c < 250).astype(np.uint8) * 255, 0), ".png", family="alpha"
-    ),
+    "rgba_cutout": Kind(lambda c, _: _alpha(c, (c < 250).astype(np.uint8) * 255, 0), ".png", family="alpha"),
     "rgba_alpha0": Kind(lambda c, _: _alpha(c, np.zeros_like(c)), ".png", family="alpha"),
     "rgba_ink": Kind(lambda c, _: _alpha(np.zeros_like(c), 255 - c), ".png", family="alpha"),
     # Polarity.
@@ -347,13 +345,13 @@ DOUBTFUL_KINDS: dict[str, Kind] = {
     "gamma0.6": Kind(_gamma(0.6), ".png", "same or flagged", "gamma"),
     "neighbour_sliver": Kind(_sliver, ".png", "same or flagged", "sliver"),
     "sliver_flat": Kind(
-        _drawn(lambda draw, w, h: draw.rectangle((0, 0, w // 3, 8), fill=110), margin=25), ".png",
-        "same or flagged", "sliver",
+        _drawn(lambda draw, w, h: draw.rectangle((0, 0, w // 3, 8), fill=110), margin=25),
+        ".png",
+        "same or flagged",
+        "sliver",
     ),
     "jpeg75": Kind(_jpeg(75), ".jpg", "same or flagged", "jpeg"),
-    "jpeg50_pad": Kind(
-        lambda c, _: encoded(padded(c, 10), "JPEG", quality=50), ".jpg", "same or flagged", "jpeg"
-    ),
+    "jpeg50_pad": Kind(lambda c, _: encoded(padded(c, 10), "JPEG", quality=50), ".jpg", "same or flagged", "jpeg"),
     "cmyk_jpeg95": Kind(_jpeg(95, "CMYK"), ".jpg", "same or flagged", "jpeg"),
     "webp": Kind(lambda c, _: encoded(c, "WEBP", quality=85), ".webp", "same or flagged", "jpeg"),
 }
