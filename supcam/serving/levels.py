@@ -55,12 +55,16 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
         depth = next(depth for depth in _DEPTHS if high - _OFFSET < 2**depth)
         black, word = _OFFSET, f"above {_OFFSET}, "
     else:
-        # Eight or twelve bits moved up to fill sixteen are all multiples of one number.
-        multiple = bits == 16 and int(np.gcd.reduce(values, axis=None)) >= 16
-        depth = 16 if multiple else next(depth for depth in _DEPTHS if high < 2**depth)
+        depth = 16 if bits == 16 and _is_spread(values) else next(depth for depth in _DEPTHS if high < 2**depth)
     grey = (values.astype(np.float64 if bits > 16 else np.float32) - black) * (255 / (2**depth - 1))
     note = f"{bits}-bit values ({word}{depth} bits in use) scaled to 8 bits"
     return Scaled(np.clip(grey, 0, 255).astype(np.float32), (note,))
+
+
+def _is_spread(values: NDArray[Any]) -> bool:
+    """Whether eight or twelve bits were moved up to fill sixteen: all values are then multiples of 257, 256 or 16."""
+    common = int(np.gcd.reduce(values, axis=None))
+    return common > 0 and (common % 257 == 0 or (common >= 16 and common & (common - 1) == 0))
 
 
 def _scaled_fractions(values: NDArray[Any], bits: int) -> Scaled:
