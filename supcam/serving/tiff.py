@@ -1,6 +1,8 @@
 """TIFF files: which of their planes is the picture, and its values as stored (tifffile, else Pillow's libtiff)."""
 
 import io
+import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,8 @@ def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
     """
     import tifffile  # 0.1 s to import: not for those who have no TIFF
 
+    for library in ("tifffile", "PIL.TiffImagePlugin"):  # they log what they then raise or pass over
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         planes, hidden = _planes(file)
         if not planes:
@@ -55,6 +59,8 @@ def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
         plane = planes[index]
         _check_size(plane, max_pixels)
         _check_complete(plane.page, len(content))
+        if len(planes) == 1 and page is None:
+            _check_behind(plane.page, len(content))
         values = _stored(plane, content)
         return _as_plane(plane, values, notes)
 
@@ -124,8 +130,20 @@ def _check_size(plane: _Candidate, max_pixels: int) -> None:
 def _check_complete(page: Any, length: int) -> None:
     """Strips that lie behind the end of the file would be read as black."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
-    if not ends or max(ends) > length:
+    missing = len(ends) < math.prod(page.chunked) or 0 in page.databytecounts
+    if not ends or missing or max(ends) > length:
         raise TiffError("is truncated: part of its pixels is missing. Export it again.")
+
+
+def _check_behind(page: Any, length: int) -> None:
+    """Planes that lie behind the first one without a directory, as MetaMorph and old ImageJ files have them."""
+    if page.compression != 1 or page.dtype is None:
+        return
+    more = (length - max(page.dataoffsets) - page.databytecounts[-1]) // max(1, page.nbytes)
+    if more:
+        raise TiffError(
+            f"is a stack of {more + 1} planes without directories (as MetaMorph writes). Save the one plane alone."
+        )
 
 
 def _stored(plane: _Candidate, content: bytes) -> NDArray[Any]:
@@ -157,7 +175,7 @@ def _mentions_codec(error: Exception) -> bool:
 def _by_pillow(plane: _Candidate, content: bytes) -> NDArray[Any]:
     """Values of a page by Pillow, with the number types it does not know taken back from their bytes."""
     page = plane.page
-    name = getattr(page.compression, "name", str(page.compression))
+    name = getattr(page.compression, "name", str(page.compression)[:20])
     refusal = TiffError(
         f"is a TIFF with {name} compression or a layout that is not read ({page.dtype}, "
         f"{getattr(page.photometric, 'name', page.photometric)}). Save it uncompressed, 8- or 16-bit grey."
