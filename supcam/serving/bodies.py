@@ -1,6 +1,7 @@
 """Bodies in a mask: connected regions, their sizes and thicknesses, in numpy alone (the client has no SciPy)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +16,34 @@ class Regions:
     Attributes:
         labels: (H, W); 0 outside, k for region k - 1.
         areas: (n,), pixels.
-        boxes: (n, 4): first row, first column, last row, last column.
+        runs: Row, first column, last column and region of each run of pixels, (4, m).
     """
 
     labels: NDArray[np.intp]
     areas: NDArray[np.intp]
-    boxes: NDArray[np.intp]
+    runs: NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.areas)
 
+    @cached_property
+    def boxes(self) -> NDArray[np.intp]:
+        """First row, first column, last row, last column of each region, (n, 4)."""
+        rows, first, last, region = self.runs
+        boxes = np.empty((len(self), 4), dtype=np.intp)
+        boxes[:, :2], boxes[:, 2:] = max(self.labels.shape), -1
+        for place, (bound, values) in enumerate(
+            ((np.minimum, rows), (np.minimum, first), (np.maximum, rows), (np.maximum, last))
+        ):
+            bound.at(boxes[:, place], region, values)
+        return boxes
+
     def touching_edge(self) -> Mask:
         """Which regions reach an edge of the picture, (n,)."""
-        height, width = self.labels.shape
-        reaches: Mask = (self.boxes[:, :2] == 0).any(axis=1) | (self.boxes[:, 2:] == (height - 1, width - 1)).any(
-            axis=1
-        )
-        return reaches
+        lines = (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1])
+        reaches = np.zeros(len(self) + 1, dtype=bool)
+        reaches[np.concatenate(lines)] = True
+        return reaches[1:]
 
     def mask(self, chosen: Mask) -> Mask:
         """Pixels of the regions with ``chosen`` (n,) true, (H, W)."""
@@ -55,19 +67,13 @@ def connected_regions(mask: Mask) -> Regions:
     count = len(first)
     lengths = ends - starts
     areas = np.bincount(region, weights=lengths, minlength=count).astype(np.intp)
-    rows, columns = np.divmod(starts, stride)
-    boxes = np.empty((count, 4), dtype=np.intp)
-    boxes[:, :2], boxes[:, 2:] = max(height, width), -1
-    np.minimum.at(boxes[:, 0], region, rows)
-    np.minimum.at(boxes[:, 1], region, columns)
-    np.maximum.at(boxes[:, 2], region, rows)
-    np.maximum.at(boxes[:, 3], region, columns + lengths - 1)
     # Painting: the label rises at each start and falls back at each end.
     change = np.zeros(height * stride + 1, dtype=np.intp)
     change[starts] = region + 1
     change[ends] = -(region + 1)
     labels = np.cumsum(change[:-1]).reshape(height, stride)[:, :width]
-    return Regions(labels, areas, boxes)
+    rows, columns = np.divmod(starts, stride)
+    return Regions(labels, areas, np.stack([rows, columns, columns + lengths - 1, region]))
 
 
 def peeled_sizes(mask: Mask, limit: int = 64) -> list[int]:

@@ -28,6 +28,8 @@ _DIRT_THICKNESS, _DIRT_AREA = 0.5, 0.5
 # No pixel of a body's pale fringe is darker.
 _PALE = 225
 _MAX_FRAME = 24
+# Pixels through which the surface of uneven paper is fitted.
+_SURFACE_SAMPLES = 2500
 # A filling has one level in at least this share of it, and ends in a step of at least so many grey levels; uneven
 # paper has many levels and goes on smoothly.
 _FILL_SHARE, _FILL_STEP = 0.75, 8
@@ -185,7 +187,7 @@ def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
 
 def _commonest(values: Grey, edges: float = 1.0) -> float:
     """The grey level most common in the picture, and along its edges by their weight; a peak may be 5 levels wide."""
-    levels = np.clip(np.rint(values), 0, WHITE).astype(np.intp)
+    levels = np.clip(np.rint(values), 0, WHITE).astype(np.uint8)
     counts = np.bincount(levels.ravel(), minlength=256) / levels.size
     if edges:
         line = _edges(levels)
@@ -193,7 +195,8 @@ def _commonest(values: Grey, edges: float = 1.0) -> float:
     peak = int(np.argmax(np.convolve(counts, np.ones(5), "same")))
     low = max(peak - 2, 0)
     level = low + int(np.argmax(counts[low : peak + 3]))
-    return float(np.median(values[levels == level]))
+    exact = values[levels == level]
+    return float(exact[0] if (exact == exact[0]).all() else np.median(exact))
 
 
 def _edges(values: NDArray[Any]) -> NDArray[Any]:
@@ -267,30 +270,47 @@ def _on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> _Pap
 
 
 def _paper_surface(values: Grey, level: float, noise: float) -> tuple[Grey, Mask]:
-    """Level of the paper at each pixel, a polynomial of degree 2 through the paper, and which pixels are paper."""
+    """Level of the paper at each pixel, a polynomial of degree 2 through the paper, and which pixels are paper.
+
+    A plane through the edges comes first, since most of these is paper in every crop; what lies too far from it is body
+    and leaves. Then the whole picture is sampled.
+    """
     height, width = values.shape
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y]).reshape(6, -1).astype(np.float32)
-    flat = values.ravel()
-    edge = np.zeros((height, width), dtype=bool)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
-    chosen = edge.ravel() & (flat > 0.5 * level)
-    for terms in (3, 3, 3, 3, 6, 6, 6):
-        solution = _least_squares(basis[:terms, chosen], flat[chosen])
-        fitted = solution @ basis[:terms]
-        rest = flat - fitted
-        spread = 1.4826 * float(np.median(np.abs(rest[chosen]))) if chosen.any() else 0.0
-        reach = max(3.0, 2.5 * spread, 3 * noise)
-        close = np.abs(rest) <= reach
-        chosen = close & edge.ravel() if terms == 3 else close
-        if chosen.sum() < 24:
-            break
-    paper: Mask = (np.abs(rest) <= reach).reshape(height, width)
-    surface: Grey = fitted.reshape(height, width).astype(np.float32)
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis]
+    terms = [np.ones_like(values), x + 0 * y, y + 0 * x, x * y, x * x + 0 * y, y * y + 0 * x]
+    step = max(1, math.isqrt(values.size // _SURFACE_SAMPLES))
+    edges, sampled = _edges(values), values[::step, ::step].ravel()
+    edge_basis = np.stack([_edges(term) for term in terms[:3]])
+    basis = np.stack([term[::step, ::step].ravel() for term in terms])
+    solution, reach = _trimmed_fit(edge_basis, edges, edges > 0.5 * level, noise, rounds=4)
+    near = np.abs(sampled - solution @ basis[:3]) <= reach
+    if near.sum() >= 24:
+        solution, reach = _trimmed_fit(basis, sampled, near, noise, rounds=3)
+    surface: Grey = np.zeros_like(values)
+    for factor, term in zip(solution, terms, strict=False):
+        surface += factor * term
+    paper: Mask = np.abs(values - surface) <= reach
     inside = surface[paper] if paper.any() else surface
     if np.ptp(inside) < max(2.0, noise):
         surface = np.full_like(surface, np.median(values[paper]) if paper.any() else level)
     return surface, paper
+
+
+def _trimmed_fit(basis: Grey, values: Grey, chosen: Mask, noise: float, rounds: int) -> tuple[Grey, float]:
+    """Fit ``values`` (n,) by rows of ``basis`` (k, n), each round without what lies too far from the last fit.
+
+    Returns the coefficients (k,) and the distance within which a pixel counts as paper.
+    """
+    solution, reach = np.zeros(len(basis), dtype=np.float32), 3.0
+    for _ in range(rounds):
+        solution = _least_squares(basis[:, chosen], values[chosen])
+        rest = np.abs(values - solution @ basis)
+        spread = 1.4826 * float(np.median(rest[chosen])) if chosen.any() else 0.0
+        reach = max(3.0, 2.5 * spread, 3 * noise)
+        chosen = rest <= reach
+        if chosen.sum() < 24:
+            break
+    return solution, reach
 
 
 def _least_squares(basis: Grey, values: Grey) -> Grey:
@@ -321,7 +341,7 @@ def _without_noise(values: Grey, paper: Mask, lossy: bool) -> _Paper:
     weak = smooth < min(FOREGROUND, float(middle) - 4 * spread)
     regions = connected_regions(weak)
     strongest = np.full(len(regions) + 1, np.inf)
-    np.minimum.at(strongest, regions.labels.ravel(), smooth.ravel())
+    np.minimum.at(strongest, regions.labels[weak], smooth[weak])
     sound = (strongest[1:] < middle - 7 * spread) & (regions.areas >= 4)
     body = regions.mask(sound)
     # The mean reaches one pixel too far around a sharp outline: there the pixel itself decides.
