@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from supcam.serving import reading as steps
 from supcam.serving.decoding import ImageError, decode_plane
 from supcam.serving.gate import judged
 from supcam.serving.images import letterbox
 from supcam.serving.reading import read_grey
 from supcam.synthetic import synthesize
-from tests.support.resaving import KINDS, encoded
+from tests.support.resaving import KINDS, encoded, padded
 
 Grey = NDArray[np.uint8]
 SIDE, DARK = 64, 230
@@ -124,6 +125,7 @@ def _figures(crops: list[Grey]) -> None:
         plane = decode_plane(content)
         pairs.append((name, np.nan_to_num(plane.values), read_grey(plane.values, lossy=plane.lossy).image))
     _sheet(pairs, FIGURES / "reading-kinds.png")
+    _sheet(_steps(crops[2]), FIGURES / "reading-steps.png", columns=2)
     two = np.concatenate([np.pad(crop, ((0, 200 - len(crop)), (20, 20)), constant_values=255) for crop in crops[:2]], 1)
     many = [np.pad(crop, ((0, 200 - len(crop)), (15, 15)), constant_values=255) for crop in crops]
     wrong = {
@@ -139,6 +141,30 @@ def _figures(crops: list[Grey]) -> None:
         reading = read_grey(picture)
         rows.append((f"{name}: {judged(reading.measurements).text}", picture, reading.image))
     _sheet(rows, FIGURES / "reading-reasons.png", columns=2)
+
+
+def _steps(crop: Grey) -> list[tuple[str, NDArray[np.float32], Grey]]:
+    """One crop, spoilt in every way at once, before and after each step of the reading."""
+    around = padded(crop, 24)
+    image = Image.fromarray(around)
+    ImageDraw.Draw(image).text((2, 1), "13q", fill=20)
+    lit = np.asarray(image) * np.linspace(0.95, 0.75, around.shape[1])
+    noisy = 255 - np.clip(lit + np.random.default_rng(2).normal(0, 2, lit.shape), 0, 255)
+    stored = np.pad(noisy, 2, constant_values=255).astype(np.float32)
+    notes: list[str] = []
+    top, bottom, left, right = steps.frame_sides(stored)
+    inner = stored[top : stored.shape[0] - bottom, left : stored.shape[1] - right]
+    upright, hidden = steps.upright(inner, np.zeros(inner.shape, dtype=bool), notes)
+    paper = steps.on_white(upright, hidden, False, notes)
+    mask = np.where(paper.foreground, 0, 255).astype(np.uint8)
+    shown = steps.bodies_alone(paper, notes)[0]
+    pictures = [np.clip(np.rint(picture), 0, 255).astype(np.uint8) for picture in (inner, upright, paper.grey)]
+    return [
+        ("1 frame", stored, pictures[0]),
+        ("2 polarity", inner, pictures[1]),
+        ("3 paper", upright, pictures[2]),
+        ("4 foreground, 5 bodies", mask.astype(np.float32), shown),
+    ]
 
 
 def _sheet(

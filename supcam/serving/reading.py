@@ -108,14 +108,14 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = Fa
         few = hidden.mean() < _FEW_HIDDEN and not hidden.all()
         values = np.where(hidden, _commonest(values[~hidden][np.newaxis]) if few else 0, values).astype(np.float32)
         hidden &= not few
-    top, bottom, left, right = _frame_sides(values)
+    top, bottom, left, right = frame_sides(values)
     inner = values[top : values.shape[0] - bottom, left : values.shape[1] - right]
     if inner.size != values.size:
         notes.append("frame taken off")
     hidden = hidden[top : values.shape[0] - bottom, left : values.shape[1] - right]
-    inner, hidden = _upright(inner, hidden, notes)
-    paper = _on_white(inner, hidden, lossy, notes)
-    image, measured = _bodies_alone(paper, notes)
+    inner, hidden = upright(inner, hidden, notes)
+    paper = on_white(inner, hidden, lossy, notes)
+    image, measured = bodies_alone(paper, notes)
     if inner.size != values.size:
         image = np.pad(image, ((top, bottom), (left, right)), constant_values=WHITE)
     return Reading(image, tuple(notes), measured)
@@ -129,7 +129,7 @@ def _reduced(values: Grey, notes: list[str]) -> Grey:
     return np.asarray(Image.fromarray(values).reduce(factor), dtype=np.float32)
 
 
-def _frame_sides(values: Grey) -> tuple[int, int, int, int]:
+def frame_sides(values: Grey) -> tuple[int, int, int, int]:
     """Lines of a frame at top, bottom, left and right: each of one level, with a step to the line inside of it."""
     deepest = min(_MAX_FRAME, min(values.shape) // 4)
     paper = _commonest(values, edges=0)
@@ -153,36 +153,57 @@ def _frame_lines(lines: Grey, paper: float) -> int:
     return int(steps[-1]) + 1 if len(steps) else 0
 
 
-def _upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
+def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     """Turn dark paper bright, and find what is no picture at all but filled in around a cut-out.
 
-    The rim of a body is nearer to the paper than its inside is, whatever stands around a cut-out.
+    The rim of a body is nearer to the paper than its inside is, whatever stands around a cut-out. Where the
+    surroundings have many levels they are paper, and the body is what differs from them.
     """
-    outside = hidden
-    level = 0.0
+    outside, level = hidden, 0.0
     if not hidden.any():
         level = _commonest(values)
         outside = _around(np.abs(values - level) <= max(2.0, 3 * _local_noise(values, level)))
+        if not _is_even(values[outside], level):
+            return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
     near = dilated(outside)
     far = dilated(near)
     rim, inside = values[far & ~outside & ~hidden], values[~dilated(far)]
     if len(inside) < 8:
         inside = values[~near & ~hidden]
     if not len(rim) or not len(inside):
-        bright = level >= 128
-        return (values if bright else WHITE - values), hidden
+        return (values if level >= 128 else WHITE - values), hidden
     rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
     bright = rim_level >= inside_level or (level >= 128 and rim_level > _DARK_RIM)
-    filled = bool(hidden.any()) or (
-        (level < rim_level if bright else level > rim_level) and _is_filling(values, outside, near & ~outside, level)
-    )
+    beyond = level >= rim_level if bright else level <= rim_level
+    step = 0.0 if hidden.any() else float(np.median(np.abs(values[near & ~outside] - level)))
     if not bright:
-        values = WHITE - values
-        notes.append("dark background inverted")
-    if filled:
+        values = _inverted(values, notes)
+    if hidden.any() or (not beyond and step >= _FILL_STEP):
         hidden = hidden | _fill(values, outside, rim_level if bright else WHITE - rim_level)
         notes.append("surroundings of a cut-out turned white")
     return values, hidden
+
+
+def _inverted(values: Grey, notes: list[str]) -> Grey:
+    notes.append("dark background inverted")
+    return WHITE - values
+
+
+def _is_even(surroundings: Grey, level: float) -> bool:
+    """Whether what stands around the body has one level, as clean paper and what a program filled in have."""
+    return bool(len(surroundings) and np.mean(np.abs(surroundings - level) <= 1) >= _FILL_SHARE)
+
+
+def _darker_than_paper(values: Grey, level: float) -> bool:
+    """Whether what differs from the plane through the edges is darker than it."""
+    height, width = values.shape
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis]
+    terms = [np.ones_like(values), x + 0 * y, y + 0 * x]
+    edges = _edges(values)
+    solution, reach = _trimmed_fit(np.stack([_edges(term) for term in terms]), edges, edges >= 0, 0.0, rounds=4)
+    rest = values - (solution[0] + solution[1] * terms[1] + solution[2] * terms[2])
+    body = float(rest[np.abs(rest) > reach].sum())
+    return body < 0 if body else level >= 128
 
 
 def _commonest(values: Grey, edges: float = 1.0) -> float:
@@ -218,12 +239,6 @@ def _around(mask: Mask) -> Mask:
     return regions.mask(reaching if reaching.any() else regions.areas >= mask.size // 50)
 
 
-def _is_filling(values: Grey, outside: Mask, beside: Mask, level: float) -> bool:
-    """Whether the surroundings were filled in by a program: of one level, and ending in a step."""
-    even = np.mean(np.abs(values[outside] - level) <= 1) >= _FILL_SHARE
-    return bool(even and np.median(np.abs(values[beside] - level)) >= _FILL_STEP)
-
-
 def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
     """All of the filling: the outside, and its level inside of bodies where the rim around shows that it is a hole."""
     if not outside.any():
@@ -240,7 +255,7 @@ def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
     return outside | regions.mask(holes)
 
 
-def _on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> _Paper:
+def on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> _Paper:
     """Bring bright paper to 255: as it is when clean, by its one level, or by a surface through uneven light."""
     seen = values[~hidden] if hidden.any() else values
     if not seen.size:
@@ -357,7 +372,7 @@ def _means(values: Grey) -> Grey:
     return means
 
 
-def _bodies_alone(paper: _Paper, notes: list[str]) -> tuple[NDArray[np.uint8], Measurements]:
+def bodies_alone(paper: _Paper, notes: list[str]) -> tuple[NDArray[np.uint8], Measurements]:
     """Turn white what is no body, and measure what is left."""
     grey = paper.grey
     image = np.rint(grey).astype(np.uint8)

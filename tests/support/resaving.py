@@ -138,6 +138,12 @@ def _shaded(depth: float, shape: Literal["side", "corner", "round"]) -> Callable
     return save
 
 
+def _dark_uneven(crop: Crop, random: np.random.Generator) -> bytes:
+    """Bright on dark, with a glow to one side and noise, as a fluorescence camera gives it."""
+    out = padded(crop, 12) * np.linspace(0.95, 0.8, crop.shape[1] + 24)
+    return encoded(255 - np.clip(np.rint(out + random.normal(0, 2, out.shape)), 0, 255).astype(np.uint8))
+
+
 def _framed(width: int, level: int, inside: int = 1, dark: bool = False) -> Callable[[Crop, Any], bytes]:
     def save(crop: Crop, _: Any) -> bytes:
         out = 255 - padded(crop, inside) if dark else padded(crop, inside)
@@ -341,6 +347,7 @@ DOUBTFUL_KINDS: dict[str, Kind] = {
     "shading15": Kind(_shaded(0.15, "side"), ".png", "same or flagged", "shading"),
     "shading30": Kind(_shaded(0.30, "corner"), ".png", "same or flagged", "shading"),
     "vignette20": Kind(_shaded(0.20, "round"), ".png", "same or flagged", "shading"),
+    "dark_uneven": Kind(_dark_uneven, ".png", "same or flagged", "shading"),
     "gamma2.2": Kind(_gamma(2.2), ".png", "same or flagged", "gamma"),
     "gamma0.6": Kind(_gamma(0.6), ".png", "same or flagged", "gamma"),
     "neighbour_sliver": Kind(_sliver, ".png", "same or flagged", "sliver"),
