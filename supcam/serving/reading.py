@@ -295,12 +295,16 @@ def _paper_surface(values: Grey, level: float, noise: float) -> tuple[Grey, Mask
     terms = [np.ones_like(values), x + 0 * y, y + 0 * x, x * y, x * x + 0 * y, y * y + 0 * x]
     step = max(1, math.isqrt(values.size // _SURFACE_SAMPLES))
     edges, sampled = _edges(values), values[::step, ::step].ravel()
-    edge_basis = np.stack([_edges(term) for term in terms[:3]])
+    edge_basis = np.stack([_edges(term) for term in terms])
     basis = np.stack([term[::step, ::step].ravel() for term in terms])
-    solution, reach = _trimmed_fit(edge_basis, edges, edges > 0.5 * level, noise, rounds=4)
-    near = np.abs(sampled - solution @ basis[:3]) <= reach
+    solution, reach = _trimmed_fit(edge_basis[:3], edges, edges > 0.5 * level, noise, rounds=4)
+    near = np.abs(edges - solution @ edge_basis[:3]) <= reach
     if near.sum() >= 24:
-        solution, reach = _trimmed_fit(basis, sampled, near, noise, rounds=3)
+        # Bent on the edges first: a vignette's middle lies far from the plane, and the body then is what lies near it.
+        solution, reach = _trimmed_fit(edge_basis, edges, near, noise, rounds=2)
+        near = np.abs(sampled - solution @ basis) <= reach
+        if near.sum() >= 24:
+            solution, reach = _trimmed_fit(basis, sampled, near, noise, rounds=3)
     surface: Grey = np.zeros_like(values)
     for factor, term in zip(solution, terms, strict=False):
         surface += factor * term
