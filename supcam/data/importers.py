@@ -173,7 +173,7 @@ def _take(
         report.unchanged += 1
         return []
     decoded = read_crop(content)
-    height, width = decoded.image.shape
+    height, width = decoded.shape
     report.notes.update(decoded.notes)
     _copy(content, built / "crops" / source.name / row.path)
     values = (crop_id, f"crops/{crop_id}", row.type, row.case_id, source.name, digest, width, height, row.certain)

@@ -11,11 +11,11 @@ from scipy import fft, ndimage
 
 from supcam.data.groups import connected, merged
 from supcam.progress import Progress
-from supcam.serving.images import DecodedCrop, ImageError, border_of, letterbox, read_crop
+from supcam.serving.gate import WITHOUT_TYPE, picture_reasons
+from supcam.serving.images import FOREGROUND, ImageError, Reading, border_of, letterbox, read_crop
 
 OK = "ok"
 
-_HALO_LEVEL = 250
 _BODY_LEVEL = 240
 # Components of fewer pixels are dust, not bodies.
 _SPECK = 20
@@ -31,6 +31,8 @@ _UNKNOWN: dict[str, object] = {
     "size": OK,
     "pixels": "",
     "notes": "",
+    "not_a_crop": "",
+    "doubtful": "",
     "short_side": np.nan,
     "long_side": np.nan,
     "background": np.nan,
@@ -60,8 +62,9 @@ def measure_crops(frame: pd.DataFrame, root: Path, *, progress: Progress | None 
     """Read every crop of a manifest once and measure it; ``root`` is the folder its paths start from.
 
     Columns that it adds: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
-    (hash of the decoded picture), ``notes`` (what reading had to change), sides in pixels, ``background`` and
-    ``darkest`` (grey levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
+    (hash of the picture as read), ``notes`` (what reading had to change), ``not_a_crop`` and ``doubtful`` (the reasons
+    for which a prediction would have no type, or go to review), sides in pixels, ``background`` and ``darkest`` (grey
+    levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
     The numbers of a crop that cannot be read are not a number.
     """
     rows = []
@@ -108,7 +111,7 @@ def _measure(
         return {"problem": f"cannot be opened: {error.strerror}"}, 0.0
     except ImageError as error:
         return {"problem": str(error).removeprefix("image ")}, 0.0
-    digest, shape = hashlib.sha256(content).hexdigest(), decoded.image.shape
+    digest, shape = hashlib.sha256(content).hexdigest(), decoded.shape
     recorded = {
         "bytes": OK if digest == sha256 else f"sha256 {digest[:12]}",
         "size": OK if shape == (height, width) else f"{shape[1]} x {shape[0]}",
@@ -123,9 +126,10 @@ def _inside(root: Path, path: str) -> Path:
     return root / path
 
 
-def _look(decoded: DecodedCrop) -> dict[str, object]:
+def _look(decoded: Reading) -> dict[str, object]:
     image = decoded.image
-    halo = image < _HALO_LEVEL
+    reasons = picture_reasons(decoded.measurements)
+    halo = image < FOREGROUND
     labels, _ = ndimage.label(halo, structure=_EIGHT)
     sizes = np.bincount(labels.ravel())[1:]
     inside = image[halo].astype(np.float32)
@@ -134,8 +138,10 @@ def _look(decoded: DecodedCrop) -> dict[str, object]:
     return {
         "pixels": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(),
         "notes": "; ".join(decoded.notes),
-        "short_side": float(min(image.shape)),
-        "long_side": float(max(image.shape)),
+        "not_a_crop": "; ".join(reason for reason in reasons if reason in WITHOUT_TYPE),
+        "doubtful": "; ".join(reason for reason in reasons if reason not in WITHOUT_TYPE),
+        "short_side": float(min(decoded.shape)),
+        "long_side": float(max(decoded.shape)),
         "background": float(np.percentile(border_of(image), 90)),
         "foreground": float(halo.mean()),
         "components": float((sizes >= _SPECK).sum()),

@@ -31,7 +31,14 @@ from supcam.serving.engine import PROBABILITY_COLUMNS, verify_package
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
 _LOADER = "serving.served"
 
-_NEEDED = {"mlflow-skinny": "3.13", "onnxruntime": "1.20", "numpy": "2.0", "pandas": "2.2", "pillow": "11.0"}
+_NEEDED = {
+    "mlflow-skinny": "3.13",
+    "onnxruntime": "1.20",
+    "numpy": "2.0",
+    "pandas": "2.2",
+    "pillow": "11.0",
+    "tifffile": "2024.8",
+}
 _REGISTRATION_WAIT = 120.0  # seconds
 
 

@@ -1,5 +1,6 @@
 """From bytes, a path or an array to one grey plane of known depth, or a refusal that says what was given instead."""
 
+import codecs
 import io
 import os
 import stat
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..errors import SupcamError
-from .extent import end_of_image
 from .levels import Grey, LevelsError, grey_of_colour, scaled_grey
 from .tiff import TiffError, read_tiff
 
@@ -165,12 +165,11 @@ def _of_bytes(content: bytes, page: int | None) -> Plane:
     if not content:
         raise _Refused("is empty. Export it again or leave it out.")
     kind = _kind(content)
+    _refuse_archive(content)
     if kind == "TIFF":
-        _refuse_archive(content)
         stored = read_tiff(content, page, MAX_PIXELS)
         return replace(_finished(stored.values, stored.alpha, list(stored.notes)), lossy=stored.lossy)
     notes: list[str] = []
-    _check_end(content, kind, notes)
     with Image.open(io.BytesIO(content), formats=("JPEG", "MPO") if kind == "JPEG" else (kind,)) as image:
         _check_sides(*image.size)
         _choose_frame(image, page, notes)
@@ -215,19 +214,11 @@ def _kind(content: bytes) -> str:
 
 
 def _is_text(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut off
+    except UnicodeDecodeError:
+        return False
     return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
-
-
-def _check_end(content: bytes, kind: str, notes: list[str]) -> None:
-    """Refuse a file that breaks off or holds an archive; what phones write behind a JPEG is passed over."""
-    end = end_of_image(content)
-    if end == -1:
-        raise _Refused("is truncated: its end is missing. Export it again or leave it out.")
-    _refuse_archive(content)
-    if content[len(content) if end is None else end :].strip(b"\x00\r\n \xff"):
-        if kind != "JPEG":
-            raise _Refused("carries other data behind the image (two formats in one file). Export the image alone.")
-        notes.append("data behind the JPEG left out")
 
 
 def _refuse_archive(content: bytes) -> None:

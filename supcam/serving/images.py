@@ -1,72 +1,52 @@
-"""The one decoder of crops (numpy and Pillow only) and the two ways a crop becomes a square."""
+"""A crop as every part of the product sees it (one reading), and the two ways it becomes a square."""
 
-import io
-import warnings
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..errors import SupcamError
+from .decoding import MAX_BYTES, MAX_PIXELS, ImageError, Source, decode_plane
+from .reading import FOREGROUND, WHITE, Reading, read_grey
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"})
-FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 2**25
-MIN_SIDE, MAX_SIDE = 3, 2**14
-WHITE = 255
+__all__ = [
+    "FOREGROUND",
+    "IMAGE_SUFFIXES",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "WHITE",
+    "ImageError",
+    "Reading",
+    "Source",
+    "border_of",
+    "decode_crop",
+    "letterbox",
+    "native_canvas",
+    "read_crop",
+    "without_frame",
+]
 
-# Foreground is below this level; a background at or above it is left as it is.
-FOREGROUND = 250
-
-
-class ImageError(SupcamError):
-    """A file is not a crop that can be read; the message names the file and the reason."""
-
-
-@dataclass(frozen=True)
-class DecodedCrop:
-    """A decoded crop, (H, W) 8-bit grey on white, and what was changed on the way to it."""
-
-    image: NDArray[np.uint8]
-    notes: tuple[str, ...]
+IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
 
 
-def decode_crop(source: bytes | str | Path) -> NDArray[np.uint8]:
-    """Decode a crop to 8-bit grey with white background 255, shape (H, W).
-
-    Raises:
-        ImageError: for a file that is missing, too large, truncated, also an archive, or not an image.
-    """
-    return read_crop(source).image
+def decode_crop(source: Source, *, page: int | None = None) -> NDArray[np.uint8]:
+    """Read a crop as 8-bit grey, dark on white 255, shape (H, W); arguments and errors as :func:`read_crop`."""
+    return read_crop(source, page=page).image
 
 
-def read_crop(source: bytes | str | Path) -> DecodedCrop:
-    """Decode a crop as :func:`decode_crop` does and say which of its properties were normalised.
+def read_crop(source: Source, *, page: int | None = None) -> Reading:
+    """Read a crop: decoded as deep as it was stored, brought onto white paper, measured for the gate.
+
+    Args:
+        source: A path, encoded bytes, an array, or a Pillow image, as :func:`.decoding.decode_plane` takes them.
+        page: The plane of a stack, from 1.
 
     Raises:
-        ImageError: as :func:`decode_crop`.
+        ImageError: for what is not one picture; the message names it, what it is, and the remedy.
     """
-    name = "image" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else _read_bytes(Path(source))
-    notes: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _refuse_foreign_bytes(content)
-            grey = _decode(content, notes)
-    except ImageError as error:
-        raise ImageError(f"{name} {error}") from None
-    except Exception as error:  # Pillow raises nearly every type on damaged files
-        raise ImageError(
-            f"{name} cannot be read as {', '.join(FORMATS)}: {_reason(error)}. "
-            "It is damaged or another kind of file: export it again or leave it out."
-        ) from None
-    return DecodedCrop(_whiten(grey, notes), tuple(notes))
+    plane = decode_plane(source, page=page)
+    reading = read_grey(plane.values, lossy=plane.lossy)
+    return replace(reading, notes=(*plane.notes, *reading.notes))
 
 
 def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -108,119 +88,9 @@ def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([crop[0], crop[-1], crop[:, 0], crop[:, -1]])
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"{path} holds {size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be opened: {error.strerror or error}. Check the path.") from None
-
-
-def _refuse_foreign_bytes(content: bytes) -> None:
-    """Stop files of no or too many bytes, and an archive behind the image; what an image is, Pillow decides."""
-    if len(content) > MAX_BYTES:
-        raise ImageError(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
-    if not content:
-        raise ImageError("is empty. Export it again or leave it out.")
-    if _is_archive(content):
-        raise ImageError("carries an archive behind the image (two formats in one file). Export the image alone.")
-
-
-def _is_archive(content: bytes) -> bool:
-    if b"PK\x05\x06" not in content:
-        return False
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return bool(archive.namelist())
-    except Exception:  # what zipfile cannot read is not an archive
-        return False
-
-
-def _decode(content: bytes, notes: list[str]) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop."
-            )
-        if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
-            raise ImageError(
-                f"is {width} x {height} pixels; allowed are sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop."
-            )
-        opened.load()
-        upright = ImageOps.exif_transpose(opened)
-        if opened.getexif().get(0x0112, 1) != 1:
-            notes.append("rotated upright as its EXIF entry says")
-        grey = _to_grey(upright, notes)
-        if _has_second_page(opened):
-            notes.append("first of several pages used")
-    return grey
-
-
-def _has_second_page(image: Image.Image) -> bool:
-    try:
-        image.seek(1)
-    except (EOFError, OSError, ValueError, SyntaxError):
-        return False
-    return True
-
-
-def _to_grey(image: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
-    mode = image.mode
-    if mode == "L" and "transparency" not in image.info:
-        return np.array(image, dtype=np.uint8)
-    if mode.startswith("I") or mode == "F":
-        return _scale_depth(np.asarray(image), notes)
-    notes.append(f"mode {mode} turned to grey")
-    if mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        paper = Image.new("RGBA", colour.size, (WHITE, WHITE, WHITE, WHITE))
-        image = Image.alpha_composite(paper, colour)
-    if image.mode not in {"RGB", "L", "1"}:
-        image = image.convert("RGB")
-    return np.array(image.convert("L"), dtype=np.uint8)
-
-
-def _scale_depth(values: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
-    """Bring deep grey to 8 bits by the depth the camera used: the smallest that holds the brightest pixel."""
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise ImageError("has negative or undefined pixels. Export it as 8- or 16-bit grey.")
-    top = float(values.max())
-    fractional = np.issubdtype(values.dtype, np.floating) and top <= 1
-    depth = next((bits for bits in (8, 10, 12, 14, 16, 32) if top <= 2**bits - 1), None)
-    if depth is None:
-        raise ImageError(f"has pixels up to {top:g}; allowed is at most 32 bits. Export it as 8- or 16-bit grey.")
-    notes.append("fractions of 1 scaled to 8 bits" if fractional else f"{depth}-bit grey scaled to 8 bits")
-    whole = 1.0 if fractional else float(2**depth - 1)
-    return np.round(values.astype(np.float64) * (WHITE / whole)).astype(np.uint8)
-
-
-def _whiten(grey: NDArray[np.uint8], notes: list[str]) -> NDArray[np.uint8]:
-    """Turn a dark background to white and stretch a grey one to 255, leaving clean crops untouched."""
-    border = border_of(grey)
-    level = float(np.median(border))
-    if level < 128 and float(grey.mean()) > level:
-        grey, border = WHITE - grey, WHITE - border
-        notes.append("dark background inverted")
-    # A body may cover part of the edge; the background is the bright part of it.
-    paper = int(np.percentile(border, 90))
-    if paper >= FOREGROUND or paper < 128:
-        return grey
-    notes.append(f"grey background {paper} stretched to {WHITE}")
-    return np.minimum(np.round(grey * (WHITE / paper)), WHITE).astype(np.uint8)
-
-
 def _centred(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = crop.shape
     top, left = (size - height) // 2, (size - width) // 2
     canvas = np.full((size, size), WHITE, dtype=np.uint8)
     canvas[top : top + height, left : left + width] = crop
     return canvas
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's words without the address of a buffer, which differs in every run."""
-    text = str(error) or type(error).__name__
-    return "no image in it" if "cannot identify image file" in text else text

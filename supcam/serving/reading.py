@@ -77,9 +77,17 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture (H, W), uint8, on white 255; what was changed on the way to it; what the gate judges."""
+    """A picture as it is used, and what is known of it.
+
+    Attributes:
+        image: (H, W), uint8, on white 255.
+        shape: height and width as given; only pictures of more than ``MAX_WORKING_SIDE`` are smaller here.
+        notes: what was changed on the way to it.
+        measurements: what the gate judges.
+    """
 
     image: NDArray[np.uint8]
+    shape: tuple[int, int]
     notes: tuple[str, ...] = ()
     measurements: Measurements = field(default_factory=Measurements)
 
@@ -118,7 +126,7 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = Fa
     image, measured = bodies_alone(paper, notes)
     if inner.size != values.size:
         image = np.pad(image, ((top, bottom), (left, right)), constant_values=WHITE)
-    return Reading(image, tuple(notes), measured)
+    return Reading(image, (grey.shape[0], grey.shape[1]), tuple(notes), measured)
 
 
 def _reduced(values: Grey, notes: list[str]) -> Grey:

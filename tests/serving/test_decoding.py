@@ -14,7 +14,7 @@ from PIL import Image
 
 from supcam.serving.decoding import ImageError, decode_plane, shown_path
 from supcam.serving.levels import LevelsError, grey_of_colour, scaled_grey
-from tests.data.samples import draw_crop, encode
+from tests.support.drawing import draw_crop, encode
 from tests.support.resaving import tiff
 
 CROP = draw_crop(1)
@@ -77,7 +77,7 @@ def test_sixteen_bit_grey_with_alpha_in_png_keeps_its_low_byte() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_tiff_and_png_stand_upright_alike(orientation: int) -> None:
+def test_tiff_and_png_stand_upright_the_same_way(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = decoded(encode(CROP, "PNG", exif=exif))
@@ -182,12 +182,12 @@ def test_two_channels_are_planes() -> None:
 
 def test_what_phones_write_behind_a_jpeg_is_passed_over_and_a_zip_is_not() -> None:
     content = encode(CROP, "JPEG", quality=95)
-    assert decode_plane(content + b"SEFT" + bytes(40) + b"Samsung").notes == ("data behind the JPEG left out",)
+    assert np.array_equal(decoded(content + b"SEFT" + bytes(40) + b"Samsung"), decoded(content))
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("a.txt", "a")
     for kind in ("JPEG", "PNG", "TIFF"):
-        with pytest.raises(ImageError, match=r"carries (a zip|other data) behind the image"):
+        with pytest.raises(ImageError, match="carries a zip behind the image"):
             decode_plane(encode(CROP, kind) + archive.getvalue())
 
 
