@@ -10,15 +10,15 @@ from supcam.registry.candidate import package_candidate
 from supcam.stages.command import main
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage, code_hash
-from supcam.training.prediction import predict_each
+from supcam.training.prediction import load_classifier, predict_each
 
 
 def evaluate(stage: Stage) -> str:
     """Write metrics, tables, pictures and the package that promote registers."""
     settings, crops = stage.workspace.tuned_settings(), StageCrops(stage)
-    weights = load_file(stage.read("finetune/model.safetensors"))
+    classifier = load_classifier(load_file(stage.read("finetune/model.safetensors")), settings)
     validation, test = crops.part("validation"), crops.part("test")
-    validation_logits, test_logits = predict_each(weights, [validation, test], settings)
+    validation_logits, test_logits = predict_each(classifier, [validation, test], settings)
     evaluation = judge(
         test_logits,
         test.frame,
@@ -29,7 +29,7 @@ def evaluate(stage: Stage) -> str:
     evaluation.write(stage.out, test.images)
     split = json.loads(stage.read("split/split.json").read_text(encoding="utf-8"))
     package_candidate(
-        weights,
+        classifier,
         settings,
         stage.out / "package",
         manifest=crops.manifest,

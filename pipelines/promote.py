@@ -37,7 +37,7 @@ def promote(stage: Stage) -> str:
     if decision.outcome != "nothing to do" or not record.is_file():
         write_decision(decision, record)
     if decision.data_failed:
-        raise GateRefused(f"version {version.number} was refused: {decision.reason}. Production stays as it was.")
+        raise GateRefused(decision.refusal)
     return f"version {version.number}: {decision.outcome} ({decision.reason})"
 
 

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.cases import actual_types, case_groups, case_notes, known_cases
-from supcam.evaluation.intervals import (
-    Interval,
-    bootstrap,
-    confusion_by_group,
-    mcnemar,
-    percentile_interval,
-    resampled_rates,
-)
+from supcam.evaluation.intervals import Interval, bootstrap, mcnemar, paired_bootstrap
 from supcam.evaluation.metrics import Floats, Ints, confusion, number, rates
 from supcam.settings import EvaluateSettings
 
@@ -108,20 +101,18 @@ def compare_repeats(
             f"predictions of shape {predicted.shape} and {reference.shape} cannot be paired. "
             "Predict the same crops with as many seeds of both models."
         )
-    names, member = np.unique(np.asarray(_resampled_groups(frame), dtype=str), return_inverse=True)
-    # One table per case: the answers of all seeds together, of either model.
-    tiled = (np.tile(labels, len(predicted)), np.tile(member, len(predicted)))
-    tables = np.stack(
-        [confusion_by_group(tiled[0], answers.ravel(), tiled[1], len(names)) for answers in (predicted, reference)]
-    )
-    whole = rates(tables.sum(axis=1))[metric]
-    interval = None
-    if settings.bootstrap:
-        rng = np.random.default_rng(settings.seed)
-        # Both models get the same cases in every resample: what makes a case hard for both cancels in the difference.
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=settings.bootstrap)
-        drawn = [resampled_rates(np.tensordot(times, table, axes=1), table.sum(axis=0))[metric] for table in tables]
-        interval = percentile_interval(drawn[0] - drawn[1], settings.confidence)
+    tiled = np.tile(labels, len(predicted))
+    whole = [rates(confusion(tiled, answers.ravel()))[metric] for answers in (predicted, reference)]
+    # All seeds' answers to a case, of either model, are drawn together: what makes a case hard for both cancels out.
+    interval = paired_bootstrap(
+        tiled,
+        predicted.ravel(),
+        reference.ravel(),
+        _resampled_groups(frame) * len(predicted),
+        repeats=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    ).get(metric)
     tests = [mcnemar(labels, ours, theirs) for ours, theirs in zip(predicted, reference, strict=True)]
     p_values = [test.p_value for test in tests]
     return Paired(

@@ -99,23 +99,20 @@ class ModelCard(CardSection):
 
     def missing(self) -> list[str]:
         """Names of entries that promotion needs and that are empty."""
-        texts = {
+        needed = {
             "encoder": self.encoder,
             "code_hash": self.code_hash,
             "data.manifest_hash": self.data.manifest_hash,
             "data.split_hash": self.data.split_hash,
             "licence": self.licence,
             "intended_use": self.intended_use,
+            "settings": self.settings,
+            "metrics": self.metrics,
+            "limits": self.limits,
+            **{f"sensitivity.{label}": self.sensitivity.get(label) for label in self.types},
         }
-        empty = [name for name, text in texts.items() if not text]
-        collections = {"settings": self.settings, "metrics": self.metrics, "limits": self.limits}
-        empty += [name for name, value in collections.items() if not value]
-        empty += [f"sensitivity.{label}" for label in self.types if label not in self.sensitivity]
-        measured = {
-            "parity": self.parity,
-            "calibration.error": self.calibration.error,
-            "review.risk": self.review.risk,
-        }
+        measured = {"parity": self.parity, "calibration.error": self.calibration.error, "review.risk": self.review.risk}
+        empty = [name for name, value in needed.items() if not value]
         return empty + [name for name, value in measured.items() if value is None]
 
     def to_json(self) -> str:
@@ -124,11 +121,7 @@ class ModelCard(CardSection):
 
 
 def load_card(folder: Path) -> ModelCard:
-    """Read and check the card of a package.
-
-    Raises:
-        PackageError: when the card is missing, not JSON, of another format, or lacks an entry.
-    """
+    """The card of a package; PackageError when it is missing, not JSON, of another format, or lacks an entry."""
     try:
         return ModelCard.model_validate(read_card(folder))
     except ValidationError as error:
@@ -139,10 +132,8 @@ def load_card(folder: Path) -> ModelCard:
 def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:
     """SHA-256 of what makes two models the same: graph, weights, data, input, review threshold and shipped code.
 
-    Args:
-        card: The card.
-        files: SHA-256 of every file of the package, by name.
-        shipped: Hash of the code that ships with the model; "" for versions registered before it was kept.
+    ``files`` holds the SHA-256 of every file of the package by name; ``shipped`` that of the code that ships with the
+    model, "" for versions registered before it was kept.
     """
     # The card describes the model, and stored answers follow from it (their last digit may differ by machine).
     derived = (CARD_FILE, PREDICTIONS_FILE)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from supcam.errors import UsageError
 from supcam.files import replaced_folder
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.package import read_split
-from supcam.registry.store import CONTENT_TAG, PRODUCTION, SHIPPED_TAG, Registry, Version, package_below
-from supcam.serving.engine import ANSWER_COLUMNS, CARD_FILE, CropInput, Engine, PackageError, verify_package
+from supcam.registry.store import PRODUCTION, Registry, Tag, Version, package_below
+from supcam.serving.engine import CARD_FILE, CropInput, Engine, PackageError, verify_package
 from supcam.serving.images import IMAGE_SUFFIXES
 
 PRODUCTION_URI = "models:/supcam@production"
-FILE_COLUMNS = ("path", *ANSWER_COLUMNS, "error")
 REVIEW_FOLDER = "review"
 
 
@@ -31,24 +30,17 @@ class Predictor:
     Attributes:
         card: the model card as plain values.
         origin: where the model came from, for messages.
+        package: folder of the model's files.
     """
 
     def __init__(self, engine: Engine, origin: str) -> None:
         self._engine = engine
         self.card: Mapping[str, Any] = engine.card
         self.origin = origin
-
-    @property
-    def package(self) -> Path:
-        """Folder of the model's files."""
-        return self._engine.folder
+        self.package = engine.folder
 
     def canvas(self, crop: CropInput) -> NDArray[np.uint8]:
-        """The square the model sees for one crop, (1, S, S) on white.
-
-        Raises:
-            ImageError: for a crop that cannot be read.
-        """
+        """The square the model sees for one crop, (1, S, S) on white; ImageError for a crop that cannot be read."""
         return self._engine.canvas(crop)
 
     def split(self) -> dict[str, str]:
@@ -81,12 +73,11 @@ class Predictor:
         """
         if errors not in ("raise", "row"):
             raise UsageError(f"errors = {errors!r} is not allowed; allowed are 'raise' and 'row'.")
-        sources, index = _sources(crops)
+        sources = _sources(crops)
         probabilities, texts = self._engine.predict(sources, strict=errors == "raise")
+        index = crops.index if isinstance(crops, pd.DataFrame) else pd.RangeIndex(len(sources))
         frame = pd.DataFrame(self._engine.answer(probabilities), index=index)
-        if errors == "row":
-            frame["error"] = [text or "" for text in texts]
-        return frame
+        return frame if errors == "raise" else frame.assign(error=[text or "" for text in texts])
 
 
 @dataclass(frozen=True)
@@ -96,24 +87,17 @@ class FilePredictions:
     Attributes:
         frame: one row an image: path (absolute), the answer, error ("" when it was read).
         ignored: files in folders that have no image suffix.
+        counts: crops by the folder they were routed to.
     """
 
     frame: pd.DataFrame
     ignored: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
         """Images that could not be read."""
         return int((self.frame["error"] != "").sum())
-
-
-@dataclass(frozen=True)
-class Routed:
-    """Where the crops went: copies by folder, and what could not be read."""
-
-    counts: dict[str, int]
-    predictions: FilePredictions
-    into: Path = field(default_factory=Path)
 
 
 def load_production(uri: str | None = None, *, threads: int | None = None) -> Predictor:
@@ -127,6 +111,7 @@ def load_production(uri: str | None = None, *, threads: int | None = None) -> Pr
     Raises:
         RegistryError: when the registry cannot be reached or has no such model.
         PackageError: when the model's files were changed, or its card is of another format.
+        UsageError: when ``uri`` is neither such an address nor a folder.
     """
     wanted = uri or PRODUCTION_URI
     if wanted.startswith("models:/"):
@@ -150,31 +135,25 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
         RegistryError: when the registry cannot be reached or has no such model.
         PackageError: when the registry's files were changed.
     """
-    if into.exists() and (not into.is_dir() or (any(into.iterdir()) and not (into / CARD_FILE).is_file())):
+    if not (into / CARD_FILE).is_file() and not _is_free(into):
         raise UsageError(f"{into} exists and does not hold a model; give a new or empty folder.")
     registry = Registry(tracking_uri or default_uri(), name)
     version = registry.resolve(alias)
-    package = registry.package(version)
     with replaced_folder(into) as folder:
-        shutil.copytree(package, folder, dirs_exist_ok=True)
-        verify_package(folder)
+        shutil.copytree(registry.package(version), folder, dirs_exist_ok=True)
         _check_content(folder, version, name)
     return into
 
 
 def predict_files(predictor: Predictor, paths: Sequence[Path]) -> FilePredictions:
-    """Answers for images and folders of images (searched recursively); a bad image is a row with ``error``.
-
-    Raises:
-        UsageError: when nothing was given, or a path does not exist.
-    """
+    """Answers for images and folders, see :func:`image_files`; a bad image is a row with ``error``."""
     files, ignored = image_files(paths)
     answers = predictor.predict(files, errors="row")
     answers.insert(0, "path", [str(path) for path in files])
-    return FilePredictions(answers[list(FILE_COLUMNS)], ignored)
+    return FilePredictions(answers, ignored)
 
 
-def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> Routed:
+def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> FilePredictions:
     """Copy crops into a folder for each type, doubtful and unreadable ones into ``review/``.
 
     Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went.
@@ -182,29 +161,26 @@ def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> Routed:
     Raises:
         UsageError: when ``into`` exists and is not empty, or a path does not exist.
     """
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+    if not _is_free(into):
         raise UsageError(f"{into} exists and is not empty; give a new folder.")
     predictions = predict_files(predictor, paths)
-    counts = dict.fromkeys((*TYPE_LABELS, REVIEW_FOLDER), 0)
     frame = predictions.frame
-    frame["routed_to"] = ""
+    folders = frame["type"].mask(frame["needs_review"], REVIEW_FOLDER)
+    names, routed = (*TYPE_LABELS, REVIEW_FOLDER), []
     with replaced_folder(into) as folder:
-        for name in counts:
+        for name in names:
             (folder / name).mkdir()
-        for row, path, label, doubtful in zip(
-            frame.index, frame["path"], frame["type"], frame["needs_review"], strict=True
-        ):
-            name = REVIEW_FOLDER if doubtful else label
+        for name, path in zip(folders, frame["path"], strict=True):
             target = _free_name(folder / name, Path(path))
             shutil.copy2(path, target)
-            frame.loc[row, "routed_to"] = str(target.relative_to(folder))
-            counts[name] += 1
+            routed.append(str(target.relative_to(folder)))
+        frame["routed_to"] = routed
         frame.to_csv(folder / "predictions.csv", index=False)
-    return Routed(counts, predictions, into)
+    return replace(predictions, counts={name: int((folders == name).sum()) for name in names})
 
 
 def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Absolute paths of the images given and found in folders, sorted within each, and how many files were ignored.
+    """Absolute paths of the images given and found in folders (recursively, sorted), and how many files were ignored.
 
     Raises:
         UsageError: when nothing was given, a path does not exist, or there is no image.
@@ -218,7 +194,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
             found = sorted(item for item in path.absolute().rglob("*") if item.is_file())
             images = [item for item in found if item.suffix.lower() in IMAGE_SUFFIXES]
             ignored += len(found) - len(images)
-            files.update(dict.fromkeys(images))
+            files |= dict.fromkeys(images)
         elif path.exists():
             files[path.absolute()] = None
         else:
@@ -230,11 +206,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def default_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, else the store of the project around the working directory.
-
-    Raises:
-        UsageError: outside a project when the variable is not set.
-    """
+    """``MLFLOW_TRACKING_URI``, else the store of the project around; UsageError outside a project."""
     from supcam.tracking import project_root, tracking_uri
 
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
@@ -247,41 +219,39 @@ def default_uri() -> str:
 
 def _parse_uri(uri: str) -> tuple[Registry, str]:
     rest = uri.removeprefix("models:/").strip("/")
-    separator = "@" if "@" in rest else "/"
-    name, found, which = rest.partition(separator)
-    if not name or not found or not which:
+    name, _, which = rest.partition("@" if "@" in rest else "/")
+    if not name or not which:
         raise UsageError(f"model {uri!r} is not allowed; allowed are models:/NAME@ALIAS and models:/NAME/VERSION.")
     return Registry(default_uri(), name), which
 
 
 def _check_content(package: Path, version: Version, name: str) -> None:
     """Compare a package with what was registered, so that files and their list cannot be changed together."""
-    found = content_hash(load_card(package), verify_package(package), version.tags.get(SHIPPED_TAG, ""))
-    if found != version.tags.get(CONTENT_TAG, found):
+    files = verify_package(package)
+    found = content_hash(load_card(package), files, version.tags.get(Tag.SHIPPED, ""))
+    if found != version.tags.get(Tag.CONTENT, found):
         raise PackageError(
             f"the files of version {version.number} of {name} in {package} are not those that were registered. "
             "Register it again."
         )
 
 
-def _sources(crops: Any) -> tuple[list[CropInput], pd.Index]:
+def _sources(crops: Any) -> list[CropInput]:
     if isinstance(crops, pd.DataFrame):
         column = next((name for name in ("image", "path") if name in crops.columns), None)
         if column is None:
             raise UsageError(f"columns {', '.join(map(str, crops.columns))} hold no crops; name one image or path.")
-        return list(crops[column]), crops.index
-    if isinstance(crops, (str, Path, bytes, bytearray, memoryview)):
-        crops = [crops]
-    elif isinstance(crops, np.ndarray):
-        crops = _arrays(crops)
-    sources = list(crops)
-    return sources, pd.RangeIndex(len(sources))
+        return list(crops[column])
+    if isinstance(crops, np.ndarray):
+        # One crop (H, W) or (H, W, 3 or 4), or a stack (N, H, W) of grey crops.
+        stacked = crops.ndim == 4 or (crops.ndim == 3 and crops.shape[-1] not in (3, 4))
+        return list(crops) if stacked else [crops]
+    return [crops] if isinstance(crops, (str, Path, bytes, bytearray, memoryview)) else list(crops)
 
 
-def _arrays(crops: NDArray[Any]) -> list[NDArray[Any]]:
-    """One crop (H, W) or (H, W, 3 or 4), or a stack (N, H, W) of grey crops."""
-    stacked = crops.ndim == 4 or (crops.ndim == 3 and crops.shape[-1] not in (3, 4))
-    return list(crops) if stacked else [crops]
+def _is_free(folder: Path) -> bool:
+    """Whether a folder may be written: it does not exist yet, or is empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _free_name(folder: Path, path: Path) -> Path:

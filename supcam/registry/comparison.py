@@ -18,11 +18,7 @@ def compare_packages(candidate: Path, production: Path, crops: Mapping[str, Path
     """Both models on the test crops of either, none of them seen by one of the two; None when none is left.
 
     Production is run again on every crop that is available; stored predictions stand in for crops that are not.
-
-    Args:
-        candidate: Package of the candidate.
-        production: Package of the model in production.
-        crops: Files by SHA-256 of their bytes, as far as they are available.
+    ``crops`` holds files by the SHA-256 of their bytes, as far as they are available.
     """
     rows = shared_rows(candidate, production)
     new = _predictions(candidate, rows["sha256"], crops, again=False)
@@ -71,11 +67,9 @@ def _predictions(
     result: NDArray[np.float32] = (
         stored.set_index("sha256").reindex(hashes)[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
     )
-    missing = set(np.flatnonzero(np.isnan(result).any(axis=1)).tolist())
-    to_run = [row for row, digest in enumerate(hashes) if digest in crops and (again or row in missing)]
-    if to_run:
-        answers, errors = Engine(package).predict([crops[hashes.iloc[row]] for row in to_run])
-        for row, answer, error in zip(to_run, answers, errors, strict=True):
-            if error is None:
-                result[row] = answer
+    to_run = np.flatnonzero(hashes.isin(list(crops)).to_numpy() & (again | np.isnan(result).any(axis=1)))
+    if len(to_run):
+        answers, errors = Engine(package).predict([crops[digest] for digest in hashes.iloc[to_run]])
+        read = [error is None for error in errors]
+        result[to_run[read]] = answers[read]
     return result

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
 from supcam.files import replaced_file
-from supcam.registry.card import ModelCard
+from supcam.registry.card import load_card
 from supcam.registry.package import WEIGHTS_FILE, read_split
 from supcam.serving.engine import CropInput, Engine
-from supcam.settings import ModelSettings, parse_settings
+from supcam.serving.images import WHITE
+from supcam.settings import parse_settings
 
-_WHITE = 255
 _BATCH = 64
 
 
@@ -49,13 +49,9 @@ class Explanation:
 
 
 def explain(source: CropInput, package: Path, training: CropSet | None = None, *, nearest: int = 6) -> Explanation:
-    """Explain the answer of a package for one crop.
+    """Explain the answer of a package for one crop, by the ``nearest`` among the training crops too.
 
-    Args:
-        source: Path, encoded bytes or array.
-        package: Folder of the package.
-        training: Crops among which the nearest are looked for; None leaves them out (and needs no torch).
-        nearest: How many of them.
+    Without ``training`` these are left out, which needs no torch.
 
     Raises:
         ImageError: for a crop that cannot be read.
@@ -66,7 +62,7 @@ def explain(source: CropInput, package: Path, training: CropSet | None = None, *
     probabilities = engine.probabilities(canvas[np.newaxis])[0]
     label = ClusterType(int(probabilities.argmax()))
     importance = occlusion_map(engine, canvas[0], label)
-    similar = nearest_crops(package, canvas, training, nearest) if training is not None else []
+    similar = _nearest(package, canvas, training, nearest) if training else []
     return Explanation(canvas[0], label, probabilities, importance, similar)
 
 
@@ -81,45 +77,48 @@ def occlusion_map(
     size = canvas.shape[0]
     window = window or max(4, size // 8)
     starts = range(0, size - window + 1, max(1, window // 2))
-    places = [(top, left) for top in starts for left in starts]
-    dark = [(top, left) for top, left in places if (canvas[top : top + window, left : left + window] < _WHITE).any()]
+    places = [np.s_[top : top + window, left : left + window] for top in starts for left in starts]
     whole = engine.probabilities(canvas[np.newaxis, np.newaxis])[0, label]
-    total = np.zeros(canvas.shape, dtype=np.float32)
-    times = np.zeros(canvas.shape, dtype=np.float32)
-    for top, left in places:
-        times[top : top + window, left : left + window] += 1
+    total, times = np.zeros((2, *canvas.shape), dtype=np.float32)
+    for place in places:
+        times[place] += 1
+    dark = [place for place in places if (canvas[place] < WHITE).any()]
     for first in range(0, len(dark), _BATCH):
         batch = dark[first : first + _BATCH]
-        painted = np.repeat(canvas[np.newaxis, np.newaxis], len(batch), axis=0)
-        for row, (top, left) in enumerate(batch):
-            painted[row, 0, top : top + window, left : left + window] = _WHITE
-        falls = whole - engine.probabilities(painted)[:, label]
-        for (top, left), fall in zip(batch, falls, strict=True):
-            total[top : top + window, left : left + window] += fall
-    averaged: NDArray[np.float32] = (total / np.maximum(times, 1)).astype(np.float32)
-    return averaged
+        painted = np.repeat(canvas[np.newaxis], len(batch), axis=0)
+        for square, place in zip(painted, batch, strict=True):
+            square[place] = WHITE
+        falls = whole - engine.probabilities(painted[:, np.newaxis])[:, label]
+        for place, fall in zip(batch, falls, strict=True):
+            total[place] += fall
+    return np.asarray(total / np.maximum(times, 1))
 
 
 def training_crops(package: Path, manifest: pd.DataFrame, root: Path) -> CropSet:
-    """The crops of a manifest that trained this very model, by their hashes, as far as their files are available.
-
-    Args:
-        package: Folder of the package.
-        manifest: Crops with their ``sha256``.
-        root: Folder its paths start from.
-    """
+    """The crops of a manifest that trained this very model, by their hashes, as far as ``root`` holds their files."""
     split = read_split(package)
     trained = manifest["sha256"].isin(split.loc[split["split"] == "train", "sha256"])
     there = manifest["path"].map(lambda path: (root / path).is_file())
     return CropSet.load(manifest[trained & there], root)
 
 
-def nearest_crops(package: Path, canvas: NDArray[np.uint8], training: CropSet, count: int) -> list[Neighbour]:
-    """The crops whose embeddings have the largest cosine similarity with that of a canvas (1, S, S)."""
-    engine = Engine(package)
-    card = ModelCard.model_validate(engine.card)
-    squares = training.canvas(card.input.size, card.input.scale)
-    embedded = _embeddings(package, card, np.concatenate([canvas[np.newaxis], squares]))
+def _nearest(package: Path, canvas: NDArray[np.uint8], training: CropSet, count: int) -> list[Neighbour]:
+    """The crops whose embeddings, before the last layer, have the largest cosine with that of a canvas (1, S, S)."""
+    import torch
+    from safetensors.torch import load_file
+
+    from supcam.models.classifier import ClusterClassifier, InferenceModel
+    from supcam.models.encoders import build_encoder
+    from supcam.views import to_input
+
+    card = load_card(package)
+    module = InferenceModel(ClusterClassifier(build_encoder(parse_settings({"model": card.settings["model"]}).model)))
+    module.load_state_dict(load_file(package / WEIGHTS_FILE))
+    encoder = module.eval().classifier.encoder
+    canvases = np.concatenate([canvas[np.newaxis], training.canvas(card.input.size, card.input.scale)])
+    with torch.inference_mode():
+        features = [encoder(to_input(batch)) for batch in torch.split(torch.from_numpy(canvases), _BATCH)]
+        embedded = torch.nn.functional.normalize(torch.cat(features)).numpy()
     similar = embedded[1:] @ embedded[0]
     order = np.argsort(-similar, kind="stable")[:count]
     rows = training.frame.iloc[order]
@@ -134,16 +133,17 @@ def draw(explanation: Explanation, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = max(3, len(explanation.neighbours))
-    figure = Figure(figsize=(1.9 * columns, 5.2 if explanation.neighbours else 2.9), layout="constrained")
+    columns, rows = max(3, len(explanation.neighbours)), 2 if explanation.neighbours else 1
+    figure = Figure(figsize=(1.9 * columns, 0.6 + 2.3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2 if explanation.neighbours else 1, columns)
+    grid = figure.add_gridspec(rows, columns)
     picture, heat = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     bars = figure.add_subplot(grid[0, 2:])
-    picture.imshow(explanation.canvas, cmap="gray", vmin=0, vmax=255)
+    for axes in (picture, heat):
+        axes.imshow(explanation.canvas, cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
     picture.set_title("as the model sees it", fontsize=9)
     limit = max(float(np.abs(explanation.importance).max()), 1e-6)
-    heat.imshow(explanation.canvas, cmap="gray", vmin=0, vmax=255)
     heat.imshow(explanation.importance, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
     heat.set_title(f"speaks for {explanation.type.label} (red)", fontsize=9)
     bars.barh(TYPE_LABELS[::-1], explanation.probabilities[::-1])
@@ -154,26 +154,5 @@ def draw(explanation: Explanation, path: Path) -> None:
         axes.imshow(neighbour.image, cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"{neighbour.type}\n{neighbour.similarity:.3f}", fontsize=8)
         axes.set_axis_off()
-    for axes in (picture, heat):
-        axes.set_axis_off()
     with replaced_file(path) as fresh:
         figure.savefig(fresh, format="png", dpi=120, metadata={"Software": None})
-
-
-def _embeddings(package: Path, card: ModelCard, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Unit features (N, F) of canvases (N, 1, S, S), before the last layer."""
-    import torch
-    from safetensors.torch import load_file
-
-    from supcam.models.classifier import ClusterClassifier, InferenceModel
-    from supcam.models.encoders import build_encoder
-    from supcam.views import to_input
-
-    model: ModelSettings = parse_settings({"model": card.settings["model"]}).model
-    module = InferenceModel(ClusterClassifier(build_encoder(model)))
-    module.load_state_dict(load_file(package / WEIGHTS_FILE))
-    encoder = module.eval().classifier.encoder
-    with torch.inference_mode():
-        parts = [encoder(to_input(batch)) for batch in torch.split(torch.from_numpy(canvases), _BATCH)]
-        unit: NDArray[np.float32] = torch.nn.functional.normalize(torch.cat(parts)).numpy()
-    return unit

@@ -5,10 +5,10 @@ from typing import Any
 import pandas as pd
 
 from supcam.errors import UsageError
-from supcam.registry.card import ModelCard, load_card
+from supcam.registry.card import load_card
 from supcam.registry.reach import RegistryError
 from supcam.registry.record import DECISION_TAG
-from supcam.registry.store import CODE_TAG, DATA_TAG, PREVIOUS, PRODUCTION, Registry
+from supcam.registry.store import PREVIOUS, PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
 
 _MOVES = ("promoted", "forced", "rolled back")
@@ -20,15 +20,15 @@ def models(registry: Registry) -> pd.DataFrame:
     for alias, number in sorted(registry.aliases().items()):
         names.setdefault(number, []).append(alias)
     rows = [
-        {
-            "version": version.number,
-            "aliases": ", ".join(names.get(version.number, [])),
-            "registered": version.created.strftime("%Y-%m-%d %H:%M"),
-            "decision": version.tags.get(DECISION_TAG, ""),
-            "data": version.tags.get(DATA_TAG, "")[:12],
-            "code": version.tags.get(CODE_TAG, "")[:12],
-            "run": version.run_id,
-        }
+        (
+            version.number,
+            ", ".join(names.get(version.number, [])),
+            version.created.strftime("%Y-%m-%d %H:%M"),
+            version.tags.get(DECISION_TAG, ""),
+            version.tags.get(Tag.DATA, "")[:12],
+            version.tags.get(Tag.CODE, "")[:12],
+            version.run_id,
+        )
         for version in registry.versions()
     ]
     return pd.DataFrame(rows, columns=["version", "aliases", "registered", "decision", "data", "code", "run"])
@@ -36,19 +36,8 @@ def models(registry: Registry) -> pd.DataFrame:
 
 def history(registry: Registry) -> pd.DataFrame:
     """The record, newest first: number, when (UTC), who, action, version, from (the version before), why."""
-    rows = [
-        {
-            "number": event["number"],
-            "when": event["when"],
-            "who": event["who"],
-            "action": event["action"],
-            "version": event["version"],
-            "from": event["from"],
-            "why": event["reason"],
-        }
-        for event in reversed(registry.events())
-    ]
-    frame = pd.DataFrame(rows, columns=["number", "when", "who", "action", "version", "from", "why"])
+    columns = ["number", "when", "who", "action", "version", "from", "reason"]
+    frame = pd.DataFrame(registry.events()[::-1], columns=columns).rename(columns={"reason": "why"})
     return frame.astype({"from": "Int64"})
 
 
@@ -64,18 +53,12 @@ def rollback(registry: Registry, reason: str = "", *, to: int | None = None) -> 
         aliases = registry.aliases()
         current = registry.resolve(PRODUCTION).number
         if to is None and PREVIOUS not in aliases:
-            raise RegistryError(
-                f"model {registry.name} has no alias {PREVIOUS!r}: version {current} is the first in production. "
-                "There is nothing to go back to."
-            )
+            first = f"version {current} is the first in production. There is nothing to go back to."
+            raise RegistryError(f"model {registry.name} has no alias {PREVIOUS!r}: {first}")
         target = aliases[PREVIOUS] if to is None else registry.version(to).number
         _check_target(registry, target, current)
-        event = {
-            "action": "rolled back",
-            "version": target,
-            "from": current,
-            "reason": reason.strip() or "no reason given",
-        }
+        why = reason.strip() or "no reason given"
+        event = {"action": "rolled back", "version": target, "from": current, "reason": why}
         return registry.move_production(target, event)
 
 
@@ -86,19 +69,17 @@ def diff(registry: Registry, first: str | int, second: str | int) -> pd.DataFram
         RegistryError: when one of them does not exist.
         PackageError: when a card is of another format.
     """
-    cards = [_flat(_card(registry, which)) for which in (first, second)]
-    entries = sorted(cards[0].keys() | cards[1].keys())
-    rows = [(entry, cards[0].get(entry), cards[1].get(entry)) for entry in entries]
-    return pd.DataFrame(
-        [row for row in rows if row[1] != row[2]], columns=["entry", str(first), str(second)], dtype=object
-    )
+    cards = [_entries(registry, which) for which in (first, second)]
+    rows = [(entry, cards[0].get(entry), cards[1].get(entry)) for entry in sorted(cards[0].keys() | cards[1].keys())]
+    changed = [row for row in rows if row[1] != row[2]]
+    return pd.DataFrame(changed, columns=["entry", str(first), str(second)], dtype=object)
 
 
 def _check_target(registry: Registry, target: int, current: int) -> None:
     if target == current:
         raise UsageError(f"version {target} is in production already. See: supcam history")
-    served = {event["version"] for event in registry.events() if event["action"] in _MOVES}
-    served |= {event["from"] for event in registry.events() if event["action"] in _MOVES}
+    moves = [event for event in registry.events() if event["action"] in _MOVES]
+    served = {event[end] for event in moves for end in ("version", "from")}
     if target not in served:
         was = ", ".join(str(number) for number in sorted(served - {None, current})) or "none"
         raise UsageError(
@@ -106,23 +87,17 @@ def _check_target(registry: Registry, target: int, current: int) -> None:
         )
 
 
-def _card(registry: Registry, which: str | int) -> ModelCard:
+def _entries(registry: Registry, which: str | int) -> dict[str, Any]:
+    """The card of a version, entries by name as ``section.key``."""
     version = registry.resolve(which)
     try:
-        return load_card(registry.package(version))
+        return _flat(load_card(registry.package(version)).model_dump(mode="json"))
     except PackageError as error:
         raise PackageError(f"version {version.number}: {error}") from None
 
 
-def _flat(card: ModelCard) -> dict[str, Any]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            flat[prefix] = value
-
-    walk("", card.model_dump(mode="json"))
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat

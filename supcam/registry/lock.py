@@ -8,16 +8,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from supcam.errors import SupcamError
 from supcam.registry.reach import RegistryError, shown
 from supcam.registry.record import parsed, who
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 LOCK_SECONDS = 900.0
 _HOLDER = "supcam.holder"
@@ -29,100 +28,76 @@ class Busy(SupcamError):
 
 
 @contextmanager
-def promotion_lock(client: "MlflowClient", uri: str, name: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the registered model ``name``.
+def promotion_lock(client: MlflowClient, uri: str, model: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a registered model.
 
-    A registered model of a reserved name is the lock, since its creation is atomic in every store.
-
-    Raises:
-        Busy: when another process still holds it after ``wait`` seconds.
+    A registered model of a reserved name is the lock, since its creation is atomic in every store. Busy when another
+    process still holds it after ``wait`` seconds.
     """
-    lock = _Lock(client, uri, name)
-    token = uuid.uuid4().hex
+    name, token = f"{model}.promotion-lock", uuid.uuid4().hex
     holder = {"token": token, "pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname()}
     holder |= {"who": who(), "since": time.time()}
-    broken = lock.acquire(holder, time.monotonic() + wait)
+    deadline, aside = time.monotonic() + wait, []
+    while not _create(client, uri, name, holder):
+        current = _holder(client, name)
+        if current is not None and _dead(current):
+            aside += _put_aside(client, name, current)
+        elif time.monotonic() >= deadline:
+            raise Busy(f"another promotion of {model} is {_doing(current)}. Wait for it and run again.")
+        else:
+            time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
         # Whoever was slower than LOCK_SECONDS may have lost it to another: only one's own lock is taken away.
-        held = lock.holder()
-        mine = [lock.name] if held is not None and held["token"] == token else []
-        for stale in (*mine, *broken):
-            lock.forget(stale)
+        held = _holder(client, name)
+        for ended in [name, *aside] if held is not None and held["token"] == token else aside:
+            _delete(client, ended)
 
 
-class _Lock:
-    """The registered model that is the lock."""
-
-    def __init__(self, client: "MlflowClient", uri: str, model: str) -> None:
-        self.client, self.uri, self.model = client, uri, model
-        self.name = f"{model}.promotion-lock"
-
-    def acquire(self, holder: dict[str, Any], deadline: float) -> list[str]:
-        """Create the lock, breaking those of dead holders; returns the names that these were put aside under."""
-        broken: list[str] = []
-        while not self._create(holder):
-            current = self.holder()
-            if current is not None and _dead(current):
-                broken += self._put_aside(current)
-            elif time.monotonic() >= deadline:
-                raise Busy(f"{_busy(self.model, current)} Wait for it and run again.")
-            else:
-                time.sleep(_POLL_SECONDS)
-        return broken
-
-    def holder(self) -> dict[str, Any] | None:
-        """Who holds it; None when nobody does."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return parsed(self.client.get_registered_model(self.name).tags.get(_HOLDER, ""))
-        except MlflowException:
-            return None
-
-    def forget(self, name: str) -> None:
-        """Delete a lock, which may be gone already."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.delete_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-
-    def _create(self, holder: dict[str, Any]) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(self.name, tags={_HOLDER: json.dumps(holder)})
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_ALREADY_EXISTS":
-                return False
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                # MLflow met another's lock, looked it up to report it, and found it released meanwhile.
-                return self._create(holder)
-            raise RegistryError(f"the registry {shown(self.uri)} refused a lock: {error}.") from None
-        return True
-
-    def _put_aside(self, current: dict[str, Any]) -> list[str]:
-        """Rename a dead holder's lock. Deleting could hit a new one; of several who rename, the store lets one win."""
-        from mlflow.exceptions import MlflowException
-
-        aside = f"{self.name}.{current['token']}"
-        try:
-            self.client.rename_registered_model(self.name, aside)
-        except MlflowException:
-            return []
-        return [aside]
+def _create(client: MlflowClient, uri: str, name: str, holder: dict[str, Any]) -> bool:
+    try:
+        client.create_registered_model(name, tags={_HOLDER: json.dumps(holder)})
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":
+            return False
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            # MLflow met another's lock, looked it up to report it, and found it released meanwhile.
+            return _create(client, uri, name, holder)
+        raise RegistryError(f"the registry {shown(uri)} refused a lock: {error}.") from None
+    return True
 
 
-def _busy(model: str, holder: dict[str, Any] | None) -> str:
+def _holder(client: MlflowClient, name: str) -> dict[str, Any] | None:
+    try:
+        return parsed(client.get_registered_model(name).tags.get(_HOLDER, ""))
+    except MlflowException:
+        return None
+
+
+def _put_aside(client: MlflowClient, name: str, current: dict[str, Any]) -> list[str]:
+    """Rename a dead holder's lock. Deleting could hit a new one; of several who rename, the store lets one win."""
+    aside = f"{name}.{current['token']}"
+    try:
+        client.rename_registered_model(name, aside)
+    except MlflowException:
+        return []
+    return [aside]
+
+
+def _delete(client: MlflowClient, name: str) -> None:
+    try:
+        client.delete_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _doing(holder: dict[str, Any] | None) -> str:
     if holder is None:
-        return f"another promotion of {model} is just starting or ending."
+        return "just starting or ending"
     since = datetime.fromtimestamp(holder["since"], UTC).isoformat(timespec="seconds")
-    process = f"process {holder['pid']} of {holder['who']} on {holder['host']}"
-    return f"another promotion of {model} is running: {process} since {since}."
+    return f"running: process {holder['pid']} of {holder['who']} on {holder['host']} since {since}"
 
 
 def _dead(holder: dict[str, Any]) -> bool:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "weights.safetensors"
 SPLIT_FILE = "split.csv"
 PARITY_TOLERANCE = 1e-4
-PARITY_CROPS = 256
-
+_PARITY_CROPS = 256
 _OPSET = 18
+_INPUT = "image"
 _BATCH = 64
 
 
@@ -49,51 +49,52 @@ def package_model(
 
     Args:
         module: (B, 1, S, S) uint8 to probabilities (B, 4), everything from inversion to calibration inside.
-        card: The card; its parity is measured here.
+        card: Its parity is measured here.
         out: Folder of the package.
-        split: Columns ``sha256`` and ``split`` of every crop that trained, tuned or judged the model, and ``source``
-            and ``case_id`` where they are known.
-        test: Columns ``sha256`` and ``type`` of the test crops.
-        canvases: The test crops as the graph takes them, (N, 1, S, S), row by row those of ``test``.
+        split: ``sha256`` and ``split`` of every crop that trained, tuned or judged the model, and ``source`` and
+            ``case_id`` where they are known.
+        test: ``sha256`` and ``type`` of the test crops.
+        canvases: The test crops as the graph takes them, (N, 1, S, S), in the same order.
         tolerance: Largest allowed difference of probabilities between ONNX and torch.
 
     Raises:
         UsageError: when rows and canvases do not belong together.
         GateRefused: when ONNX and torch differ by more than ``tolerance``.
     """
+    from safetensors.torch import save_file
+
     if not len(test) or canvases.shape != (len(test), 1, card.input.size, card.input.size):
         raise UsageError(
             f"canvases of shape {canvases.shape} do not fit {len(test)} test crops of {card.input.size} pixels; "
             "give one (1, size, size) canvas for each of at least one test crop."
         )
     with replaced_folder(out) as folder:
-        export_onnx(module, card.input.size, folder / GRAPH_FILE)
-        _write_weights(module, folder / WEIGHTS_FILE)
+        _export_onnx(module, card.input.size, folder / GRAPH_FILE)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        save_file(weights, folder / WEIGHTS_FILE)
         probabilities = _run_graph(folder / GRAPH_FILE, canvases)
-        parity = measure_parity(module, probabilities, canvases)
+        parity = _parity(module, probabilities, canvases)
         if not parity.difference <= tolerance:
             raise GateRefused(
                 f"the ONNX graph differs from torch by {parity.difference:.2g} in probability; allowed: {tolerance:g}. "
                 "The model was not packaged: check its layers against the exporter."
             )
-        rows = split[["sha256", "split"]].assign(case=case_hashes(split)).drop_duplicates(["sha256", "split"])
+        rows = split[["sha256", "split"]].assign(case=_case_hashes(split)).drop_duplicates(["sha256", "split"])
         _write_rows(rows, folder / SPLIT_FILE)
-        answers = pd.DataFrame(probabilities, columns=list(PROBABILITY_COLUMNS))
-        listed = test[["sha256", "type"]].reset_index(drop=True)
-        _write_rows(pd.concat([listed, answers], axis=1), folder / PREDICTIONS_FILE)
+        answers = dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True))
+        _write_rows(test[["sha256", "type"]].assign(**answers), folder / PREDICTIONS_FILE)
         (folder / CARD_FILE).write_text(card.model_copy(update={"parity": parity}).to_json(), encoding="utf-8")
         write_checksums(folder)
     return out
 
 
-def export_onnx(module: "nn.Module", size: int, path: Path) -> None:
+def _export_onnx(module: "nn.Module", size: int, path: Path) -> None:
     """Export with a dynamic batch, weights inside, and nothing in it that depends on where the code lies."""
     import onnx
     import torch
 
     module.eval()
     example = torch.full((2, 1, size, size), 255, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1, max=65_536)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -101,32 +102,50 @@ def export_onnx(module: "nn.Module", size: int, path: Path) -> None:
             (example,),
             dynamo=True,
             opset_version=_OPSET,
-            input_names=["image"],
+            input_names=[_INPUT],
             output_names=["probabilities"],
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65_536)},),
             verbose=False,
         )
-    if program is None:
-        raise UsageError("the exporter returned no graph; torch.onnx.export needs the dynamo exporter.")
+    assert program is not None  # the dynamo exporter returns one
     model = program.model_proto
     _clear_traces(model)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def measure_parity(module: "nn.Module", probabilities: NDArray[np.float32], canvases: NDArray[np.uint8]) -> ParityCard:
+def _clear_traces(model: "onnx.ModelProto") -> None:
+    """Take out the notes of the exporter, which name its version and the files of the code."""
+    model.producer_version = ""
+    graphs = [model.graph, *model.functions]
+    nodes = [node for graph in graphs for node in graph.node]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]
+    for noted in (model, *graphs, *nodes, *values):
+        noted.doc_string = ""
+        del noted.metadata_props[:]
+
+
+def _run_graph(graph: Path, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
+    session = open_session(graph)
+    return np.concatenate([session.run(None, {_INPUT: batch})[0] for batch in _batches(canvases)])
+
+
+def _parity(module: "nn.Module", probabilities: NDArray[np.float32], canvases: NDArray[np.uint8]) -> ParityCard:
     """Compare the graph's probabilities (N, 4) with torch's on the first crops."""
     import torch
 
-    module.eval()
-    checked = canvases[:PARITY_CROPS]
+    checked = canvases[:_PARITY_CROPS]
     with torch.inference_mode():
         expected = np.concatenate([module(torch.from_numpy(batch)).cpu().numpy() for batch in _batches(checked)])
     difference = np.abs(expected - probabilities[: len(checked)]).max()
     return ParityCard(difference=float(f"{difference:.3g}"), crops=len(checked))
 
 
-def case_hashes(frame: pd.DataFrame) -> list[str]:
+def _batches(canvases: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return np.split(canvases, range(_BATCH, len(canvases), _BATCH))
+
+
+def _case_hashes(frame: pd.DataFrame) -> list[str]:
     """Names (N,) of the crops' cases: hashes of source and case id, so that no patient is named; "" where unknown."""
     if not {"source", "case_id"} <= set(frame.columns):
         return [""] * len(frame)
@@ -134,12 +153,15 @@ def case_hashes(frame: pd.DataFrame) -> list[str]:
     return [hashlib.sha256(f"{source}/{case}".encode()).hexdigest()[:16] if case else "" for source, case in pairs]
 
 
-def read_split(folder: Path) -> pd.DataFrame:
-    """Columns ``sha256``, ``split`` and ``case`` of a package's crops, all text; ``case`` is "" where unknown.
+def _write_rows(frame: pd.DataFrame, path: Path) -> None:
+    """Rows in order of their hash, so that the file does not show the order of the manifest."""
+    frame.sort_values(list(frame.columns[:2])).to_csv(path, index=False, lineterminator="\n", float_format="%.7g")
 
-    Packages of earlier versions have no column ``case``.
-    """
+
+def read_split(folder: Path) -> pd.DataFrame:
+    """Columns ``sha256``, ``split`` and ``case`` of a package's crops, all text; ``case`` is "" where unknown."""
     rows = pd.read_csv(folder / SPLIT_FILE, dtype=str, keep_default_na=False)
+    # Packages of earlier versions have no column case.
     return rows if "case" in rows else rows.assign(case="")
 
 
@@ -148,40 +170,3 @@ def write_checksums(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUM_FILE)
     lines = [f"{file_hash(folder / name)}  {name}\n" for name in names]
     (folder / CHECKSUM_FILE).write_text("".join(lines), encoding="utf-8")
-
-
-def _clear_traces(model: "onnx.ModelProto") -> None:
-    model.doc_string = ""
-    model.producer_version = ""
-    del model.metadata_props[:]
-    graphs = [model.graph, *model.functions]
-    for graph in graphs:
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-
-
-def _write_weights(module: "nn.Module", path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
-
-
-def _run_graph(graph: Path, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
-    session = open_session(graph)
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in _batches(canvases)])
-
-
-def _batches(canvases: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    return np.split(canvases, range(_BATCH, len(canvases), _BATCH))
-
-
-def _write_rows(frame: pd.DataFrame, path: Path) -> None:
-    """Rows in order of their hash, so that the file does not show the order of the manifest."""
-    frame.sort_values(list(frame.columns[:2])).to_csv(path, index=False, lineterminator="\n", float_format="%.7g")

@@ -2,29 +2,18 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from supcam.errors import GateRefused, UsageError
 from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms
 from supcam.registry.reach import RegistryError
+from supcam.registry.record import parsed
 from supcam.registry.rules import Decision, RegisteredModel, Validation, decide
-from supcam.registry.store import (
-    CANDIDATE,
-    CONTENT_TAG,
-    DATA_TAG,
-    METRIC_TAG,
-    PRODUCTION,
-    RUN_TAG,
-    SHIPPED_TAG,
-    VALIDATION_TAG,
-    Registry,
-    Version,
-)
+from supcam.registry.store import CANDIDATE, PRODUCTION, Registry, Tag, Version
 from supcam.serving.engine import PackageError, verify_package
 from supcam.settings import PromoteSettings
 
@@ -38,7 +27,6 @@ def promote(
     crops: Mapping[str, Path] | None = None,
     experiment: bool = False,
     force: str = "",
-    out: Path | None = None,
 ) -> Decision:
     """Decide about a candidate, move the aliases if it passes, and write the decision into the registry.
 
@@ -49,11 +37,10 @@ def promote(
         tracking_uri: Tracking and registry address.
         settings: Of the gate.
         candidate: Alias or number of the version.
-        validation: Data validation of the candidate's data; by default the record made when it was registered.
+        validation: Of the candidate's data; by default the record made when it was registered.
         crops: Files of test crops by SHA-256, as far as they are available (see :func:`crops_by_hash`).
         experiment: In a DVC experiment only ``candidate`` moves, never production.
         force: Reason to promote in spite of the metrics.
-        out: Where to write ``decision.json``.
 
     Raises:
         RegistryError: when the candidate does not exist or its files cannot be fetched.
@@ -62,43 +49,45 @@ def promote(
     registry = Registry(tracking_uri, settings.model_name)
     with registry.lock():
         version = registry.resolve(candidate)
-        decision = _decide(registry, version, settings, validation, crops or {}, experiment, force.strip())
+        number = registry.aliases().get(PRODUCTION)
+        if experiment:
+            reason = "a DVC experiment moves only the alias candidate, never production"
+            return Decision("candidate only", reason, version.number, number)
+        current = registry.version(number) if number is not None else None
+        if current is not None and current.tags.get(Tag.CONTENT) == version.tags.get(Tag.CONTENT):
+            same = _registered_model(version), _registered_model(current)
+            return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
+        recorded = parsed(version.tags.get(Tag.VALIDATION, ""))
+        package = registry.package(version)
+        production, other = _in_production(registry, current)
+        decision = decide(
+            _registered_model(version, load_card(package)),
+            production,
+            settings,
+            validation=validation or (Validation(**recorded) if recorded else None),
+            comparison=compare_packages(package, other, crops or {}) if other is not None else None,
+            latency_ms=latency_ms(package),
+            withdrawn=_withdrawn(registry, version),
+            force=force.strip(),
+        )
         _record(registry, version, decision)
-    if out is not None:
-        write_decision(decision, out)
-    return decision
-
-
-def promote_or_raise(**arguments: Any) -> Decision:
-    """As :func:`promote`, with a refusal as an error: what the command line does.
-
-    Raises:
-        GateRefused: when the candidate did not pass.
-    """
-    decision = promote(**arguments)
-    if decision.outcome == "refused":
-        raise GateRefused(f"version {decision.version} was refused: {decision.reason}. Production stays as it was.")
     return decision
 
 
 def best_candidate(
     registry: Registry, metric: str, *, run_id: str | None = None, data_hash: str | None = None
 ) -> Version:
-    """The version of a run, or the version of the present data that is best by its validation metric.
-
-    Raises:
-        RegistryError: when the run registered no model, or no model was registered for the data.
-    """
+    """The best version by its validation metric, of a run or of the present data; RegistryError when there is none."""
     versions = registry.versions()
     if run_id is not None:
-        versions = [version for version in versions if run_id in (version.run_id, version.tags.get(RUN_TAG))]
+        versions = [version for version in versions if run_id in (version.run_id, version.tags.get(Tag.RUN))]
         if not versions:
             raise RegistryError(f"run {run_id!r} registered no model {registry.name}. See: supcam models")
     elif data_hash is not None:
-        versions = [version for version in versions if version.tags.get(DATA_TAG) == data_hash]
+        versions = [version for version in versions if version.tags.get(Tag.DATA) == data_hash]
     if not versions:
         raise RegistryError(f"no model {registry.name} was registered for the present data. Run: dvc repro")
-    return max(versions, key=lambda version: (float(version.tags.get(METRIC_TAG + metric, "-inf")), version.number))
+    return max(versions, key=lambda version: (float(version.tags.get(Tag.METRIC + metric, "-inf")), version.number))
 
 
 def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:
@@ -109,48 +98,7 @@ def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:
 
 def write_decision(decision: Decision, out: Path) -> None:
     """Write ``decision.json``, all or nothing."""
-    write_text(out, json.dumps(decision.as_dict(), indent=2, sort_keys=True) + "\n")
-
-
-def _decide(
-    registry: Registry,
-    version: Version,
-    settings: PromoteSettings,
-    validation: Validation | None,
-    crops: Mapping[str, Path],
-    experiment: bool,
-    force: str,
-) -> Decision:
-    number = registry.aliases().get(PRODUCTION)
-    if experiment:
-        reason = "a DVC experiment moves only the alias candidate, never production"
-        return Decision("candidate only", reason, version.number, number)
-    current = registry.version(number) if number is not None else None
-    if current is not None and current.tags.get(CONTENT_TAG) == version.tags.get(CONTENT_TAG):
-        same = _registered_model(version), _registered_model(current)
-        return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
-    package = registry.package(version)
-    candidate = _registered_model(version, load_card(package))
-    production, production_package = _in_production(registry, current)
-    return decide(
-        candidate,
-        production,
-        settings,
-        validation=validation or recorded_validation(version),
-        comparison=compare_packages(package, production_package, crops) if production_package is not None else None,
-        latency_ms=latency_ms(package),
-        withdrawn=_withdrawn(registry, version),
-        force=force,
-    )
-
-
-def recorded_validation(version: Version) -> Validation | None:
-    """The data validation that was recorded when the version was registered."""
-    try:
-        values = json.loads(version.tags.get(VALIDATION_TAG, ""))
-        return Validation(bool(values["passed"]), str(values["manifest_hash"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    write_text(out, json.dumps(asdict(decision), indent=2, sort_keys=True) + "\n")
 
 
 def _in_production(registry: Registry, current: Version | None) -> tuple[RegisteredModel | None, Path | None]:
@@ -166,7 +114,7 @@ def _in_production(registry: Registry, current: Version | None) -> tuple[Registe
 
 
 def _registered_model(version: Version, card: ModelCard | None = None) -> RegisteredModel:
-    return RegisteredModel(version.number, version.tags.get(CONTENT_TAG, ""), card, version.tags.get(SHIPPED_TAG, ""))
+    return RegisteredModel(version.number, version.tags.get(Tag.CONTENT, ""), card, version.tags.get(Tag.SHIPPED, ""))
 
 
 def _withdrawn(registry: Registry, version: Version) -> bool:
@@ -182,38 +130,21 @@ def _withdrawn(registry: Registry, version: Version) -> bool:
 
 
 def _record(registry: Registry, version: Version, decision: Decision) -> None:
-    if decision.outcome not in ("promoted", "refused"):
-        return
-    forced = decision.forced and any(rule.passed is False for rule in decision.rules)
-    action = "forced" if decision.outcome == "promoted" and forced else decision.outcome
+    promoted, failed = decision.outcome == "promoted", {rule.name for rule in decision.rules if rule.passed is False}
     event = {
-        "action": action,
+        "action": "forced" if promoted and failed else decision.outcome,
         "version": version.number,
         "from": decision.production,
         "reason": decision.reason,
-        "decision": decision.as_dict(),
+        "decision": asdict(decision),
     }
-    if decision.outcome == "promoted":
+    if promoted:
         registry.move_production(version.number, event)
-    elif not _recorded_before(registry, decision):
+        return
+    last = (registry.events() or [{}])[-1]
+    # A pipeline that runs again refuses for the same reasons: that is the same event.
+    if (
+        any(last.get(key) != event[key] for key in ("action", "version", "from"))
+        or set(last.get("failed", ())) != failed
+    ):
         registry.append(event)
-
-
-def _recorded_before(registry: Registry, decision: Decision) -> bool:
-    """Whether the last event is this very refusal, as when a pipeline runs again."""
-    last = next(reversed(registry.events()), None)
-    if last is None or last["action"] != "refused" or last["version"] != decision.version:
-        return False
-    failed = {rule.name for rule in decision.rules if rule.passed is False}
-    return bool(last["from"] == decision.production and failed == set(last.get("failed", ())))
-
-
-def check_force(force: str | None) -> str:
-    """The reason given with ``--force``, trimmed; "" when it was not given.
-
-    Raises:
-        UsageError: when it was given without a reason.
-    """
-    if force is not None and not force.strip():
-        raise UsageError("--force = '' has no reason; give one that says why the metrics do not count, and run again.")
-    return (force or "").strip()

@@ -13,7 +13,6 @@ from supcam.tracking import quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import RegisteredModel
 
 _REACH_SECONDS = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -27,6 +26,7 @@ def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
     """An MLflow client for ``uri``, after a short check that something is there.
 
     Raises:
+        UsageError: when ``uri`` is of no known kind.
         RegistryError: when the database does not exist (unless ``create``) or the server does not answer.
     """
     _check_reachable(uri, create)
@@ -38,24 +38,6 @@ def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, ImportError) as error:
         raise UsageError(f"{shown(uri)} is not a registry address: {error}. Set MLFLOW_TRACKING_URI.") from None
-
-
-def registered_model(client: "MlflowClient", uri: str, name: str) -> "RegisteredModel | None":
-    """A registered model with its tags and aliases; None when there is none of this name.
-
-    Raises:
-        RegistryError: when the registry refuses or does not answer.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise RegistryError(
-            f"the registry {shown(uri)} cannot be read: {str(error).rstrip('.')}. Check MLFLOW_TRACKING_URI."
-        ) from None
 
 
 def shown(uri: str) -> str:

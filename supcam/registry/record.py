@@ -36,30 +36,28 @@ def events_of(found: "RegisteredModel | None", production: int | None) -> list[d
     return [event for _, event in sorted(events.items()) if event]
 
 
-def pending_move(found: "RegisteredModel") -> dict[str, Any] | None:
+def pending_move(found: "RegisteredModel | None") -> dict[str, Any] | None:
     """The move of production that was announced and not completed: ``to``, ``from`` and ``event``."""
-    return parsed(found.tags.get(PENDING_TAG, ""))
+    return parsed(found.tags.get(PENDING_TAG, "")) if found is not None else None
 
 
-def stamped(event: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
-    """The event with the number after those ``before``, the time (UTC) and who does it."""
+def announce(client: "MlflowClient", model: str, event: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
+    """The event with the number after those ``before``, the time (UTC) and who does it.
+
+    It is kept with every rule on its version, whose tags may be long.
+    """
     number = 1 + max((item["number"] for item in before), default=0)
-    return {"number": number, "when": datetime.now(UTC).isoformat(timespec="seconds"), "who": who(), **event}
+    event = {"number": number, "when": datetime.now(UTC).isoformat(timespec="seconds"), "who": who(), **event}
+    client.set_model_version_tag(model, str(event["version"]), _numbered(_WHOLE, event), as_text(event))
+    return event
 
 
 def brief(event: dict[str, Any]) -> dict[str, Any]:
     """An event without its rules but for the names of those that failed; databases keep 5,000 characters of a tag."""
     rules = event.get("decision", {}).get("rules", [])
     kept = {key: value for key, value in event.items() if key != "decision"}
-    return kept | {
-        "reason": event["reason"][:_REASON_LENGTH],
-        "failed": [rule["name"] for rule in rules if rule["passed"] is False],
-    }
-
-
-def keep_whole(client: "MlflowClient", model: str, event: dict[str, Any]) -> None:
-    """Keep an event with every rule on its version, whose tags may be long."""
-    client.set_model_version_tag(model, str(event["version"]), _numbered(_WHOLE, event), as_text(event))
+    failed = [rule["name"] for rule in rules if rule["passed"] is False]
+    return kept | {"reason": event["reason"][:_REASON_LENGTH], "failed": failed}
 
 
 def write_event(client: "MlflowClient", model: str, event: dict[str, Any]) -> None:
@@ -84,8 +82,7 @@ def write_event(client: "MlflowClient", model: str, event: dict[str, Any]) -> No
 
 def who() -> str:
     """Who acts, for the record: the MLflow user when one is set, else user and host."""
-    named = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if named:
+    if named := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         return named
     try:
         user = getpass.getuser()

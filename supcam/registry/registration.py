@@ -11,35 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from supcam.files import write_text
-from supcam.registry.card import ModelCard, content_hash, load_card
+from supcam.registry.card import content_hash, load_card
 from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
-from supcam.registry.store import (
-    CANDIDATE,
-    CODE_TAG,
-    CONTENT_TAG,
-    DATA_TAG,
-    METRIC_TAG,
-    SHIPPED_TAG,
-    VALIDATION_TAG,
-    Registry,
-    Version,
-)
-from supcam.serving.engine import PROBABILITY_COLUMNS, verify_package
+from supcam.registry.store import CANDIDATE, Registry, Tag, Version
+from supcam.serving.engine import ANSWER_COLUMNS, verify_package
 
 # What travels with a model, below the folder of supcam: all that serving/ imports, by relative imports.
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
 _LOADER = "serving.served"
-
-_NEEDED = {
-    "mlflow-skinny": "3.13",
-    "onnxruntime": "1.20",
-    "numpy": "2.0",
-    "pandas": "2.2",
-    "pillow": "11.0",
-    "tifffile": "2024.8",
-}
+# What a model needs to predict, no training package among it.
+REQUIREMENTS = [
+    "mlflow-skinny>=3.13",
+    "onnxruntime>=1.20",
+    "numpy>=2.0",
+    "pandas>=2.2",
+    "pillow>=11.0",
+    "tifffile>=2024.8",
+]
 _REGISTRATION_WAIT = 120.0  # seconds
+_DESCRIPTION = "Type of chromosome cluster: instance, touching, overlapping, or both."
 
 
 def register_candidate(
@@ -59,9 +50,9 @@ def register_candidate(
         package: Folder written by :func:`supcam.registry.package.package_model`.
         run_id: Run that made the model; its artifacts hold the files.
         tracking_uri: Tracking and registry address.
-        validation: Outcome of the data validation, kept with the version for later promotions.
-        tags: Tags of a new version, for example the chain of stages upstream.
-        name: Name of the registered model.
+        validation: That of the data, kept with the version for later promotions.
+        tags: Of a new version, for example the chain of stages upstream.
+        name: Of the registered model.
 
     Raises:
         PackageError: when the package is incomplete or was changed.
@@ -73,13 +64,15 @@ def register_candidate(
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
-        version = registry.by_content(content)
+        same = [version for version in registry.versions() if version.tags.get(Tag.CONTENT) == content]
+        version = same[-1] if same else None  # the oldest
         if version is None:
-            described = {**(tags or {}), **_card_tags(card), CONTENT_TAG: content, SHIPPED_TAG: shipped}
-            version = _log_and_register(registry, package, run_id, described)
+            metrics = {Tag.METRIC + metric: repr(value) for metric, value in card.validation.items()}
+            hashes = {Tag.DATA: card.data.manifest_hash, Tag.CODE: card.code_hash, Tag.CONTENT: content}
+            version = _add(registry, package, run_id, {**(tags or {}), **metrics, **hashes, Tag.SHIPPED: shipped})
         if validation is not None:
             outcome = json.dumps(asdict(validation), sort_keys=True)
-            registry.client.set_model_version_tag(name, str(version.number), VALIDATION_TAG, outcome)
+            registry.client.set_model_version_tag(name, str(version.number), Tag.VALIDATION, outcome)
         registry.client.set_registered_model_alias(name, CANDIDATE, str(version.number))
     return version
 
@@ -91,7 +84,11 @@ def save_served(package: Path, out: Path) -> Path:
     Saving runs none of that code, in contrast to MLflow's other way of a model from code.
     """
     import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
 
+    kinds = {"type": "string", "needs_review": "boolean"}
+    outputs: list[Any] = [ColSpec(kinds.get(column, "double"), column) for column in ANSWER_COLUMNS]
     with tempfile.TemporaryDirectory() as scratch:
         # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.
         library, data = Path(scratch) / f"supcam_model_{shipped_hash()[:12]}", Path(scratch) / "package"
@@ -106,15 +103,10 @@ def save_served(package: Path, out: Path) -> Path:
                 loader_module=f"{library.name}.{_LOADER}",
                 data_path=str(data),
                 code_paths=[str(library)],
-                pip_requirements=requirements(),
-                signature=_signature(),
+                pip_requirements=REQUIREMENTS,
+                signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
             )
     return out
-
-
-def requirements() -> list[str]:
-    """What a model needs to predict, no training package among it."""
-    return [f"{name}>={lowest}" for name, lowest in _NEEDED.items()]
 
 
 def shipped_code() -> dict[str, str]:
@@ -126,7 +118,7 @@ def shipped_code() -> dict[str, str]:
 
 def shipped_hash() -> str:
     """SHA-256 of the code and the requirements that travel with a model, hexadecimal."""
-    shipped = {"code": shipped_code(), "requirements": requirements()}
+    shipped = {"code": shipped_code(), "requirements": REQUIREMENTS}
     return hashlib.sha256(json.dumps(shipped, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,36 +126,18 @@ def _ensure_model(registry: Registry) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        registry.client.create_registered_model(
-            registry.name, description="Type of chromosome cluster: instance, touching, overlapping, or both."
-        )
+        registry.client.create_registered_model(registry.name, description=_DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
 
 
-def _card_tags(card: ModelCard) -> dict[str, str]:
-    metrics = {METRIC_TAG + name: repr(value) for name, value in card.validation.items()}
-    return {DATA_TAG: card.data.manifest_hash, CODE_TAG: card.code_hash, **metrics}
-
-
-def _log_and_register(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
+def _add(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
     with tempfile.TemporaryDirectory() as scratch:
         saved = save_served(package, Path(scratch) / "model")
         # The path names the content: what an interrupted registration left is overwritten by the very same files.
-        artifact = f"supcam-{tags[CONTENT_TAG][:12]}"
+        artifact = f"supcam-{tags[Tag.CONTENT][:12]}"
         registry.client.log_artifacts(run_id, str(saved), artifact)
-    created = registry.client.create_model_version(
-        registry.name, source=f"runs:/{run_id}/{artifact}", run_id=run_id, tags=dict(tags)
-    )
+    source = f"runs:/{run_id}/{artifact}"
+    created = registry.client.create_model_version(registry.name, source=source, run_id=run_id, tags=dict(tags))
     return registry.version(int(created.version))
-
-
-def _signature() -> object:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    outputs: list[Any] = [ColSpec("string", "type"), ColSpec("double", "confidence")]
-    outputs += [ColSpec("double", column) for column in PROBABILITY_COLUMNS]
-    outputs += [ColSpec("boolean", "needs_review")]
-    return ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs))

@@ -53,11 +53,8 @@ class Validation:
 class Comparison:
     """Both models on crops that neither trained, validated or tuned on.
 
-    Attributes:
-        types: Class indices, (N,).
-        candidate: Probabilities of the candidate, (N, 4).
-        production: Probabilities of the model in production, (N, 4).
-        cases: Name of the case of each crop, (N,) str: crops of one case resemble each other.
+    Class indices (N,), probabilities (N, 4) of either model, and the name of each crop's case (N,): crops of one case
+    resemble each other.
     """
 
     types: NDArray[np.int64]
@@ -83,9 +80,10 @@ class Decision:
         """Whether the data of the candidate failed validation, which stops a pipeline."""
         return any(rule.name == "data validation" and rule.passed is False for rule in self.rules)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+    @property
+    def refusal(self) -> str:
+        """What a person reads when the candidate was refused."""
+        return f"version {self.version} was refused: {self.reason}. Production stays as it was."
 
 
 def decide(
@@ -105,8 +103,8 @@ def decide(
         candidate: The model that wants to be in production.
         production: The model that is, or None.
         settings: Floors, margin and limits.
-        validation: Data validation of the candidate's data, or None when there is no record of one.
-        comparison: Both models on shared test crops, or None without production or without shared crops.
+        validation: That of the candidate's data, None without a record of one.
+        comparison: Both models on shared test crops, None without production or without such crops.
         latency_ms: Median time for one crop on one thread, milliseconds.
         withdrawn: Whether a rollback took this very version out of production.
         force: Reason to promote in spite of the metrics; never overrides data validation, the card or parity.
@@ -115,19 +113,29 @@ def decide(
     if production is not None and production.content == candidate.content:
         return Decision("nothing to do", "production already is this model on these data", candidate.version, number)
     card = candidate.card
-    rules = [_data_validation(card, validation), _card_complete(card), _parity(card, settings)]
-    summary: dict[str, Any] = {}
-    if card is not None:
-        rules += _floors(card, settings)
-        rules += [_calibration(card, settings)]
-    rules += [_latency(latency_ms, settings), _not_withdrawn(withdrawn)]
-    if production is not None and card is not None:
-        summary = compare(comparison, settings) if comparison is not None else {}
+    assert card is not None  # a candidate whose card cannot be read is an error before the gate
+    missing = ", ".join(card.missing()) or "nothing missing"
+    rules = [
+        _data_validation(card, validation),
+        GateRule("card complete", missing == "nothing missing", missing, "nothing missing"),
+        _parity(card, settings.max_parity_difference),
+        *_floors(card, settings),
+        _calibration(card, settings.max_calibration_error),
+    ]
+    slowest, note = settings.max_latency_ms, "one crop, one thread"
+    rules.append(GateRule("latency", latency_ms <= slowest, round(latency_ms, 3), f"at most {slowest:g} ms", note))
+    note = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
+    rules.append(GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note))
+    summary = compare(comparison, settings) if comparison is not None else {}
+    if production is not None:
         rules += _comparison_rules(candidate, production, summary, settings)
     failed = [rule for rule in rules if rule.passed is False]
-    overridden = bool(force) and all(rule.name not in _NEVER_FORCED for rule in failed)
-    reason = _reason(failed, production, force if overridden else "")
-    outcome: Outcome = "promoted" if not failed or overridden else "refused"
+    reason = "first model in production" if production is None else "every rule passed"
+    outcome: Outcome = "promoted"
+    if failed and force and all(rule.name not in _NEVER_FORCED for rule in failed):
+        reason = f"forced ({force}) against: " + ", ".join(rule.name for rule in failed)
+    elif failed:
+        outcome, reason = "refused", "; ".join(f"{rule.name}: {_short(rule.value)} ({rule.allowed})" for rule in failed)
     return Decision(outcome, reason, candidate.version, number, rules, force, summary)
 
 
@@ -138,17 +146,20 @@ def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]
     crops than the settings ask for are left out and named under ``too_few``.
     """
     from supcam.evaluation.intervals import mcnemar, paired_bootstrap
+    from supcam.evaluation.metrics import confusion, rates
 
     types = comparison.types
-    new, old = comparison.candidate.argmax(axis=1), comparison.production.argmax(axis=1)
-    counts = {label: int((types == index).sum()) for index, label in enumerate(TYPE_LABELS)}
+    answers = {"candidate": comparison.candidate.argmax(axis=1), "production": comparison.production.argmax(axis=1)}
+    new, old = answers.values()
+    counts = dict(zip(TYPE_LABELS, np.bincount(types, minlength=len(TYPE_LABELS)).tolist(), strict=True))
     compared = [label for label, count in counts.items() if count >= settings.min_test_crops_per_type]
+    sensitivity: dict[str, Any] = {}
     summary: dict[str, Any] = {
         "crops": len(types),
         "cases": len(np.unique(comparison.cases)),
         "compared": compared,
         "too_few": {label: count for label, count in counts.items() if label not in compared},
-        "sensitivity": {},
+        "sensitivity": sensitivity,
     }
     if not compared:
         return summary
@@ -162,27 +173,16 @@ def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    for index, label in enumerate(TYPE_LABELS):
-        if label in compared:
-            rows = types == index
-            shares = {"candidate": float((new[rows] == index).mean()), "production": float((old[rows] == index).mean())}
-            sizes = {"crops": counts[label], "cases": len(np.unique(comparison.cases[rows]))}
-            summary["sensitivity"][label] = sizes | _difference(shares, intervals.get(f"sensitivity/{label}"))
-    weights = _weights(compared, counts, settings.figure)
-    totals = {
-        who: sum(weights[label] * summary["sensitivity"][label][who] for label in compared)
-        for who in ("candidate", "production")
-    }
+    found = {who: rates(confusion(types[used], answer[used])) for who, answer in answers.items()}
+    for label in compared:
+        index = TYPE_LABELS.index(label)
+        shares = {who: float(one["sensitivity"][index]) for who, one in found.items()}
+        sizes = {"crops": counts[label], "cases": len(np.unique(comparison.cases[types == index]))}
+        sensitivity[label] = sizes | _difference(shares, intervals.get(f"sensitivity/{label}"))
+    totals = {who: float(one[settings.figure]) for who, one in found.items()}
     summary["figure"] = {"name": settings.figure, **_difference(totals, intervals.get(settings.figure))}
     summary["mcnemar"] = asdict(mcnemar(types, new, old))
     return summary
-
-
-def _weights(compared: list[str], counts: dict[str, int], metric: str) -> dict[str, float]:
-    if metric == "macro_sensitivity":
-        return {label: 1 / len(compared) for label in compared}
-    total = sum(counts[label] for label in compared)
-    return {label: counts[label] / total for label in compared}
 
 
 def _difference(values: dict[str, float], interval: "Interval | None") -> dict[str, float | None]:
@@ -192,97 +192,63 @@ def _difference(values: dict[str, float], interval: "Interval | None") -> dict[s
     return {**values, "difference": difference, "low": low, "high": high}
 
 
-def _data_validation(card: ModelCard | None, validation: Validation | None) -> GateRule:
+def _data_validation(card: ModelCard, validation: Validation | None) -> GateRule:
     name, allowed = "data validation", "passed, of this very data hash"
     if validation is None:
         return GateRule(name, False, "no record", allowed, "Run: dvc repro validate")
-    if card is None or validation.manifest_hash != card.data.manifest_hash:
-        return GateRule(
-            name, False, validation.manifest_hash, allowed, "the validation looked at other data than the model"
-        )
+    if validation.manifest_hash != card.data.manifest_hash:
+        note = "the validation looked at other data than the model"
+        return GateRule(name, False, validation.manifest_hash, allowed, note)
     return GateRule(name, validation.passed, "passed" if validation.passed else "failed", allowed)
 
 
-def _card_complete(card: ModelCard | None) -> GateRule:
-    if card is None:
-        return GateRule("card complete", False, "unreadable", "a card of this format")
-    missing = card.missing()
-    return GateRule("card complete", not missing, ", ".join(missing) or "nothing missing", "nothing missing")
-
-
-def _parity(card: ModelCard | None, settings: PromoteSettings) -> GateRule:
-    limit = settings.max_parity_difference
-    if card is None or card.parity is None:
-        return GateRule("ONNX parity", False, "not measured", f"at most {limit:g}")
-    difference = card.parity.difference
-    return GateRule(
-        "ONNX parity", difference <= limit, difference, f"at most {limit:g}", f"on {card.parity.crops} crops"
-    )
+def _parity(card: ModelCard, limit: float) -> GateRule:
+    name, allowed = "ONNX parity", f"at most {limit:g}"
+    if card.parity is None:
+        return GateRule(name, False, "not measured", allowed)
+    found = card.parity
+    return GateRule(name, found.difference <= limit, found.difference, allowed, f"on {found.crops} crops")
 
 
 def _floors(card: ModelCard, settings: PromoteSettings) -> list[GateRule]:
     rules = []
     for label in card.types:
         floor = settings.floors.get(label, settings.min_sensitivity)  # type: ignore[call-overload]
-        metric = card.sensitivity.get(label)
+        name, allowed, metric = f"floor {label}", f"at least {floor:g}", card.sensitivity.get(label)
         if metric is None or metric.crops == 0:
-            rules.append(GateRule(f"floor {label}", None, None, f"at least {floor:g}", "no test crop of this type"))
-            continue
-        note = f"on {metric.crops} test crops" if metric.crops else ""
-        rules.append(GateRule(f"floor {label}", metric.value >= floor, metric.value, f"at least {floor:g}", note))
+            rules.append(GateRule(name, None, None, allowed, "no test crop of this type"))
+        else:
+            note = f"on {metric.crops} test crops" if metric.crops else ""
+            rules.append(GateRule(name, metric.value >= floor, metric.value, allowed, note))
     return rules
 
 
-def _calibration(card: ModelCard, settings: PromoteSettings) -> GateRule:
-    limit = settings.max_calibration_error
+def _calibration(card: ModelCard, limit: float) -> GateRule:
     error = card.calibration.error
-    if error is None:
-        return GateRule("calibration", None, None, f"error at most {limit:g}", "not measured")
-    return GateRule("calibration", error <= limit, error, f"error at most {limit:g}")
-
-
-def _latency(latency_ms: float, settings: PromoteSettings) -> GateRule:
-    limit = settings.max_latency_ms
-    return GateRule(
-        "latency", latency_ms <= limit, round(latency_ms, 3), f"at most {limit:g} ms", "one crop, one thread"
-    )
-
-
-def _not_withdrawn(withdrawn: bool) -> GateRule:
-    note = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
-    return GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note)
+    passed, note = (None, "not measured") if error is None else (error <= limit, "")
+    return GateRule("calibration", passed, error, f"error at most {limit:g}", note)
 
 
 def _comparison_rules(
     candidate: RegisteredModel, production: RegisteredModel, summary: dict[str, Any], settings: PromoteSettings
 ) -> list[GateRule]:
-    name = f"{settings.figure} against production"
-    if "figure" not in summary:
-        needed = f"{settings.min_test_crops_per_type} shared test crops of a type"
-        few = f"fewer than {needed} that neither model has seen"
+    name, metric = f"{settings.figure} against production", summary.get("figure")
+    if metric is None:
+        few = f"fewer than {settings.min_test_crops_per_type} shared test crops of a type that neither model has seen"
         unreadable = f"version {production.version} in production cannot be read"
         note = f"{unreadable if production.card is None else few}, so the floors decide"
-        return [
-            GateRule(name, None, summary.get("crops", 0), "at least equal", note),
-            _tie(candidate, production, None),
-        ]
-    metric = summary["figure"]
+        floors_decide = GateRule(name, None, summary.get("crops", 0), "at least equal", note)
+        return [floors_decide, _tie(candidate, production, None)]
     note = f"difference {metric['difference']:+.4f} {_bounds(metric)}"
     if summary["too_few"]:
         note += "; too few crops, so only the floors hold: " + ", ".join(summary["too_few"])
     value = {key: metric[key] for key in ("candidate", "production", "difference")}
     rules = [GateRule(name, metric["difference"] >= 0, value, "at least equal", note)]
     for label, row in summary["sensitivity"].items():
-        rules.append(
-            GateRule(
-                f"{label} not worse",
-                # The difference itself: an interval of a few crops is so wide that it excuses nearly every fall.
-                row["difference"] >= -settings.margin,
-                row["difference"],
-                f"a fall of at most {settings.margin:g}",
-                f"{settings.confidence:.0%} interval {_bounds(row)} on {row['crops']} crops of {row['cases']} cases",
-            )
-        )
+        note = f"{settings.confidence:.0%} interval {_bounds(row)} on {row['crops']} crops of {row['cases']} cases"
+        # The difference itself: an interval of a few crops is so wide that it excuses nearly every fall.
+        passed, allowed = row["difference"] >= -settings.margin, f"a fall of at most {settings.margin:g}"
+        rules.append(GateRule(f"{label} not worse", passed, row["difference"], allowed, note))
     return [*rules, _tie(candidate, production, metric["difference"])]
 
 
@@ -298,15 +264,6 @@ def _tie(candidate: RegisteredModel, production: RegisteredModel, difference: fl
     same = card is not None and other is not None and card.data == other.data and card.code_hash == other.code_hash
     changed = not same or candidate.shipped != production.shipped
     return GateRule("tie", changed, "other data or code" if changed else "same data and code", allowed)
-
-
-def _reason(failed: list[GateRule], production: RegisteredModel | None, force: str) -> str:
-    if failed and force:
-        return f"forced ({force}) against: " + ", ".join(rule.name for rule in failed)
-    if failed:
-        texts = [f"{rule.name}: {_short(rule.value)} ({rule.allowed})" for rule in failed]
-        return "; ".join(texts)
-    return "first model in production" if production is None else "every rule passed"
 
 
 def _short(value: Any) -> str:

@@ -10,18 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supcam.registry.lock import promotion_lock
-from supcam.registry.reach import RegistryError, open_client, registered_model, shown
-from supcam.registry.record import (
-    PENDING_TAG,
-    as_text,
-    brief,
-    events_of,
-    keep_whole,
-    pending_move,
-    stamped,
-    write_event,
-)
+from supcam.registry.reach import RegistryError, open_client, shown
+from supcam.registry.record import PENDING_TAG, announce, as_text, brief, events_of, pending_move, write_event
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -29,18 +19,23 @@ if TYPE_CHECKING:
 PRODUCTION = "production"
 PREVIOUS = "previous"
 CANDIDATE = "candidate"
-CONTENT_TAG = "supcam.content"
-DATA_TAG = "supcam.data"
-CODE_TAG = "supcam.code"
-SHIPPED_TAG = "supcam.shipped"  # hash of the code that travels with the model
-RUN_TAG = "supcam.run"  # the run of `mlflow run .` above the one that registered the version
-VALIDATION_TAG = "supcam.data.validation"
-METRIC_TAG = "supcam.validation."  # and the name of a metric on the validation crops
+
+
+class Tag:
+    """Tags of a version."""
+
+    CONTENT = "supcam.content"
+    DATA = "supcam.data"
+    CODE = "supcam.code"
+    SHIPPED = "supcam.shipped"  # hash of the code that travels with the model
+    RUN = "supcam.run"  # the run of `mlflow run .` above the one that registered the version
+    VALIDATION = "supcam.data.validation"
+    METRIC = "supcam.validation."  # and the name of a metric on the validation crops
 
 
 @dataclass(frozen=True)
 class Version:
-    """One registered model version: its number, run, tags and when it was registered (UTC)."""
+    """A registered version of the model: number, run, tags and when it was registered (UTC)."""
 
     number: int
     run_id: str
@@ -49,46 +44,25 @@ class Version:
 
 
 class Registry:
-    """The versions, aliases and record of one registered model.
-
-    Attributes:
-        uri: tracking and registry address.
-        name: name of the registered model.
-        client: the explicit MLflow client.
-    """
+    """The versions, aliases and record of the registered model ``name`` at the address ``uri``."""
 
     def __init__(self, uri: str, name: str = "supcam", *, create: bool = False) -> None:
-        """Open the registry; only ``create`` may make a new database.
-
-        Raises:
-            RegistryError: when there is no database at ``uri``, or the server does not answer.
-        """
+        """Open the registry, see :func:`open_client`; only ``create`` may make a new database."""
         self.uri = uri
         self.name = name
         self.client = open_client(uri, create=create)
 
-    def tags(self) -> dict[str, str]:
-        """Tags of the registered model; empty when nothing was registered yet."""
-        found = self._registered()
-        return dict(found.tags) if found is not None else {}
-
     def aliases(self) -> dict[str, int]:
         """Version by alias, a promotion that was interrupted after its decisive step counted as done."""
         found = self._registered()
-        if found is None:
-            return {}
-        aliases = {name: int(number) for name, number in found.aliases.items()}
+        aliases = {name: int(number) for name, number in found.aliases.items()} if found is not None else {}
         pending = pending_move(found)
         if pending and aliases.get(PRODUCTION) == pending["to"] and pending["from"] is not None:
             aliases[PREVIOUS] = pending["from"]
         return aliases
 
     def version(self, number: int) -> Version:
-        """One version by its number.
-
-        Raises:
-            RegistryError: when there is no such version.
-        """
+        """One version by its number; a RegistryError says which there are when it is not one of them."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -100,20 +74,15 @@ class Registry:
     def versions(self) -> list[Version]:
         """All versions, newest first."""
         found: list[Version] = []
-        token = None
-        while True:
+        token, more = None, True
+        while more:
             page = self.client.search_model_versions(f"name = '{self.name}'", max_results=200, page_token=token)
             found += [_version(item) for item in page]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda item: -item.number)
+            token, more = page.token, bool(page.token)
+        return sorted(found, key=lambda item: -item.number)
 
     def resolve(self, which: str | int) -> Version:
-        """A version by alias or number.
-
-        Raises:
-            RegistryError: when there is no model, no such alias or no such version.
-        """
+        """A version by alias or number; RegistryError when there is no model, no such alias or no such version."""
         if str(which).isdigit():
             return self.version(int(which))
         aliases = self.aliases()
@@ -127,16 +96,8 @@ class Registry:
         known = ", ".join(f"{name} (version {number})" for name, number in sorted(aliases.items())) or "none"
         raise RegistryError(f"model {self.name} has no alias {str(which)!r} in {shown(self.uri)}; it has {known}.")
 
-    def by_content(self, content: str) -> Version | None:
-        """The version that holds this very content, the oldest when there are several."""
-        return next((item for item in reversed(self.versions()) if item.tags.get(CONTENT_TAG) == content), None)
-
-    def package(self, version: Version, into: Path | None = None) -> Path:
-        """Folder of the version's package; a local store is read in place unless ``into`` is given.
-
-        Raises:
-            RegistryError: when the files cannot be fetched.
-        """
+    def package(self, version: Version) -> Path:
+        """Folder of the version's package, a local store read in place; RegistryError when it cannot be fetched."""
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -144,11 +105,8 @@ class Registry:
         try:
             if source.startswith("runs:/"):
                 run_id, _, path = source.removeprefix("runs:/").partition("/")
-                base = self.client.get_run(run_id).info.artifact_uri
-                source = f"{base}/{path}"
-            local = download_artifacts(
-                artifact_uri=source, dst_path=None if into is None else str(into), tracking_uri=self.uri
-            )
+                source = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
+            local = download_artifacts(artifact_uri=source, tracking_uri=self.uri)
         except (MlflowException, OSError) as error:
             raise RegistryError(
                 f"the files of {self.name} version {version.number} cannot be fetched from {source}: {error}. "
@@ -163,8 +121,7 @@ class Registry:
 
     def append(self, event: dict[str, Any]) -> None:
         """Add to the record; the caller holds the lock."""
-        numbered = stamped(event, self.events())
-        keep_whole(self.client, self.name, numbered)
+        numbered = announce(self.client, self.name, event, self.events())
         write_event(self.client, self.name, brief(numbered))
 
     def move_production(self, to: int, event: dict[str, Any]) -> dict[str, Any]:
@@ -172,12 +129,9 @@ class Registry:
 
         What is to happen is written down first and the move of ``production`` decides: interrupted before it,
         everything is as before; interrupted after it, readers see it done and the next writer completes the rest.
-
-        Returns:
-            The event with its number, time and author.
+        Returns the event with its number, time and author.
         """
-        numbered = stamped(event, self.events())
-        keep_whole(self.client, self.name, numbered)
+        numbered = announce(self.client, self.name, event, self.events())
         pending = {"to": to, "from": self.aliases().get(PRODUCTION), "event": brief(numbered)}
         self.client.set_registered_model_tag(self.name, PENDING_TAG, as_text(pending))
         self.client.set_registered_model_alias(self.name, PRODUCTION, str(to))
@@ -186,11 +140,9 @@ class Registry:
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the right to change aliases, on every machine that uses this registry; completes an interrupted move.
+        """Hold the right to change aliases, see :func:`promotion_lock`; completes an interrupted move."""
+        from supcam.registry.lock import promotion_lock
 
-        Raises:
-            Busy: when another process still holds it after ``wait`` seconds.
-        """
         with promotion_lock(self.client, self.uri, self.name, wait):
             self._recover()
             yield
@@ -198,7 +150,7 @@ class Registry:
     def _recover(self) -> None:
         """Complete, or forget, what an interrupted move left; the caller holds the lock."""
         found = self._registered()
-        pending = pending_move(found) if found is not None else None
+        pending = pending_move(found)
         if not pending:
             return
         if _production(found) == pending["to"]:
@@ -208,7 +160,17 @@ class Registry:
         self.client.delete_registered_model_tag(self.name, PENDING_TAG)
 
     def _registered(self) -> "RegisteredModel | None":
-        return registered_model(self.client, self.uri, self.name)
+        """The registered model with its tags and aliases; None when there is none of this name."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise RegistryError(
+                f"the registry {shown(self.uri)} cannot be read: {str(error).rstrip('.')}. Check MLFLOW_TRACKING_URI."
+            ) from None
 
 
 def _production(found: "RegisteredModel | None") -> int | None:

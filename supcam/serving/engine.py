@@ -67,19 +67,12 @@ class Engine:
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supcam-decode")
 
     def canvas(self, source: CropInput) -> NDArray[np.uint8]:
-        """Turn one encoded crop, path or array into the graph's input, shape (1, S, S).
-
-        Raises:
-            ImageError: for anything that is not a crop; the message says what is wrong with it.
-        """
+        """Turn one encoded crop, path or array into the graph's input, (1, S, S); ImageError says why it cannot."""
         return self._square(decode_crop(_as_encoded(source)), self.size)[np.newaxis]
 
     def probabilities(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the graph on (N, 1, S, S) uint8; returns (N, 4), each row sums to 1."""
-        if not len(canvases):
-            return np.empty((0, len(TYPE_LABELS)), dtype=np.float32)
-        result: NDArray[np.float32] = self._session.run(None, {self._input: canvases})[0]
-        return result
+        return np.asarray(self._session.run(None, {self._input: canvases})[0])
 
     def predict(
         self, sources: Sequence[CropInput], *, strict: bool = False
@@ -95,14 +88,12 @@ class Engine:
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
         for start, batch in self._decoded(sources):
-            good: dict[int, NDArray[np.uint8]] = {}
             for row, item in enumerate(batch, start):
-                if not isinstance(item, ImageError):
-                    good[row] = item
-                elif strict:
-                    raise item
-                else:
+                if isinstance(item, ImageError):
+                    if strict:
+                        raise item
                     errors[row] = str(item)
+            good = {row: item for row, item in enumerate(batch, start) if not isinstance(item, ImageError)}
             if good:
                 result[list(good)] = self.probabilities(np.stack(list(good.values())))
         return result, errors
@@ -116,23 +107,20 @@ class Engine:
             "type": [TYPE_LABELS[index] if ok else "" for index, ok in zip(best, read, strict=True)],
             "confidence": confidence.tolist(),
         }
-        for index, name in enumerate(PROBABILITY_COLUMNS):
-            columns[name] = probabilities[:, index].astype(np.float64).tolist()
+        columns |= dict(zip(PROBABILITY_COLUMNS, probabilities.T.astype(np.float64).tolist(), strict=True))
         columns["needs_review"] = (~read | (confidence < self.threshold)).tolist()
         return columns
 
     def _decoded(self, sources: Sequence[CropInput]) -> Iterator[tuple[int, list[NDArray[np.uint8] | ImageError]]]:
         """Decode one batch ahead of the graph, so that both cores work."""
-        starts = range(0, len(sources), self.batch_size)
-        if len(starts) < 2:
-            yield from ((start, self._decode(sources[start : start + self.batch_size])) for start in starts)
+        size = self.batch_size
+        if len(sources) <= size:  # nothing to do ahead, and another thread would only cost time
+            yield 0, self._decode(sources)
             return
-        ahead = self._decoders.submit(self._decode, sources[: self.batch_size])
-        for start in starts:
+        ahead = self._decoders.submit(self._decode, sources[:size])
+        for start in range(0, len(sources), size):
             batch = ahead.result()
-            following = start + self.batch_size
-            if following < len(sources):
-                ahead = self._decoders.submit(self._decode, sources[following : following + self.batch_size])
+            ahead = self._decoders.submit(self._decode, sources[start + size : start + 2 * size])
             yield start, batch
 
     def _decode(self, sources: Iterable[CropInput]) -> list[NDArray[np.uint8] | ImageError]:
@@ -146,14 +134,9 @@ class Engine:
 
 
 def open_session(graph: Path, threads: int | None = None) -> Any:
-    """ONNX Runtime session on the CPU, telemetry off.
+    """ONNX Runtime session on the CPU, telemetry off; PackageError when the graph cannot be loaded.
 
-    Args:
-        graph: The ONNX file.
-        threads: Threads of one run; None takes ``OMP_NUM_THREADS``, else the runtime takes every core.
-
-    Raises:
-        PackageError: when the runtime cannot load the graph.
+    ``threads`` are those of one run; None takes ``OMP_NUM_THREADS``, else the runtime takes every core.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -161,25 +144,17 @@ def open_session(graph: Path, threads: int | None = None) -> Any:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or _threads_of_environment()
+    # The runtime's own pool does not read OMP_NUM_THREADS; 0 is every core.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    options.intra_op_num_threads = threads or (int(asked) if asked.isdecimal() else 0)
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has an exception type for each of its own errors
         raise PackageError(f"{graph} cannot be loaded: {error}. Pull or register the model again.") from None
 
 
-def _threads_of_environment() -> int:
-    """``OMP_NUM_THREADS``, which the runtime's own pool does not read; 0, every core, without it."""
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
-
-
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read ``card.json`` of a package.
-
-    Raises:
-        PackageError: when it is missing, not JSON, or of another format than this version reads.
-    """
+    """``card.json`` of a package; PackageError when it is missing, not JSON, or of another format."""
     path = folder / CARD_FILE
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

@@ -23,7 +23,6 @@ __all__ = [
     "letterbox",
     "native_canvas",
     "read_crop",
-    "without_frame",
 ]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
@@ -55,7 +54,7 @@ def letterbox(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     How much white stands around the foreground changes nothing. Shrinking averages over areas, so thin bridges between
     bodies fade rather than vanish.
     """
-    crop = without_frame(crop)
+    crop = _without_frame(crop)
     height, width = crop.shape
     scale = size / max(height, width)
     if scale == 1:
@@ -70,11 +69,11 @@ def native_canvas(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     Only a larger foreground is shrunk.
     """
-    crop = without_frame(crop)
+    crop = _without_frame(crop)
     return letterbox(crop, size) if max(crop.shape) > size else _centred(crop, size)
 
 
-def without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """View of the smallest box of a crop (H, W) that holds its foreground, v < 250; the whole crop without any."""
     foreground = crop < FOREGROUND
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))

@@ -45,24 +45,26 @@ def averaged_logits(classifier: ClusterClassifier, canvases: Tensor, views: int)
 
 
 def predict_logits(model_state: dict[str, Tensor], crops: CropSet, settings: Settings) -> NDArray[np.float32]:
-    """Logits (N, 4) of one crop set, see ``predict_each``."""
-    return predict_each(model_state, [crops], settings)[0]
-
-
-def predict_each(
-    model_state: dict[str, Tensor], crop_sets: Sequence[CropSet], settings: Settings
-) -> list[NDArray[np.float32]]:
-    """Logits (N, 4) of each crop set, ordered like ``ClusterType``, by one classifier.
-
-    They are the logarithms of probabilities averaged over ``finetune.test_views`` symmetries of the square, so their
-    softmax is that average; the packaged model computes the same.
+    """Logits (N, 4) of one crop set, see ``predict_each``.
 
     Raises:
         UsageError: for weights of another architecture.
     """
+    with reproducible(settings.runtime, settings.runtime.seed):
+        return predict_each(load_classifier(model_state, settings), [crops], settings)[0]
+
+
+def predict_each(
+    classifier: ClusterClassifier, crop_sets: Sequence[CropSet], settings: Settings
+) -> list[NDArray[np.float32]]:
+    """Logits (N, 4) of each crop set, ordered like ``ClusterType``, by one classifier.
+
+    They are the logarithms of probabilities averaged over ``finetune.test_views`` symmetries of the square, so their
+    softmax is that average; the packaged model computes the same. The classifier stays on ``runtime.device``.
+    """
     device = choose_device(settings.runtime)
     with reproducible(settings.runtime, settings.runtime.seed), torch.inference_mode():
-        classifier = channels_last(load_classifier(model_state, settings).to(device))
+        classifier = channels_last(classifier.to(device))
         canvases = (torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale)) for crops in crop_sets)
         logits = [averaged_logits(classifier, each, settings.finetune.test_views) for each in canvases]
         return [each.cpu().numpy().astype(np.float32) for each in logits]

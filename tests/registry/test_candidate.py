@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.cluster_type import TYPE_LABELS
@@ -55,7 +55,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         validation_labels=validation.labels,
     )
     out = package_candidate(
-        state,
+        load_classifier(state, SETTINGS),
         SETTINGS,
         tmp_path_factory.mktemp("candidate") / "package",
         manifest=pd.concat([validation.frame, test.frame], ignore_index=True),
@@ -93,6 +93,7 @@ def test_package_answers_as_torch_does(packaged: tuple[Path, dict[str, torch.Ten
     assert np.abs(got - expected).max() < 1e-4
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0.01, 1.0), st.integers(0, 1000))
 def test_threshold_answers_at_least_the_wanted_share(count: int, coverage: float, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supcam.registry.client import load_production
-from supcam.registry.registration import requirements, save_served
+from supcam.registry.registration import REQUIREMENTS, save_served
 from tests.registry.conftest import drawn_crops
 from tests.registry.test_servers import encoded, post
 from tests.support.scoring import request_body, server
@@ -68,7 +68,7 @@ def test_recipe_names_what_there_is(recipe: Recipe, context: Path, tmp_path: Pat
     copied(recipe, context, tmp_path / "root")
     installed = option(shlex.split(said["RUN"]), "--requirement")
     lines = (tmp_path / "root" / installed.lstrip("/")).read_text(encoding="utf-8").splitlines()
-    assert sorted(lines) == sorted(requirements())
+    assert sorted(lines) == sorted(REQUIREMENTS)
     serve = command(recipe, "CMD")
     assert serve[:3] == ["mlflow", "models", "serve"]
     assert (tmp_path / "root" / option(serve, "--model-uri").lstrip("/") / "MLmodel").is_file()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -274,6 +275,7 @@ def test_unreadable_production_falls_back_to_the_floors() -> None:
     assert (rule.passed, rule.note) == (None, "version 1 in production cannot be read, so the floors decide")
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=80),
     st.sampled_from(["macro_sensitivity", "accuracy"]),
