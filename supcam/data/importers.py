@@ -166,7 +166,7 @@ def _take(
         report.unchanged += 1
         return []
     decoded = read_crop(content)
-    row["height"], row["width"] = decoded.image.shape
+    row["height"], row["width"] = decoded.shape
     report.notes.update(decoded.notes)
     _copy(content, out / source.name / crop.path)
     return [row]

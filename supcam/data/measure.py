@@ -10,11 +10,11 @@ from scipy import fft, ndimage
 
 from supcam.data.groups import connected, merged
 from supcam.progress import Progress
-from supcam.serving.images import DecodedCrop, ImageError, border_of, letterbox, read_crop
+from supcam.serving.gate import WITHOUT_TYPE, picture_reasons
+from supcam.serving.images import FOREGROUND, ImageError, Reading, border_of, letterbox, read_crop
 
 OK = "ok"
 
-_HALO_LEVEL = 250
 _BODY_LEVEL = 240
 # Components of fewer pixels are dust, not bodies.
 _SPECK = 20
@@ -25,7 +25,16 @@ _BLOCK = 256
 
 _NUMBERS = ("short_side", "long_side", "background", "foreground", "components", "darkest", "contrast", "focus")
 # Facts of a crop that cannot be read.
-_UNKNOWN = {"problem": OK, "bytes": OK, "size": OK, "pixels": "", "notes": "", **dict.fromkeys(_NUMBERS, np.nan)}
+_UNKNOWN = {
+    "problem": OK,
+    "bytes": OK,
+    "size": OK,
+    "pixels": "",
+    "notes": "",
+    "not_a_crop": "",
+    "doubtful": "",
+    **dict.fromkeys(_NUMBERS, np.nan),
+}
 
 
 def measure_crops(
@@ -38,8 +47,9 @@ def measure_crops(
     all 0 if unreadable.
 
     The columns: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
-    (hash of the decoded picture), ``notes`` (what reading had to change), sides in pixels, ``background`` and
-    ``darkest`` (grey levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
+    (hash of the picture as read), ``notes`` (what reading had to change), ``not_a_crop`` and ``doubtful`` (the reasons
+    for which a prediction would have no type, or go to review), sides in pixels, ``background`` and ``darkest`` (grey
+    levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
     The numbers of a crop that cannot be read are not a number.
     """
     rows = []
@@ -89,7 +99,7 @@ def _measure(
         return {"problem": f"cannot be opened: {error.strerror}"}, 0.0
     except ImageError as error:
         return {"problem": str(error).removeprefix("image ")}, 0.0
-    digest, shape = hashlib.sha256(content).hexdigest(), decoded.image.shape
+    digest, shape = hashlib.sha256(content).hexdigest(), decoded.shape
     recorded = {
         "bytes": OK if digest == sha256 else f"sha256 {digest[:12]}",
         "size": OK if shape == (height, width) else f"{shape[1]} x {shape[0]}",
@@ -97,9 +107,10 @@ def _measure(
     return recorded | _look(decoded), _describe(decoded.image)
 
 
-def _look(decoded: DecodedCrop) -> dict[str, object]:
+def _look(decoded: Reading) -> dict[str, object]:
     image = decoded.image
-    halo = image < _HALO_LEVEL
+    reasons = picture_reasons(decoded.measurements)
+    halo = image < FOREGROUND
     labels, _ = ndimage.label(halo, structure=_EIGHT)
     sizes = np.bincount(labels.ravel())[1:]
     inside = image[halo].astype(np.float32)
@@ -108,8 +119,10 @@ def _look(decoded: DecodedCrop) -> dict[str, object]:
     return {
         "pixels": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(),
         "notes": "; ".join(decoded.notes),
-        "short_side": float(min(image.shape)),
-        "long_side": float(max(image.shape)),
+        "not_a_crop": "; ".join(reason for reason in reasons if reason in WITHOUT_TYPE),
+        "doubtful": "; ".join(reason for reason in reasons if reason not in WITHOUT_TYPE),
+        "short_side": float(min(decoded.shape)),
+        "long_side": float(max(decoded.shape)),
         "background": float(np.percentile(border_of(image), 90)),
         "foreground": float(halo.mean()),
         "components": float((sizes >= _SPECK).sum()),

@@ -73,6 +73,8 @@ def data_rules(settings: ValidateSettings) -> tuple[list[DataRule], list[DataRul
         DataRule("components", "components", "Look whether the crop holds more than one body.", "warn", low=1, high=1),
         DataRule("contrast", "contrast_deviation", "Look at the crop.", "warn", high=settings.outlier_range),
         DataRule("focus", "focus_deviation", "Look whether the crop is blurred.", "warn", high=settings.outlier_range),
+        DataRule("not_a_crop", "not_a_crop", "Cut out the crops, or leave it out.", among=[""]),
+        DataRule("doubtful", "doubtful", "Look whether it is one crop, whole, with grey values.", "warn", among=[""]),
         DataRule("normalised", "notes", "Look whether the crop still shows what it should.", "warn", among=[""]),
         DataRule("exact_duplicate", "same_picture", _DUPLICATE, "warn", among=[""]),
         DataRule("label_conflict", "conflict", "Decide which type is correct and give both that one.", among=[""]),

@@ -21,7 +21,14 @@ from supcam.serving.engine import ANSWER_COLUMNS, verify_package
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
 _LOADER = "serving.served"
 # What a model needs to predict, no training package among it.
-REQUIREMENTS = ["mlflow-skinny>=3.13", "onnxruntime>=1.20", "numpy>=2.0", "pandas>=2.2", "pillow>=11.0"]
+REQUIREMENTS = [
+    "mlflow-skinny>=3.13",
+    "onnxruntime>=1.20",
+    "numpy>=2.0",
+    "pandas>=2.2",
+    "pillow>=11.0",
+    "tifffile>=2024.8",
+]
 _REGISTRATION_WAIT = 120.0  # seconds
 _DESCRIPTION = "Type of chromosome cluster: instance, touching, overlapping, or both."
 

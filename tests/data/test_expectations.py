@@ -92,7 +92,7 @@ def test_manifest_edited_by_hand(data: Path, column: str, value: object, rule: s
     ("image", "rule"),
     [
         (np.full((40, 36), 255, dtype=np.uint8), "foreground"),
-        (np.full((40, 36), 90, dtype=np.uint8), "background"),
+        (np.full((40, 36), 90, dtype=np.uint8), "not_a_crop"),
         (draw_crop(0, 6, 6), "short_side"),
         (np.pad(draw_crop(0), 1100, constant_values=255), "long_side"),
         (np.hstack([draw_crop(0), draw_crop(5)]), "components"),
@@ -126,7 +126,8 @@ def test_corrupt_and_missing_files_stop(own: Path) -> None:
     report = validate_crops(frame, own, STRICT)
     assert failed(report) == {"readable": 2}
     with pytest.raises(
-        GateRefused, match=r"(?s)line 2 lab/instance.*no image in it.*line 3.*missing.*git checkout -- data\.dvc"
+        GateRefused,
+        match=r"(?s)line 2 lab/instance.*not an image of a known.*line 3.*missing.*git checkout -- data\.dvc",
     ):
         require_passed(report, own.parent / "validation.json")
     assert not json.loads((own.parent / "validation.json").read_text())["passed"]
@@ -289,7 +290,7 @@ def test_composites_pass_and_each_fault_is_found(composed: tuple[pd.DataFrame, p
     (out / "crops" / "1.png").write_bytes(encode(draw_crop(70, 60, 9)))
     assert "short_side" in judge(rows)
     (out / "crops" / "0.png").write_bytes(encode(np.zeros((600, 500), dtype=np.uint8)))
-    assert {"background", "intensity", "long_side", "bytes_unchanged", "size_as_recorded"} <= set(judge(rows))
+    assert {"intensity", "long_side", "bytes_unchanged", "size_as_recorded"} <= set(judge(rows))
 
 
 def test_nothing_is_written_outside_and_nobody_is_called(data: Path, tmp_path: Path) -> None:

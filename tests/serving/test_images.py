@@ -1,4 +1,4 @@
-"""The one decoder: every form crops come in, and every form they are refused in."""
+"""Reading as a whole: decoded and on white, or refused; and the two squares a crop becomes."""
 
 import io
 import zipfile
@@ -35,38 +35,8 @@ def test_lossless_grey_is_unchanged(kind: str, tmp_path: Path) -> None:
     assert read_crop(path).notes == ()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "LA", "YCbCr", "I;16", "F", "I"])
-def test_every_mode_gives_the_same_grey(mode: str) -> None:
-    grey = Image.fromarray(CROP)
-    if mode == "I;16":
-        picture = Image.fromarray(CROP.astype(np.uint16) * 257)
-    elif mode == "I":
-        picture = Image.fromarray(CROP.astype(np.int32) * 257)
-    elif mode == "F":
-        picture = Image.fromarray(CROP.astype(np.float32) / 255)
-    else:
-        picture = grey.convert("RGB").convert(mode) if mode in {"CMYK", "YCbCr"} else grey.convert(mode)
-    decoded = read_crop(encode(picture, "TIFF"))
-    assert np.abs(decoded.image.astype(int) - CROP).max() <= 1
-    assert len(decoded.notes) == 1
-
-
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
-def test_depth_of_the_camera_is_recognised(bits: int) -> None:
-    deep = np.round(CROP / 255 * (2**bits - 1)).astype(np.uint16)
-    decoded = read_crop(encode(Image.fromarray(deep), "PNG"))
-    assert np.array_equal(decoded.image, CROP)
-    assert decoded.notes == (f"{bits}-bit grey scaled to 8 bits",)
-
-
 def test_jpeg_stays_close() -> None:
     assert np.abs(decode_crop(encode(CROP, "JPEG", quality=95)).astype(int) - CROP).mean() < 4
-
-
-def test_transparent_background_is_white() -> None:
-    alpha = Image.fromarray(np.where(CROP == 255, 0, 255).astype(np.uint8))
-    picture = Image.merge("LA", (Image.fromarray(np.where(CROP == 255, 0, CROP).astype(np.uint8)), alpha))
-    assert np.array_equal(decode_crop(encode(picture)), CROP)
 
 
 def test_dark_background_is_inverted_with_a_note() -> None:
@@ -83,16 +53,20 @@ def test_grey_background_is_stretched_with_a_note() -> None:
     assert decoded.notes == ("grey background 220 stretched to 255",)
 
 
-@pytest.mark.parametrize("paper", [100, 127])
-def test_paper_darker_than_half_is_not_stretched(paper: int) -> None:
-    """Below 128 the edge is more likely a body that fills the crop than paper: stretching would make bodies white."""
-    crop = np.full((40, 40), paper, dtype=np.uint8)
-    crop[10:30, 10:30] = 60
-    decoded = read_crop(encode(crop))
-    assert np.array_equal(decoded.image, crop)
-    assert decoded.notes == ()
-    brighter = read_crop(encode(np.where(crop == paper, np.uint8(128), crop)))
-    assert brighter.notes == ("grey background 128 stretched to 255",)
+@pytest.mark.parametrize("paper", [100, 127, 128])
+def test_paper_darker_than_half_is_stretched_too(paper: int) -> None:
+    """What the rim of the body is nearer to is paper, however dark."""
+    grey = (CROP.astype(float) * paper / 255).round().astype(np.uint8)
+    decoded = read_crop(encode(grey))
+    assert np.abs(decoded.image.astype(int) - CROP).max() <= 2
+    assert decoded.notes == (f"grey background {paper} stretched to 255",)
+
+
+def test_notes_of_decoding_come_before_those_of_the_paper() -> None:
+    deep = np.round((255 - CROP) / 255 * 4095).astype(np.uint16)
+    decoded = read_crop(encode(Image.fromarray(deep), "PNG"))
+    assert np.array_equal(decoded.image, CROP)
+    assert decoded.notes == ("16-bit values (12 bits in use) scaled to 8 bits", "dark background inverted")
 
 
 def test_exif_rotation_is_applied() -> None:
@@ -104,11 +78,12 @@ def test_exif_rotation_is_applied() -> None:
     assert decoded.notes == ("rotated upright as its EXIF entry says",)
 
 
-def test_first_page_of_a_tiff() -> None:
-    other = Image.fromarray(draw_crop(2))
-    decoded = read_crop(encode(CROP, "TIFF", save_all=True, append_images=[other]))
-    assert np.array_equal(decoded.image, CROP)
-    assert decoded.notes == ("first of several pages used",)
+def test_a_page_of_a_stack_is_read_when_named() -> None:
+    other = draw_crop(2)
+    stack = encode(CROP, "TIFF", save_all=True, append_images=[Image.fromarray(other)])
+    with pytest.raises(ImageError, match="stack of 2 planes"):
+        read_crop(stack)
+    assert np.array_equal(decode_crop(stack, page=2), other)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "BMP"])
@@ -139,13 +114,15 @@ def test_other_bytes_behind_the_image_are_left_unread(kind: str, behind: bytes) 
 def test_a_mark_of_an_archive_in_the_pixels_is_not_an_archive() -> None:
     """A BMP holds its pixels as they are: they may spell the end mark of a zip file."""
     spelt = CROP.copy()
-    spelt[5, :4] = list(b"PK\x05\x06")
+    row, column = np.argwhere(CROP < 128)[len(CROP) // 2]  # in the body: beside it they would be dirt
+    spelt[row, column : column + 4] = list(b"PK\x05\x06")
     assert np.array_equal(decode_crop(encode(spelt, "BMP")), spelt)
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("PNG", {}), ("BMP", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {}),
+     ("GIF", {}), ("WEBP", {"lossless": True}),
      ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("TIFF", {"big_tiff": True})],
 )  # fmt: skip
 def test_a_cut_file_is_refused_or_has_all_its_pixels(kind: str, options: dict[str, object]) -> None:
@@ -169,7 +146,7 @@ def test_absurd_sides_are_refused(shape: tuple[int, int]) -> None:
 
 
 def test_other_formats_are_refused() -> None:
-    for content in (encode(CROP, "GIF"), b"%PDF-1.4", b"not an image", b""):
+    for content in (encode(CROP, "ICO"), b"%PDF-1.4", b"not an image", b""):
         with pytest.raises(ImageError):
             decode_crop(content)
 
@@ -180,15 +157,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         decode_crop(encode(np.full((side, side), 255, dtype=np.uint8), "PNG"))
 
 
-def test_negative_pixels_are_refused() -> None:
-    with pytest.raises(ImageError, match="negative or undefined"):
-        decode_crop(encode(Image.fromarray(np.full((9, 9), np.nan, dtype=np.float32)), "TIFF"))
-
-
 def test_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"nothing")
-    with pytest.raises(ImageError, match=r"broken\.png cannot be read"):
+    with pytest.raises(ImageError, match=r"broken\.png is text, not a picture"):
         decode_crop(path)
     with pytest.raises(ImageError, match=r"absent\.png cannot be opened"):
         decode_crop(tmp_path / "absent.png")
@@ -233,7 +205,7 @@ def test_shrinking_averages_over_areas() -> None:
 
 
 def test_suffixes_are_lower_case() -> None:
-    assert {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"} == IMAGE_SUFFIXES
+    assert {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"} == IMAGE_SUFFIXES
 
 
 def test_no_real_crop_is_altered(shared_data: Path) -> None:

@@ -1,0 +1,117 @@
+"""From stored numbers to grey 0-255: how deep the values of a picture are, and what its colours are worth as grey."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Grey = NDArray[np.float32] | NDArray[np.uint8]
+
+# Depths that cameras and programs save. Of several that fit, the smallest is meant.
+_DEPTHS = (8, 10, 12, 14, 15, 16, 20, 24, 32, 64)
+_NEARLY_FULL = 0.99
+_OFFSET = 32768  # Olympus ScanR and others save signed 16 bits as unsigned: black lies here
+
+
+class LevelsError(ValueError):
+    """The values of a picture have no known black or white; the message ends a sentence that begins with its name."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A picture (H, W) with black 0 and full scale 255, NaN where nothing was stored, and what was done for it."""
+
+    values: Grey
+    notes: tuple[str, ...] = ()
+
+
+def scaled_grey(values: NDArray[Any]) -> Scaled:
+    """Bring grey values (H, W) of any number type to black 0 and full scale 255; 8-bit values stay as they are.
+
+    Full scale is that of the smallest usual depth that holds the values, a few hot pixels aside. Signed integers are
+    taken as unsigned ones moved down by half their depth.
+
+    Raises:
+        LevelsError: for values below 0 in floating point, where black is not known, and for no values at all.
+    """
+    if values.dtype == np.uint8:
+        return Scaled(values)
+    if values.dtype == np.bool_:
+        return Scaled(values.astype(np.uint8) * np.uint8(255), ("1 bit turned to grey",))
+    bits = values.dtype.itemsize * 8
+    if values.dtype.kind == "f":
+        return _scaled_fractions(values.astype(np.float64 if bits == 64 else np.float32), bits)
+    low, high = _robust_range(values)
+    black, word = 0, ""
+    half = next((depth for depth in _DEPTHS if high < 2 ** (depth - 1)), 64)
+    # White that lies where half a depth ends is the white of a whole depth moved down.
+    moved_down = values.dtype.kind == "i" and high > _NEARLY_FULL * 2 ** (half - 1) and half in (8, 10, 12, 14, 16)
+    if low < 0 or bits == 8 or moved_down:
+        depth = next(depth for depth in _DEPTHS if -(2 ** (depth - 1)) <= low and high < 2 ** (depth - 1))
+        black, word = -(2 ** (depth - 1)), "signed "
+    elif low >= _OFFSET and high < _OFFSET + 2**14:
+        depth = next(depth for depth in _DEPTHS if high - _OFFSET < 2**depth)
+        black, word = _OFFSET, f"above {_OFFSET}, "
+    else:
+        depth = 16 if bits == 16 and _is_spread(values) else next(depth for depth in _DEPTHS if high < 2**depth)
+    grey = (values.astype(np.float64 if bits > 16 else np.float32) - black) * (255 / (2**depth - 1))
+    note = f"{bits}-bit values ({word}{depth} bits in use) scaled to 8 bits"
+    return Scaled(np.clip(grey, 0, 255).astype(np.float32), (note,))
+
+
+def _is_spread(values: NDArray[Any]) -> bool:
+    """Whether eight or twelve bits were moved up to fill sixteen: all values are then multiples of 257, 256 or 16."""
+    common = int(np.gcd.reduce(values, axis=None))
+    return common > 0 and (common % 257 == 0 or (common >= 16 and common & (common - 1) == 0))
+
+
+def _scaled_fractions(values: NDArray[Any], bits: int) -> Scaled:
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise LevelsError("holds no numbers (all NaN). Export it again.")
+    low, high = _robust_range(values[finite])
+    if low < -0.01 * max(high, 1e-6):
+        raise LevelsError(f"has values down to {low:.3g}: which of them is black is not known. Save 8 or 16 bits.")
+    # Two per cent above a full scale are rounding and sharpening.
+    full = next((full for full in (1, *(2**depth - 1 for depth in _DEPTHS)) if high <= full * 1.02), high)
+    grey = np.where(finite, np.clip(values * (255 / full), 0, 255), np.nan).astype(np.float32)
+    return Scaled(grey, (f"{bits}-bit fractions (full scale {full:g}) scaled to 8 bits",))
+
+
+def _robust_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Darkest and brightest value but for a few dead and hot pixels: one in a thousand, and two at least."""
+    flat = values.ravel()
+    few = min(max(2, flat.size // 1000), (flat.size - 1) // 2)
+    ordered = np.partition(flat, (few, flat.size - 1 - few))
+    return ordered[few].item(), ordered[-1 - few].item()
+
+
+def grey_of_colour(colour: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    """One plane of the same number type for (H, W, 3), and what it is.
+
+    Dyes that shine on a dark ground keep their brightest channel: blue is nearly black to the eye. Anything else gets
+    the usual luma (ITU-R BT.601).
+    """
+    first = colour[..., 0]
+    if np.array_equal(first, colour[..., 1]) and np.array_equal(first, colour[..., 2]):
+        return first, ""
+    if _shines(colour):
+        return colour.max(axis=2), "colours on dark ground: brightest channel taken"
+    if colour.dtype == np.uint8:
+        return np.asarray(Image.fromarray(colour).convert("L")), "colours turned to grey"
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float64)
+    luma = colour @ weights
+    return luma if colour.dtype.kind == "f" else np.rint(luma).astype(colour.dtype), "colours turned to grey"
+
+
+def _shines(colour: NDArray[Any]) -> bool:
+    """Whether the ground is dark and what is bright has a colour."""
+    step = max(1, int(np.sqrt(colour.shape[0] * colour.shape[1] / 40_000)))
+    sample = colour[::step, ::step].reshape(-1, 3).astype(np.float64)
+    top = sample.max(axis=1)
+    dark, bright = np.percentile(top, (15, 95))
+    shining = sample[top >= bright]
+    saturation = (shining.max(axis=1) - shining.min(axis=1)) / np.maximum(shining.max(axis=1), 1e-12)
+    return bool(dark < 0.3 * bright and np.median(saturation) > 0.3)
