@@ -1,13 +1,11 @@
-"""What determines a result, by name, and the key under which work that has the same is kept and gone on with."""
+"""Everything that determines a result, by name, and the key under which the result is kept."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
-from supcam.settings import NO_EFFECT, Settings
+from supcam.settings import Settings, without_effect
 
 # Training reads `compose` only where it composes by itself; else the hash of the composed crops stands for it.
 _TRAINING = ("runtime", "input", "model", "compose.on_the_fly")
@@ -19,16 +17,6 @@ READS: dict[str, tuple[str, ...]] = {
     "forest": ("runtime.seed", "runtime.threads"),
 }
 """Sections and settings that each kind of work reads: the stages that keep state, and the models of an experiment."""
-
-
-def without_effect(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Names of the settings that are marked, where they are declared, as changing no result."""
-    for key, field in model.model_fields.items():
-        name = f"{prefix}{field.alias or key}"
-        if NO_EFFECT in field.metadata:
-            yield name
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from without_effect(field.annotation, f"{name}.")
 
 
 def identity(settings: Settings, work: str, content: Mapping[str, Any]) -> dict[str, str]:

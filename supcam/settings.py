@@ -1,6 +1,7 @@
 """Settings of every stage, read from ``params.yaml`` and checked before any work starts."""
 
 import re
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ class _NoEffect(Enum):
     NO_EFFECT = "changes no result"
 
 
-# Marks a setting that changes no result: checkpoints, studies and cells made with another value of it still count.
+# Marks a setting that changes no result: checkpoints, studies and jobs made with another value of it still count.
 NO_EFFECT = _NoEffect.NO_EFFECT
 
 
@@ -400,6 +401,16 @@ class Settings(Section):
             if allowed is not None:
                 raise SettingError(f"tune.space.{name}", list(bounds), allowed)
         return self
+
+
+def without_effect(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Names of the settings that are marked, where they are declared, as changing no result."""
+    for key, field in model.model_fields.items():
+        name = f"{prefix}{field.alias or key}"
+        if NO_EFFECT in field.metadata:
+            yield name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from without_effect(field.annotation, f"{name}.")
 
 
 # Numbers of the section pretrain that a study may search; margin, temperature and epochs have settings of their own.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from supcam.errors import SettingError, UsageError
-from supcam.identity import READS, without_effect
-from supcam.settings import Settings, parse_settings
+from supcam.identity import READS
+from supcam.settings import Settings, parse_settings, without_effect
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
 from supcam.evaluation.repeats import METRICS
-from supcam.identity import without_effect
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.registry.card import CalibrationCard, DataCard, InputCard, Metric, ModelCard, ReviewCard
 from supcam.registry.package import package_model
-from supcam.settings import Settings
+from supcam.settings import Settings, without_effect
 from supcam.tracking import package_versions
 
 _SECTIONS = ("profile", "runtime", "input", "model", "split", "compose", "pretrain", "finetune")
