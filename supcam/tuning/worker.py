@@ -66,7 +66,6 @@ def work(task: WorkerTask) -> None:
 
 def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Run) -> None:
     """Run one claimed trial and record how it ended, in the study first and then in its tracked run."""
-    from optuna.exceptions import StorageInternalError
     from optuna.trial import TrialState
 
     slot = trial.user_attrs["slot"]
@@ -80,7 +79,7 @@ def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Ru
             _measure(study, trial, lambda: task.objective(point, TrialWatch(state_dir, trial, task.storage, run)), run)
     except BaseException:
         # Given back: it is no fault of the trial, which the next worker repeats.
-        with contextlib.suppress(StorageInternalError):
+        with contextlib.suppress(Exception):  # a storage that is away, or was interrupted in a statement
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
     shutil.rmtree(state_dir, ignore_errors=True)
