@@ -21,6 +21,7 @@ FLOORS = {
     "supcam.processes": 1,
     "supcam.progress": 1,
     "supcam.settings": 1,
+    "supcam.workers": 1,
     "supcam.tracking": 1,
     "supcam.serving": 1.5,
     "supcam.data": 2,

@@ -1,16 +1,14 @@
 """Worker processes for composition: each holds what it composes from once, and none outlives the process it serves."""
 
-import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, TypeVar
 
 from supcam.errors import SupcamError
+from supcam.workers import worker_pool
 
 Shared = TypeVar("Shared")
 Job = TypeVar("Job")
@@ -24,9 +22,7 @@ class Workers(Generic[Shared]):
     """
 
     def __init__(self, shared: Shared, count: int) -> None:
-        # Not forked: a parent may hold threads (trackers, torch) whose locks a fork would copy in any state.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(shared,))
+        self._pool = worker_pool(count, _start, shared)
 
     def submit(self, function: Callable[[Shared, Job], Result], jobs: Iterable[Job]) -> deque[Future[Result]]:
         """Start on the jobs; ``results`` waits for them."""
@@ -73,14 +69,6 @@ def _start(shared: object) -> None:
     global _shared
     _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _call(function: Callable[[Any, Job], Result], job: Job) -> Result:

@@ -11,7 +11,7 @@ import yaml
 from supcam.errors import SupcamError
 from supcam.files import replaced_file, write_text
 from supcam.tuning.objective import Point
-from supcam.tuning.slots import result_of, slots_of
+from supcam.tuning.slots import decided
 from supcam.tuning.tracked import STATES
 
 _HEADER = "# Found by the stage tune; later stages use these instead of pretrain.margin and pretrain.temperature.\n"
@@ -50,7 +50,7 @@ class TuneResult:
 
     def write(self, out: Path) -> None:
         """Write ``best_params.yaml``, ``trials.csv`` and the pictures, the same bytes for the same trials."""
-        best = {name: value if isinstance(value, int) else round(value, 6) for name, value in self.best.values.items()}
+        best = {name: round(value, 6) for name, value in self.best.values.items()}  # a whole number stays one
         write_text(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
         write_text(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
         for name in PICTURES:
@@ -63,22 +63,18 @@ def collect(study: Any, target: int) -> TuneResult:
     Raises:
         SupcamError: when none is finished.
     """
-    rows = []
     names = space_of(study)
-    slots = slots_of(study.get_trials(deepcopy=False))
-    for slot in range(target):
-        decided = result_of(slots.get(slot, []))
-        if decided is not None:
-            rows.append(
-                {
-                    "trial": slot,
-                    "state": STATES[decided.state.name][0],
-                    **{name: decided.user_attrs[name] for name in names},
-                    "value": decided.value if decided.state.name == "COMPLETE" else None,
-                    "reports": len(decided.intermediate_values),
-                    "error": decided.user_attrs.get("error", "").partition("\n")[0],
-                }
-            )
+    rows = [
+        {
+            "trial": trial.user_attrs["slot"],
+            "state": STATES[trial.state.name][0],
+            **{name: trial.user_attrs[name] for name in names},
+            "value": trial.value if trial.state.name == "COMPLETE" else None,
+            "reports": len(trial.intermediate_values),
+            "error": trial.user_attrs.get("error", "").partition("\n")[0],
+        }
+        for trial in decided(study, target)
+    ]
     trials = pd.DataFrame(rows).astype({"value": "float64"}) if rows else pd.DataFrame({"state": []})
     finished = trials[trials["state"] == "finished"]
     if finished.empty:
@@ -87,16 +83,10 @@ def collect(study: Any, target: int) -> TuneResult:
             f"none of {target} trials of study {study.study_name!r} finished: {reasons}. "
             "Correct the cause, then name a new study (tune.study) or change a setting, and run again."
         )
-    at = int(finished["value"].to_numpy().argmax())
-    best = {name: finished[name].iloc[at].item() for name in names}
-    baseline = finished.loc[finished["trial"] == 0, "value"].tolist()
-    return TuneResult(
-        Point(best.pop("margin"), best.pop("temperature"), best),
-        float(finished["value"].iloc[at]),
-        baseline[0] if baseline else None,
-        trials,
-        study,
-    )
+    values = finished.set_index("trial")["value"]
+    best = {name: finished[name].iloc[int(values.to_numpy().argmax())].item() for name in names}
+    point = Point(best.pop("margin"), best.pop("temperature"), best)
+    return TuneResult(point, float(values.max()), values.get(0), trials, study)
 
 
 def space_of(study: Any) -> list[str]:

@@ -1,12 +1,13 @@
 """The trials of a study as numbered slots, each decided exactly once by any number of workers and machines.
 
-Optuna supplies the queue, the states and the heartbeat. Its own loop, ``study.optimize`` with ``MaxTrialsCallback``,
-cannot give an exact number: the callback counts after a trial, when each of n workers may have begun one more. Here a
-slot is handed out under a lock instead.
+Optuna supplies the queue, the states and the heartbeat. Its own loop, ``study.optimize``, does not serve: with
+``MaxTrialsCallback`` it counts after a trial, when each of n workers may have begun one more; SIGTERM leaves its trial
+open; and where the storage fails while a trial is recorded, it raises an UnboundLocalError (5.0).
+``RetryFailedTrialCallback`` puts a lost trial behind those that wait, and loses it when its process is killed in
+between. Here a slot is handed out under a lock instead.
 """
 
 import contextlib
-import json
 import os
 import platform
 import warnings
@@ -19,8 +20,6 @@ import psutil
 from supcam.settings import TUNABLE, Settings, is_whole
 from supcam.tuning.objective import Point
 from supcam.tuning.storage import exclusive, search_space
-
-_CLOCK_STEP = 60.0  # seconds by which a corrected clock may move the start that a living process seems to have
 
 
 def slots_of(trials: list[Any]) -> dict[int, list[Any]]:
@@ -37,19 +36,15 @@ def is_decided(frozen: Any) -> bool:
     return bool(failed_itself or frozen.state.name in ("COMPLETE", "PRUNED"))
 
 
-def result_of(attempts: list[Any]) -> Any | None:
-    """The attempt that decides a slot; None while there is none."""
-    return next((frozen for frozen in attempts if is_decided(frozen)), None)
-
-
-def unfinished(study: Any, target: int) -> list[int]:
-    """Slots below the target that no attempt has decided."""
+def decided(study: Any, target: int) -> list[Any]:
+    """The attempts that decide a slot below the target, in the order of slots."""
     slots = slots_of(study.get_trials(deepcopy=False))
-    return [slot for slot in range(target) if result_of(slots.get(slot, [])) is None]
+    found = (next(filter(is_decided, slots.get(slot, [])), None) for slot in range(target))
+    return [frozen for frozen in found if frozen is not None]
 
 
-def claim(study: Any, storage: str, settings: Settings) -> Any | None:
-    """Take the first slot that is free or whose worker was lost; None when there is nothing to take (now).
+def claim(study: Any, storage: str, settings: Settings) -> tuple[Any, Point] | None:
+    """Take the first slot that is free or whose worker was lost, with its point; None when there is none (now).
 
     A lost attempt is repeated at the same point. The first slot is the null baseline.
     """
@@ -57,27 +52,54 @@ def claim(study: Any, storage: str, settings: Settings) -> Any | None:
         warnings.simplefilter("ignore")  # asking outside of Optuna's own loop
         _give_back_lost(study)
         trials = study.get_trials(deepcopy=False)
-        slots = slots_of(trials)
-        # Left by a process that died between putting it there and taking it: Optuna would hand it out first.
-        waiting = [int(frozen.user_attrs["slot"]) for frozen in trials if frozen.state.name == "WAITING"]
-        slot = waiting[0] if waiting else _first_free(slots, settings.tune.trials)
+        # Left by a worker that was killed between putting it there and taking it: Optuna would hand it out first.
+        slot = next((int(frozen.user_attrs["slot"]) for frozen in trials if frozen.state.name == "WAITING"), None)
         if slot is None:
-            return None
-        if not waiting:
-            point = _fixed(slots.get(slot, []), slot, settings)
-            study.enqueue_trial(point, user_attrs={"slot": slot, "owner": owner()})
+            slots = slots_of(trials)
+            slot = next((n for n in range(settings.tune.trials) if all(map(_is_free, slots.get(n, [])))), None)
+            if slot is None:
+                return None
+            study.enqueue_trial(_fixed(slots.get(slot, []), slot, settings), user_attrs={"slot": slot})
         study.sampler = sampler(settings, slot)
         trial = study.ask()
-        trial.set_user_attr("owner", owner())
+        trial.set_user_attr("owner", f"{_machine()} {os.getpid()}")
         trial.storage.record_heartbeat(trial._trial_id)
-    return trial
+        return trial, _point_of(trial, settings)
 
 
-def _first_free(slots: Mapping[int, list[Any]], target: int) -> int | None:
-    for slot in range(target):
-        if not any(is_decided(frozen) or frozen.state.name == "RUNNING" for frozen in slots.get(slot, [])):
-            return slot
-    return None
+def _give_back_lost(study: Any) -> None:
+    """Fail the running trials that nobody works on; without an error of its own, their slot is free again."""
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.storages.fail_stale_trials(study)
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # Without a point its worker was killed while it held the lock, maybe before the first heartbeat, without which
+        # Optuna waits forever.
+        if "margin" not in frozen.user_attrs or is_lost(frozen.user_attrs["owner"]):
+            study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def is_lost(owner: str) -> bool:
+    """Whether the owner of a running trial is a process of this machine that has ended, or this one.
+
+    At once, where the heartbeat takes a minute: later points depend on a trial's result, and a study whose only worker
+    was killed shall sample the points that it would have sampled whole. A worker looks only between its trials: one of
+    its own that still runs lost its storage on the way. Where another process has its number, the heartbeat decides.
+    """
+    machine, _, number = owner.rpartition(" ")
+    return machine == _machine() and (int(number) == os.getpid() or not psutil.pid_exists(int(number)))
+
+
+def _machine() -> str:
+    # Containers may share the name of their host, but not its process numbers.
+    with contextlib.suppress(OSError):
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
+
+
+def _is_free(frozen: Any) -> bool:
+    return frozen.state.is_finished() and not is_decided(frozen)
 
 
 def _fixed(attempts: list[Any], slot: int, settings: Settings) -> dict[str, float]:
@@ -99,8 +121,8 @@ def _inside(values: Mapping[str, float], settings: Settings) -> dict[str, float]
     return {name: value for name, value in values.items() if space[name][0] <= value <= space[name][1]}
 
 
-def point_of(trial: Any, settings: Settings) -> Point:
-    """The point a claimed trial stands for; the baseline may lie outside of the space and then is no sample of it."""
+def _point_of(trial: Any, settings: Settings) -> Point:
+    """The point a trial stands for; the baseline may lie outside of the space and then is no sample of it."""
     space = search_space(settings)
     values: dict[str, float] = _baseline(settings) if int(trial.user_attrs["slot"]) == 0 else {}
     for name in _inside(values, settings) if values else space:
@@ -128,44 +150,3 @@ def sampler(settings: Settings, slot: int) -> Any:
         warn_independent_sampling=False,
         constant_liar=True,  # so that workers do not all try the same best guess
     )
-
-
-def _give_back_lost(study: Any) -> None:
-    """Fail the running trials that nobody works on; without an error of its own, their slot is free again."""
-    import optuna
-    from optuna.trial import TrialState
-
-    optuna.storages.fail_stale_trials(study)
-    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_lost(frozen):
-            study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-def owner() -> str:
-    """This process, distinct from a later one with the same number, on a machine distinct from others."""
-    return json.dumps([_machine(), os.getpid(), psutil.Process().create_time()])
-
-
-def _machine() -> str:
-    # Containers may share the name of their host, but not its process numbers.
-    with contextlib.suppress(OSError):
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
-    return platform.node()
-
-
-def is_lost(frozen: Any) -> bool:
-    """Whether a running trial belongs to a process of this machine that has ended, or to this one.
-
-    At once, where the heartbeat takes a minute: later points depend on a trial's result, and a study whose only worker
-    was killed shall sample the points that it would have sampled whole. A worker looks only between its trials: one of
-    its own that still runs lost its storage on the way.
-    """
-    machine, number, started = json.loads(frozen.user_attrs["owner"])
-    if machine != _machine() or number == os.getpid():
-        return bool(machine == _machine())
-    try:
-        process = psutil.Process(number)
-        # Rather taken for alive: then the heartbeat decides. Taken for dead, its trial would be run twice.
-        return bool(process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - started) > _CLOCK_STEP)
-    except psutil.NoSuchProcess:
-        return True

@@ -15,7 +15,7 @@ from supcam.errors import SettingError, SupcamError
 from supcam.settings import Settings
 
 HEARTBEAT = 10  # seconds
-GRACE = 60  # seconds without heartbeat after which a trial of another machine counts as lost
+GRACE = 60  # seconds without heartbeat after which a trial counts as lost
 PATIENCE = 60  # seconds to wait for an sqlite file that someone else has locked
 
 
@@ -96,11 +96,10 @@ def _check_same(study: Any, space: str, key: str) -> None:
     if known != space:
         has = f"has {known}" if known else "holds trials of another program"
         allowed = f"a study with the space {space}; this one {has}"
-    elif made_of != key:
-        allowed = f"a study of these crops, code and settings ({key}); this one is of others ({made_of})"
     else:
-        return
-    raise SettingError("tune.study", study.study_name, allowed, "Choose another name.")
+        allowed = f"a study of these crops, code and settings ({key}); this one is of others ({made_of})"
+    if (known, made_of) != (space, key):
+        raise SettingError("tune.study", study.study_name, allowed, "Choose another name.")
 
 
 def search_space(settings: Settings) -> dict[str, list[float]]:

@@ -9,9 +9,9 @@ from supcam.settings import Settings
 from supcam.tracking import Run
 from supcam.tuning.objective import Objective, TrainingObjective
 from supcam.tuning.result import TuneResult, collect, space_of
-from supcam.tuning.slots import unfinished
+from supcam.tuning.slots import decided
 from supcam.tuning.storage import open_study, storage_errors
-from supcam.tuning.team import Team
+from supcam.tuning.team import work_together
 from supcam.tuning.tracked import complete_runs
 from supcam.tuning.worker import WorkerTask, work
 
@@ -65,9 +65,9 @@ def tune(
     )
     study = open_study(storage, task.study_name, settings, study_name)
     with storage_errors(storage):
-        workers = min(settings.tune.workers, len(unfinished(study, settings.tune.trials)))
+        workers = min(settings.tune.workers, settings.tune.trials - len(decided(study, settings.tune.trials)))
         if workers > 1:
-            Team(task, workers).work()
+            work_together(task, workers)
         elif workers == 1:
             work(task)
         if run is not None:

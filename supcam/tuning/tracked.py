@@ -32,13 +32,18 @@ def complete_runs(study: Any, run: Run, coordinates: list[str]) -> None:
                 _record(trial, added, coordinates)
 
 
+def end_run(run: Run, outcome: str, error: str | None = None) -> None:
+    """End the run of a trial with its true status: one of ``STATES``, or ``LOST`` for a trial that is repeated."""
+    state, status = STATES.get(outcome, ("lost", "KILLED"))
+    run.set_tags({"supcam.trial.state": state})
+    run.finish(status, error)
+
+
 def _record(trial: Any, run: Run, coordinates: list[str]) -> None:
-    state, status = STATES[trial.state.name] if is_decided(trial) else ("lost", "KILLED")
     run.log_params({name: trial.user_attrs[name] for name in coordinates if name in trial.user_attrs})
     run.log_params({"baseline": trial.user_attrs["slot"] == 0})
     for step, value in trial.intermediate_values.items():
         run.log({"intermediate": value}, step)
     if trial.state.name == "COMPLETE":
         run.log({"value": trial.value})
-    run.set_tags({"supcam.trial.state": state})
-    run.finish(status, trial.user_attrs.get("error"))
+    end_run(run, trial.state.name if is_decided(trial) else "LOST", trial.user_attrs.get("error"))

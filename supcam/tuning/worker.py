@@ -1,10 +1,11 @@
-"""One worker: takes slots of a study until every slot is decided, each trial a tracked run with its true status."""
+"""One worker: runs trials of a study until every slot is decided, each trial a tracked run with its true status."""
 
 import contextlib
 import math
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from supcam.settings import Settings
 from supcam.tracking import Run, UntrackedRun
 from supcam.tuning import storage
 from supcam.tuning.objective import Objective, Point
-from supcam.tuning.slots import claim, point_of, unfinished
+from supcam.tuning.slots import claim, decided
 from supcam.tuning.storage import StorageLost, open_study, storage_errors
+from supcam.tuning.tracked import end_run
 
 _POLL = 1.0  # seconds between two looks at the trials of other workers
 
@@ -45,7 +47,7 @@ class WorkerTask:
 
 
 def work(task: WorkerTask) -> None:
-    """Take and run trials until all are decided, waiting for those that other workers still run.
+    """Run trials until all are decided, waiting for those that other workers still run.
 
     Raises:
         UsageError: for a mistake of the user that would fail every trial; the trial is given back.
@@ -54,12 +56,62 @@ def work(task: WorkerTask) -> None:
     study = open_study(task.storage, task.study_name, task.settings, task.key)
     above = Run.attach(*task.above) if task.above else UntrackedRun(Path())
     with closing(above), storage_errors(task.storage):
-        while unfinished(study, task.settings.tune.trials):
-            trial = claim(study, task.storage, task.settings)
-            if trial is None:
-                threading.Event().wait(_POLL)
+        while len(decided(study, task.settings.tune.trials)) < task.settings.tune.trials:
+            claimed = claim(study, task.storage, task.settings)
+            if claimed is None:
+                time.sleep(_POLL)
             else:
-                run_trial(study, trial, task, above)
+                _run_trial(study, *claimed, task, above)
+
+
+def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Run) -> None:
+    """Run one claimed trial and record how it ended, in the study first and then in its tracked run."""
+    from optuna.trial import TrialState
+
+    slot = trial.user_attrs["slot"]
+    state_dir = task.state_dir / f"trial_{slot}"
+    tags = {"supcam.trial": slot, "supcam.trial.attempt": trial.number}
+    try:
+        with _heartbeat(trial), above.child(f"trial {slot}", tags) as run:
+            if run.run_id:  # empty where the store was away: the study adds a run at its end
+                trial.set_user_attr("run_id", run.run_id)
+            run.log_params({**point.values, "baseline": slot == 0})
+            _measure(study, trial, lambda: task.objective(point, TrialWatch(state_dir, trial, task.storage, run)), run)
+    except BaseException:
+        # Given back: it is no fault of the trial, which the next worker repeats.
+        with contextlib.suppress(Exception):  # a storage that is away, or was interrupted in a statement
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        raise
+    shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _measure(study: Any, trial: Any, objective: Callable[[], float], run: Run) -> None:
+    import optuna
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    try:
+        value = float(objective())
+        if not math.isfinite(value):
+            raise SupcamError(f"the value of the trial is {value}, not a finite number")
+    except optuna.TrialPruned as pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        end_run(run, "PRUNED", str(pruned))
+    except UpdateFinishedTrialError:
+        # This process slept longer than the grace period, and another worker repeats the trial.
+        end_run(run, "LOST", "taken over by another worker")
+    except (UsageError, StorageLost, KeyboardInterrupt, SystemExit):
+        run.set_tags({"supcam.trial.state": "lost"})
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        trial.set_user_attr("error", text[:2000])
+        study.tell(trial, state=TrialState.FAIL)
+        end_run(run, "FAIL", text)
+    else:
+        study.tell(trial, value, skip_if_finished=True)
+        run.log({"value": value})
+        end_run(run, "COMPLETE")
 
 
 class TrialWatch:
@@ -69,9 +121,8 @@ class TrialWatch:
         state_dir: Folder for checkpoints, of the slot: a repeated trial goes on from those of the attempt before.
     """
 
-    def __init__(self, trial: Any, task: WorkerTask, run: Run) -> None:
-        self._trial, self._task, self._run, self._step = trial, task, run, 0
-        self.state_dir = task.state_dir / f"trial_{trial.user_attrs['slot']}"
+    def __init__(self, state_dir: Path, trial: Any, storage: str, run: Run) -> None:
+        self.state_dir, self._trial, self._storage, self._run, self._step = state_dir, trial, storage, run, 0
 
     def report(self, value: float) -> None:
         """Pass on an intermediate value.
@@ -82,7 +133,7 @@ class TrialWatch:
         """
         import optuna
 
-        with storage_errors(self._task.storage):
+        with storage_errors(self._storage):
             self._trial.report(value, self._step)
             # The baseline is what every other trial is compared with: it always runs to its end.
             poor = self._trial.user_attrs["slot"] > 0 and self._trial.should_prune()
@@ -96,62 +147,9 @@ class TrialWatch:
         self._run.log(metrics, step)
 
 
-def run_trial(study: Any, trial: Any, task: WorkerTask, above: Run) -> None:
-    """Run one claimed trial and record how it ended, in the study first and then in its tracked run."""
-    import optuna
-    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
-    point = point_of(trial, task.settings)
-    with _child(above, trial, point) as run, _heartbeat(trial):
-        watch = TrialWatch(trial, task, run)
-        try:
-            value = float(task.objective(point, watch))
-            if not math.isfinite(value):
-                raise SupcamError(f"the value of the trial is {value}, not a finite number")
-        except optuna.TrialPruned as pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-            _end(run, "KILLED", "pruned", str(pruned))
-        except UpdateFinishedTrialError:
-            # This process slept longer than the grace period, and another worker repeats the trial.
-            _end(run, "KILLED", "lost", "taken over by another worker")
-            return
-        except (UsageError, StorageLost, KeyboardInterrupt, SystemExit):
-            # Given back: it is no fault of the trial, which the next worker repeats.
-            with contextlib.suppress(StorageInternalError):
-                study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            run.set_tags({"supcam.trial.state": "lost"})
-            raise
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            trial.set_user_attr("error", text[:2000])
-            study.tell(trial, state=TrialState.FAIL)
-            _end(run, "FAILED", "failed", text)
-        else:
-            study.tell(trial, value, skip_if_finished=True)
-            run.log({"value": value})
-            _end(run, "FINISHED", "finished", None)
-    shutil.rmtree(watch.state_dir, ignore_errors=True)
-
-
-@contextmanager
-def _child(above: Run, trial: Any, point: Point) -> Iterator[Run]:
-    slot = trial.user_attrs["slot"]
-    with above.child(f"trial {slot}", {"supcam.trial": slot, "supcam.trial.attempt": trial.number}) as run:
-        if run.run_id:  # empty for a run that is not tracked: where the store was away, the study adds one at its end
-            trial.set_user_attr("run_id", run.run_id)
-        run.log_params({**point.values, "baseline": slot == 0})
-        yield run
-
-
-def _end(run: Run, status: str, state: str, error: str | None) -> None:
-    run.set_tags({"supcam.trial.state": state})
-    run.finish(status, error)
-
-
 @contextmanager
 def _heartbeat(trial: Any) -> Iterator[None]:
-    """Say regularly that the trial is worked on. Optuna's own thread ends at the first answer that fails to come."""
+    """Record regularly that the trial is worked on; Optuna's thread ends at the first answer that fails to come."""
     stop = threading.Event()
 
     def beat() -> None:
