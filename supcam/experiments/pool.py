@@ -1,16 +1,14 @@
 """Running jobs that are not finished, one after the other or in worker processes."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from supcam.errors import SupcamError, UsageError
 from supcam.experiments.jobs import Job, JobContext, run_job, track_kept
 from supcam.progress import Progress
+from supcam.workers import ended_on_error, worker_pool
 
 
 @dataclass
@@ -56,24 +54,18 @@ def _outcomes(jobs: Sequence[Job], context: JobContext, workers: int) -> Iterato
         for job in jobs:
             yield job, _attempt(job, context)
         return
-    # Not forked: torch's threads do not survive it.
-    spawn = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), spawn, initializer=_start_worker, initargs=(context,))
+    pool = worker_pool(min(workers, max(len(jobs), 1)), _start_worker, context)
     try:
-        waiting = {pool.submit(_attempt, job): job for job in jobs}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        # Not waited for after an error: each job goes on from its last epoch when the table is run again.
+        with ended_on_error():
+            waiting = {pool.submit(_attempt, job): job for job in jobs}
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
     except BrokenProcessPool:
         raise SupcamError(
             f"one of {workers} workers was ended from outside, most likely for want of memory. Take fewer workers "
             "and run it again: finished jobs are kept."
         ) from None
-    except BaseException:
-        # Not waited for: each job goes on from its last epoch when the table is run again.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -82,17 +74,9 @@ _shared: JobContext  # in a worker process: the context, sent once and not with 
 
 
 def _start_worker(context: JobContext) -> None:
-    """Take what all jobs share, and end when the process that started this one is killed."""
+    """Take what all jobs share."""
     global _shared
     _shared = context
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # from a thread nothing less ends a process that trains
 
 
 def _attempt(job: Job, context: JobContext | None = None) -> str | None:

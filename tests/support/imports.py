@@ -20,6 +20,7 @@ CANNOT_CHANGE_A_RESULT = (
     "supcam/stages/stage.py",
     "supcam/stages/workspace.py",
     "supcam/tracking",
+    "supcam/workers.py",
 )
 
 
