@@ -1,5 +1,6 @@
 """The report of an evaluation as one HTML page that needs no other file, and everything it shows as JSON."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,11 +44,13 @@ class Judged:
     Attributes:
         name: The name of the model on the page.
         probabilities: (N, 4), each row sums to 1.
+        reasons: Of N crops, why each would go to review, or "".
         seen: Crops that trained or tuned the model.
     """
 
     name: str
     probabilities: NDArray[np.floating[Any]]
+    reasons: Sequence[str] = ()
     seen: int = 0
 
 
@@ -82,6 +85,13 @@ def write_report(
     first = evaluations[0]
     first.metrics["model"] = judged[0].name
     first.metrics["notes"] = [*notes, *first.metrics["notes"]]
+    if judged[0].reasons:
+        first.predictions["reason"] = list(judged[0].reasons)
+        held = Counter(reason for text in judged[0].reasons if text for reason in text.split("; "))
+        listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
+        flagged = sum(map(bool, judged[0].reasons))
+        first.metrics["notes"] += [f"{flagged} of {len(crops)} crops would go to review: {listed}"] if flagged else []
+        first.metrics["reasons"] = dict(held)
     for one in judged:
         if one.seen:
             note = f"{one.seen} of {len(crops)} crops trained or tuned {one.name}: its metrics are too good"
