@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
-from supcam.cli.options import CasePattern, TypeMap, read_map
+from supcam.cli.options import CasePattern, Page, TypeMap, read_map
 from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
@@ -35,6 +35,7 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Start from scratch instead of adding.")] = False,
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
+    page: Page = None,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -47,6 +48,7 @@ def import_(
             replace=replace,
             type_map=read_map(type_map),
             case_pattern=case_pattern,
+            page=page,
             progress=progress,
         )
     for line in report.lines():

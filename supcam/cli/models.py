@@ -9,6 +9,7 @@ import pandas as pd
 import typer
 
 from supcam import tracking
+from supcam.cli.options import Page
 from supcam.cli.tables import print_table
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash, read_manifest
@@ -23,8 +24,6 @@ from supcam.settings import PromoteSettings, load_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
-
-Page = Annotated[int | None, typer.Option(help="Plane of files that hold a stack, from 1.", min=1)]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import tifffile
 
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.labels import LabelledCrop, SourceLabels, label_source
@@ -16,6 +18,7 @@ from supcam.data.sources import ImportSource, is_licence, open_source
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
+from supcam.serving.decoding import decode_plane
 from supcam.serving.images import ImageError, read_crop
 
 _SHOWN = 20
@@ -78,11 +81,13 @@ def import_sources(
     replace: bool = False,
     type_map: Mapping[str, str] | None = None,
     case_pattern: str | None = None,
+    page: int | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
 
-    Original bytes are copied to ``crops/<source>/<path below the source>``. The new folder is built beside ``into``
+    Original bytes are copied to ``crops/<source>/<path below the source>``; of files that hold a stack only the plane
+    ``page`` (from 1), as a TIFF, so that later readers need not know of it. The new folder is built beside ``into``
     and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
 
     Raises:
@@ -102,7 +107,7 @@ def import_sources(
         with build_folder(into) as built:
             if before is not None:
                 link_tree(into / "crops", built / "crops")
-            frame = _take_all(opened, built, before, report, type_map, case_pattern, progress)
+            frame = _take_all(opened, built, before, report, type_map, case_pattern, page, progress)
             write_manifest(frame, built / MANIFEST)
             report.total = len(frame)
             report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
@@ -120,6 +125,7 @@ def _take_all(
     report: ImportReport,
     type_map: Mapping[str, str] | None,
     case_pattern: str | None,
+    page: int | None,
     progress: Progress | None,
 ) -> pd.DataFrame:
     refused: dict[str, str] = {}
@@ -142,7 +148,7 @@ def _take_all(
         for row in labels.crops:
             done += 1
             try:
-                fresh += _take(source, row, built, known, report)
+                fresh += _take(source, row, built, known, report, page)
             except (ImageError, UsageError) as error:
                 refused[f"{source.name}/{row.path}"] = str(error).removeprefix("image ")
             if progress:
@@ -163,9 +169,12 @@ def _take(
     built: Path,
     known: Mapping[Hashable, Mapping[Hashable, object]],
     report: ImportReport,
+    page: int | None,
 ) -> list[dict[str, object]]:
     """Read, check and copy one crop; an empty list when the very same crop is there already."""
     content = source.read(row.path)
+    if page is not None:
+        content = _page_alone(content, page, report)
     digest = hashlib.sha256(content).hexdigest()
     crop_id = f"{source.name}/{row.path}"
     if crop_id in known:
@@ -178,6 +187,18 @@ def _take(
     _copy(content, built / "crops" / source.name / row.path)
     values = (crop_id, f"crops/{crop_id}", row.type, row.case_id, source.name, digest, width, height, row.certain)
     return [{**dict(zip(COLUMNS, values, strict=True)), **row.extra}]
+
+
+def _page_alone(content: bytes, page: int, report: ImportReport) -> bytes:
+    """One plane of a stack as a TIFF of its own, black 0 to full scale 255; a single picture as it is."""
+    plane = decode_plane(content, page=page)
+    chosen = [note for note in plane.notes if note.startswith(f"plane {page} of ")]
+    if not chosen:
+        return content
+    report.notes.update(chosen)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, plane.values, photometric="minisblack", metadata=None, software=False)
+    return stream.getvalue()
 
 
 def _copy(content: bytes, target: Path) -> None:
