@@ -57,6 +57,7 @@ def predict(
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:
         typer.echo(table, nl=False)
+        typer.echo(answers.summary(), err=True)
     elif output is not None:
         write_text(output, table)
         typer.echo(f"{answers.summary()}: {output}")
@@ -66,7 +67,7 @@ def predict(
         confidence = [f"{value:.3f}" if pd.notna(value) else "" for value in frame["confidence"]]
         shown = {"path": paths_shown, "type": frame["type"], "confidence": confidence, "reason": frame["reason"]}
         print_table(pd.DataFrame(shown))
-        typer.echo(answers.summary(), err=True)
+        typer.echo(answers.summary())
     for row in frame[frame["error"] != ""].itertuples():
         typer.echo(f"error: {row.path}: {row.error}", err=True)
     raise typer.Exit(1 if answers.failed else 0)

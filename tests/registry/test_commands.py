@@ -53,13 +53,16 @@ def test_predict_prints_a_table_or_the_whole_answer(project: Path, call: Call) -
     code, out, err = call("predict", "crops")
     assert (code, err) == (0, "")
     assert "confidence" in out and "p_instance" not in out
+    assert "4 images, 0 failed, 4 need review (no grey values 4" in out  # drawn bars
     (project / "crops" / "bad, broken.png").write_bytes(b"none")
     code, out, err = call("predict", "crops", "--output", "-")
     table = pd.read_csv(io.StringIO(out))
     assert code == 1 and "bad, broken.png" in err
     assert list(table.columns) == [
-        "path", "type", "confidence", "p_instance", "p_touching", "p_overlapping", "p_touching_overlapping", "error",
+        "path", "type", "confidence", "p_instance", "p_touching", "p_overlapping", "p_touching_overlapping",
+        "needs_review", "reason", "error",
     ]  # fmt: skip
+    assert "5 images, 1 failed" in err and table["reason"].str.contains("unreadable").sum() == 1
     assert len(table) == 5 and table["error"].notna().sum() == 1
     assert call("predict", "crops", "--output", "all.csv")[0] == 1
     assert (project / "all.csv").read_text(encoding="utf-8") == out
