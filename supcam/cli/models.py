@@ -56,7 +56,7 @@ def predict(
     frame = answers.frame
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:
-        typer.echo(table, nl=False)
+        typer.echo(table.encode(), nl=False)  # UTF-8, whatever the terminal's own encoding
         typer.echo(answers.summary(), err=True)
     elif output is not None:
         write_text(output, table)
@@ -86,7 +86,8 @@ def explain(
     answer = explanation.explain(crop, package, _training_crops(package))
     explanation.draw(answer, output)
     alone = "" if answer.neighbours else "; no crop that trained this model is available, so no similar one is shown"
-    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}{alone}")
+    doubt = f" (needs review: {answer.reason})" if answer.reason else ""
+    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}{doubt}: {output}{alone}")
 
 
 def _training_crops(package: Path) -> CropSet | None:

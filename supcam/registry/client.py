@@ -98,7 +98,7 @@ class FilePredictions:
     """Answers for files and folders.
 
     Attributes:
-        frame: one row an image: path (absolute), the answer, error ("" when it was read).
+        frame: one row an image: path (absolute; bytes that are not UTF-8 as \\xNN), the answer, error ("" when read).
         ignored: files in folders that were left out, counted by suffix, or as hidden files or linked folders.
         counts: crops by the folder they were routed to.
     """
@@ -181,7 +181,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], *, page: int | No
 
 def _answers(predictor: Predictor, files: Mapping[Path, ImageError | None], page: int | None) -> pd.DataFrame:
     answers = predictor.predict([error or path for path, error in files.items()], errors="row", page=page)
-    answers.insert(0, "path", [str(path) for path in files])
+    answers.insert(0, "path", [shown_path(path) for path in files])
     return answers
 
 
@@ -209,7 +209,7 @@ def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int 
                 continue
             target = _free_name(folder / name, path)
             shutil.copy2(path, target)
-            routed.append(str(target.relative_to(folder)))
+            routed.append(shown_path(target.relative_to(folder)))
         frame["routed_to"] = routed
         frame.to_csv(folder / "predictions.csv", index=False)
     return FilePredictions(frame, ignored, {name: int((folders == name).sum()) for name in names})

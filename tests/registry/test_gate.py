@@ -115,3 +115,13 @@ def test_route_copies_no_target_of_a_link_out_of_the_folder(predictor: Predictor
     where = dict(zip((Path(path).name for path in written["path"]), written["routed_to"], strict=True))
     assert where["link.png"] == where["pipe.png"] == ""
     assert "reason" in written and routed.failed == 2
+
+
+def test_names_that_are_not_utf8_are_answered(predictor: Predictor, tmp_path: Path) -> None:
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    (folder / os.fsdecode(b"M\xfcller.png")).write_bytes(encode(CROP))
+    routed = route(predictor, [folder], tmp_path / "sorted")
+    assert routed.frame["path"][0].endswith(r"M\xfcller.png")
+    assert routed.frame["error"][0] == ""
+    assert len(list((tmp_path / "sorted").rglob("M*.png"))) == 1
