@@ -20,6 +20,7 @@ from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.store import PRODUCTION, Registry
+from supcam.serving.gate import WITHOUT_TYPE
 from supcam.settings import PromoteSettings, load_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
@@ -68,8 +69,8 @@ def predict(
         shown = {"path": paths_shown, "type": frame["type"], "confidence": confidence, "reason": frame["reason"]}
         print_table(pd.DataFrame(shown))
         typer.echo(answers.summary())
-    for row in frame[frame["error"] != ""].itertuples():
-        typer.echo(f"error: {row.path}: {row.error}", err=True)
+    for error in frame.loc[frame["error"] != "", "error"]:
+        typer.echo(f"error: {error}", err=True)  # it begins with the path
     raise typer.Exit(1 if answers.failed else 0)
 
 
@@ -86,8 +87,11 @@ def explain(
     answer = explanation.explain(crop, package, _training_crops(package))
     explanation.draw(answer, output)
     alone = "" if answer.neighbours else "; no crop that trained this model is available, so no similar one is shown"
-    doubt = f" (needs review: {answer.reason})" if answer.reason else ""
-    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}{doubt}: {output}{alone}")
+    found = f"{answer.type.label}, probability {answer.probabilities.max():.3f}"
+    if answer.reason:
+        no_crop = WITHOUT_TYPE.intersection(answer.reason.split("; "))
+        found = f"no type ({answer.reason})" if no_crop else f"{found} (needs review: {answer.reason})"
+    typer.echo(f"{crop}: {found}: {output}{alone}")
 
 
 def _training_crops(package: Path) -> CropSet | None:

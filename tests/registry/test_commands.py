@@ -68,6 +68,19 @@ def test_predict_prints_a_table_or_the_whole_answer(project: Path, call: Call) -
     assert (project / "all.csv").read_text(encoding="utf-8") == out
 
 
+def test_a_terminal_of_another_encoding_gets_every_name(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(project / "crops" / "0.png", project / "crops" / "\u67d3.png")
+    for options, written in (([], b"\\u67d3.png"), (["--output", "-"], "\u67d3.png".encode())):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["supcam", "predict", "crops", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        stream.flush()
+        assert ended.value.code in (0, None)
+        assert written in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
 def test_route_and_pull(project: Path, call: Call) -> None:
     code, out, _ = call("route", "crops", "--into", "sorted")
     assert code == 0 and "review" in out and (project / "sorted" / "predictions.csv").is_file()
