@@ -1,5 +1,6 @@
 """Entry point of the `supcam` command: its groups of commands, and how errors end it."""
 
+import io
 import sys
 
 import typer
@@ -28,6 +29,9 @@ for group in (data, models, evaluation, experiments, project):
 def main() -> None:
     """Run the command; a mistake of the user ends with one line on stderr and the exit code of the design."""
     tracking.quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding gets \u6c49 for a name, not an end
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (SupcamError, OSError) as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
-from supcam.cli.options import CasePattern, TypeMap, read_map
+from supcam.cli.options import CasePattern, Page, TypeMap, read_map
 from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
@@ -35,6 +35,7 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Start from scratch instead of adding.")] = False,
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
+    page: Page = None,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -42,7 +43,13 @@ def import_(
     target, kinds = into or tracking.project_root() / "data", read_map(type_map)
     with progress_bar("import") as progress:
         report = import_sources(
-            sources, target, replace=replace, type_map=kinds, case_pattern=case_pattern, progress=progress
+            sources,
+            target,
+            replace=replace,
+            type_map=kinds,
+            case_pattern=case_pattern,
+            page=page,
+            progress=progress,
         )
     for line in report.lines():
         typer.echo(line)

@@ -84,7 +84,7 @@ def evaluate(
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
     crops, notes = _labelled(data, type_map, case_pattern)
-    judged = [Judged(one.origin, one.probabilities(crops.images), _seen(one, crops.frame)) for one in predictors]
+    judged = [Judged(one.origin, *one.judge(crops.images), _seen(one, crops.frame)) for one in predictors]
     metrics = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes).metrics
     for note in metrics["notes"]:
         typer.echo(f"note: {note}", err=True)

@@ -9,6 +9,7 @@ import pandas as pd
 import typer
 
 from supcam import tracking
+from supcam.cli.options import Page
 from supcam.cli.tables import print_table
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash, read_manifest
@@ -19,6 +20,7 @@ from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.store import PRODUCTION, Registry
+from supcam.serving.gate import WITHOUT_TYPE
 from supcam.settings import PromoteSettings, load_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
@@ -38,30 +40,37 @@ def predict(
         Path | None, typer.Option(help="CSV file with all columns, - for standard output; default: a short table.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
+    page: Page = None,
 ) -> None:
-    """Print the type of each crop. A bad image is a row with an error; the exit code is then 1."""
+    """Print the type of each crop. A bad image is a row with an error; the exit code is then 1.
+
+    What is no crop has no type; the column reason says why, and why other crops need review.
+    """
     piped = output == Path("-")
     if output is not None and not piped:
         _refuse_output(output)
     predictor = load_production(model)
     if limit is not None:
-        files, _ = client.image_files(paths)
+        files = list(client.image_files(paths)[0])
         paths = files[:: max(1, len(files) // limit)][:limit]
-    answers = client.predict_files(predictor, paths)
-    frame = answers.frame.drop(columns="needs_review", errors="ignore")
+    answers = client.predict_files(predictor, paths, page=page)
+    frame = answers.frame
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:
-        typer.echo(table, nl=False)
+        typer.echo(table.encode(), nl=False)  # UTF-8, whatever the terminal's own encoding
+        typer.echo(answers.summary(), err=True)
     elif output is not None:
         write_text(output, table)
-        typer.echo(f"{len(frame)} images, {answers.failed} failed, {answers.ignored} other files ignored: {output}")
+        typer.echo(f"{answers.summary()}: {output}")
     else:
         # What fits into a line, paths below the working directory in their short form.
         paths_shown = [path.removeprefix(f"{Path.cwd()}{os.sep}") for path in frame["path"]]
         confidence = [f"{value:.3f}" if pd.notna(value) else "" for value in frame["confidence"]]
-        print_table(pd.DataFrame({"path": paths_shown, "type": frame["type"], "confidence": confidence}))
-    for row in frame[frame["error"] != ""].itertuples():
-        typer.echo(f"error: {row.path}: {row.error}", err=True)
+        shown = {"path": paths_shown, "type": frame["type"], "confidence": confidence, "reason": frame["reason"]}
+        print_table(pd.DataFrame(shown))
+        typer.echo(answers.summary())
+    for error in frame.loc[frame["error"] != "", "error"]:
+        typer.echo(f"error: {error}", err=True)  # it begins with the path
     raise typer.Exit(1 if answers.failed else 0)
 
 
@@ -78,7 +87,11 @@ def explain(
     answer = explanation.explain(crop, package, _training_crops(package))
     explanation.draw(answer, output)
     alone = "" if answer.neighbours else "; no crop that trained this model is available, so no similar one is shown"
-    typer.echo(f"{crop}: {answer.type.label}, probability {answer.probabilities.max():.3f}: {output}{alone}")
+    found = f"{answer.type.label}, probability {answer.probabilities.max():.3f}"
+    if answer.reason:
+        no_crop = WITHOUT_TYPE.intersection(answer.reason.split("; "))
+        found = f"no type ({answer.reason})" if no_crop else f"{found} (needs review: {answer.reason})"
+    typer.echo(f"{crop}: {found}: {output}{alone}")
 
 
 def _training_crops(package: Path) -> CropSet | None:
@@ -99,11 +112,12 @@ def route(
     paths: Paths,
     into: Annotated[Path, typer.Option(help="New folder: one folder per type, doubtful crops in review/.")],
     model: Model = PRODUCTION_URI,
+    page: Page = None,
 ) -> None:
     """Sort crops into a folder per type for downstream segmentation."""
-    routed = client.route(load_production(model), paths, into)
+    routed = client.route(load_production(model), paths, into, page=page)
     counts = ", ".join(f"{count} {name}" for name, count in routed.counts.items())
-    typer.echo(f"{into}: {counts}; {routed.ignored} other files ignored")
+    typer.echo(f"{into}: {counts}; {routed.summary()}")
     raise typer.Exit(1 if routed.failed else 0)
 
 

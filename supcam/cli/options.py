@@ -11,6 +11,7 @@ TypeMap = Annotated[str | None, typer.Option("--map", help="Types of numeric fol
 CasePattern = Annotated[
     str | None, typer.Option(help="Regular expression that finds the case in a path, by a group (?P<case>...).")
 ]
+Page = Annotated[int | None, typer.Option(help="Plane of files that hold a stack, from 1.", min=1)]
 
 
 def read_map(text: str | None) -> dict[str, str] | None:

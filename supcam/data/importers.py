@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import tifffile
 
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.labels import LabelledCrop, label_source
@@ -16,6 +18,7 @@ from supcam.data.sources import ImportSource, is_licence, open_source
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
+from supcam.serving.decoding import decode_plane
 from supcam.serving.images import ImageError, read_crop
 
 _SHOWN = 20
@@ -76,11 +79,13 @@ def import_sources(
     replace: bool = False,
     type_map: Mapping[str, str] | None = None,
     case_pattern: str | None = None,
+    page: int | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
 
-    Original bytes go to ``crops/<source>/<path below the source>``. The new folder is built beside ``into``
+    Original bytes go to ``crops/<source>/<path below the source>``; of files that hold a stack only the plane
+    ``page`` (from 1), as a TIFF, so that later readers need not know of it. The new folder is built beside ``into``
     and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
 
     Raises:
@@ -101,7 +106,7 @@ def import_sources(
             if before is not None:
                 link_tree(into / "crops", built / "crops")
             labelled = [(source, label_source(source, type_map, case_pattern)) for source in opened]
-            fresh = _take_all(labelled, built / "crops", before, report, progress)
+            fresh = _take_all(labelled, built / "crops", before, report, page, progress)
             frame = pd.concat([*([] if before is None else [before]), *fresh], ignore_index=True)
             extra = [name for name in frame.columns if name not in COLUMNS]
             frame[extra] = frame[extra].fillna("")
@@ -120,6 +125,7 @@ def _take_all(
     out: Path,
     before: pd.DataFrame | None,
     report: ImportReport,
+    page: int | None,
     progress: Progress | None,
 ) -> list[pd.DataFrame]:
     """Copy what is new of every source below ``out``; its rows, as one table or none."""
@@ -136,7 +142,7 @@ def _take_all(
         for crop in crops:
             done += 1
             try:
-                fresh += _take(source, crop, out, known, report)
+                fresh += _take(source, crop, out, known, report, page)
             except (ImageError, UsageError) as error:
                 source.refused[crop.path] = str(error).removeprefix("image ")
             if progress:
@@ -154,9 +160,12 @@ def _take(
     out: Path,
     known: Mapping[Hashable, Mapping[Hashable, object]],
     report: ImportReport,
+    page: int | None,
 ) -> list[dict[str, object]]:
     """Read, check and copy one crop: its row of the manifest, or none when the very same crop is there already."""
     content, crop_id = source.read(crop.path), f"{source.name}/{crop.path}"
+    if page is not None:
+        content = _page_alone(content, page, report)
     digest = hashlib.sha256(content).hexdigest()
     # The sides are known only when the crop is decoded.
     values = (crop_id, f"crops/{crop_id}", crop.type, crop.case_id, source.name, digest, 0, 0, crop.certain)
@@ -170,6 +179,18 @@ def _take(
     report.notes.update(decoded.notes)
     _copy(content, out / source.name / crop.path)
     return [row]
+
+
+def _page_alone(content: bytes, page: int, report: ImportReport) -> bytes:
+    """One plane of a stack as a TIFF of its own, black 0 to full scale 255; a single picture as it is."""
+    plane = decode_plane(content, page=page)
+    chosen = [note for note in plane.notes if note.startswith(f"plane {page} of ")]
+    if not chosen:
+        return content
+    report.notes.update(chosen)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, plane.values, photometric="minisblack", metadata=None, software=False)
+    return stream.getvalue()
 
 
 def _copy(content: bytes, target: Path) -> None:

@@ -1,5 +1,6 @@
 """The report of an evaluation as one HTML page that needs no other file, and everything it shows as JSON."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,10 +39,18 @@ _LEAST_LOG = -80.0  # stands for the logarithm of a probability of 0, which is n
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers (N, 4) of a model, each row's sum 1, its name on the page, and how many crops trained or tuned it."""
+    """Answers of one model to the crops of a report.
+
+    Attributes:
+        name: The name of the model on the page.
+        probabilities: (N, 4), each row sums to 1.
+        reasons: Of N crops, why each would go to review, or "".
+        seen: Crops that trained or tuned the model.
+    """
 
     name: str
     probabilities: NDArray[np.floating[Any]]
+    reasons: Sequence[str] = ()
     seen: int = 0
 
 
@@ -69,6 +78,13 @@ def write_report(
     seen = [f"{one.seen} of {len(crops)} crops trained or tuned {one.name}" for one in judged if one.seen]
     first.metrics["model"] = judged[0].name
     first.metrics["notes"] = [*notes, *first.metrics["notes"], *(f"{text}: its metrics are too good" for text in seen)]
+    if judged[0].reasons:
+        first.predictions["reason"] = list(judged[0].reasons)
+        held = Counter(reason for text in judged[0].reasons if text for reason in text.split("; "))
+        listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
+        flagged = sum(map(bool, judged[0].reasons))
+        first.metrics["notes"] += [f"{flagged} of {len(crops)} crops would go to review: {listed}"] if flagged else []
+        first.metrics["reasons"] = dict(held)
     if len(judged) > 1:
         first.metrics["comparison"] = _comparison(judged, evaluations, crops, settings)
     first.write(into, crops.images)

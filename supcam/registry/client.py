@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
@@ -17,8 +19,9 @@ from supcam.files import replaced_folder
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.package import read_split
 from supcam.registry.store import PRODUCTION, Registry, Tag, Version, package_below
+from supcam.serving.decoding import shown_path
 from supcam.serving.engine import CARD_FILE, CropInput, Engine, PackageError, verify_package
-from supcam.serving.images import IMAGE_SUFFIXES
+from supcam.serving.images import IMAGE_SUFFIXES, ImageError
 
 PRODUCTION_URI = "models:/supcam@production"
 REVIEW_FOLDER = "review"
@@ -48,24 +51,34 @@ class Predictor:
         rows = read_split(self.package)
         return dict(zip(rows["sha256"], rows["split"], strict=True))
 
+    def judge(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], list[str]]:
+        """Probabilities (N, 4) of read crops, each (H, W), and the reason for which each would go to review, or ""."""
+        predictions = self._engine.predict(images, strict=True)
+        return predictions.probabilities, self._engine.answer(predictions)["reason"]
+
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities (N, 4) of decoded crops, each (H, W)."""
-        return self._engine.predict(images, strict=True)[0]
+        return self._engine.predict(images, strict=True).probabilities
 
     def predict(
-        self, crops: "CropInput | Iterable[CropInput] | pd.DataFrame", *, errors: str = "raise"
+        self,
+        crops: "CropInput | Iterable[CropInput | ImageError] | pd.DataFrame",
+        *,
+        errors: str = "raise",
+        page: int | None = None,
     ) -> pd.DataFrame:
         """Type of each crop.
 
         Args:
-            crops: One crop or many: paths, encoded bytes, arrays (H, W) or (H, W, 3), or a DataFrame with a column
-                ``image`` (encoded bytes) or ``path``.
+            crops: One crop or many: paths, encoded bytes, arrays (H, W) or (H, W, 3), Pillow images, or a DataFrame
+                with a column ``image`` (encoded bytes) or ``path``. An error stands for a file refused already.
             errors: ``raise`` stops at the first crop that cannot be read; ``row`` adds a column ``error``, empty
                 for crops that were read.
+            page: The plane of stacks, from 1.
 
         Returns:
-            One row a crop: type, confidence (0-1), four probabilities that sum to 1, needs_review; the index of a
-            DataFrame is kept.
+            One row a crop: type, confidence (0-1), four probabilities that sum to 1, needs_review, and the reason for
+            that (see docs/reading.md); the index of a DataFrame is kept. What is no crop has the type "" and NaN.
 
         Raises:
             ImageError: for a crop that cannot be read, unless ``errors`` is ``row``.
@@ -74,10 +87,10 @@ class Predictor:
         if errors not in ("raise", "row"):
             raise UsageError(f"errors = {errors!r} is not allowed; allowed are 'raise' and 'row'.")
         sources = _sources(crops)
-        probabilities, texts = self._engine.predict(sources, strict=errors == "raise")
+        predictions = self._engine.predict(sources, strict=errors == "raise", page=page)
         index = crops.index if isinstance(crops, pd.DataFrame) else pd.RangeIndex(len(sources))
-        frame = pd.DataFrame(self._engine.answer(probabilities), index=index)
-        return frame if errors == "raise" else frame.assign(error=[text or "" for text in texts])
+        frame = pd.DataFrame(self._engine.answer(predictions), index=index)
+        return frame if errors == "raise" else frame.assign(error=[text or "" for text in predictions.errors])
 
 
 @dataclass(frozen=True)
@@ -85,19 +98,34 @@ class FilePredictions:
     """Answers for files and folders.
 
     Attributes:
-        frame: one row an image: path (absolute), the answer, error ("" when it was read).
-        ignored: files in folders that have no image suffix.
+        frame: one row an image: path (absolute; bytes that are not UTF-8 as \\xNN), the answer, error ("" when read).
+        ignored: files in folders that were left out, counted by suffix, or as hidden files or linked folders.
         counts: crops by the folder they were routed to.
     """
 
     frame: pd.DataFrame
-    ignored: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
         """Images that could not be read."""
         return int((self.frame["error"] != "").sum())
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Crops that need review, by reason; a crop with two reasons counts for both."""
+        return Counter(reason for text in self.frame["reason"] if text for reason in text.split("; "))
+
+    def summary(self) -> str:
+        """What became of the files, as one line."""
+        review = _counted(self.reasons)
+        ignored = _counted(self.ignored)
+        return (
+            f"{len(self.frame)} images, {self.failed} failed, "
+            f"{int(self.frame['needs_review'].sum())} need review{review}, "
+            f"{self.ignored.total()} other files ignored{ignored}"
+        )
 
 
 def load_production(uri: str | None = None, *, threads: int | None = None) -> Predictor:
@@ -145,64 +173,99 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
     return into
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path]) -> FilePredictions:
+def predict_files(predictor: Predictor, paths: Sequence[Path], *, page: int | None = None) -> FilePredictions:
     """Answers for images and folders, see :func:`image_files`; a bad image is a row with ``error``."""
     files, ignored = image_files(paths)
-    answers = predictor.predict(files, errors="row")
-    answers.insert(0, "path", [str(path) for path in files])
-    return FilePredictions(answers, ignored)
+    return FilePredictions(_answers(predictor, files, page), ignored)
 
 
-def route(predictor: Predictor, paths: Sequence[Path], into: Path) -> FilePredictions:
+def _answers(predictor: Predictor, files: Mapping[Path, ImageError | None], page: int | None) -> pd.DataFrame:
+    answers = predictor.predict([error or path for path, error in files.items()], errors="row", page=page)
+    answers.insert(0, "path", [shown_path(path) for path in files])
+    return answers
+
+
+def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int | None = None) -> FilePredictions:
     """Copy crops into a folder for each type, doubtful and unreadable ones into ``review/``.
 
-    Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went.
+    Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went; pipes, and links
+    that lead out of a folder given, go nowhere.
 
     Raises:
         UsageError: when ``into`` exists and is not empty, or a path does not exist.
     """
     if not _is_free(into):
         raise UsageError(f"{into} exists and is not empty; give a new folder.")
-    predictions = predict_files(predictor, paths)
-    frame = predictions.frame
+    files, ignored = image_files(paths)
+    frame = _answers(predictor, files, page)
     folders = frame["type"].mask(frame["needs_review"], REVIEW_FOLDER)
     names, routed = (*TYPE_LABELS, REVIEW_FOLDER), []
     with replaced_folder(into) as folder:
         for name in names:
             (folder / name).mkdir()
-        for name, path in zip(folders, frame["path"], strict=True):
-            target = _free_name(folder / name, Path(path))
+        for name, (path, error) in zip(folders, files.items(), strict=True):
+            if error or not path.is_file():
+                routed.append("")
+                continue
+            target = _free_name(folder / name, path)
             shutil.copy2(path, target)
-            routed.append(str(target.relative_to(folder)))
+            routed.append(shown_path(target.relative_to(folder)))
         frame["routed_to"] = routed
         frame.to_csv(folder / "predictions.csv", index=False)
-    return replace(predictions, counts={name: int((folders == name).sum()) for name in names})
+    return FilePredictions(frame, ignored, {name: int((folders == name).sum()) for name in names})
 
 
-def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Absolute paths of the images given and found in folders (recursively, sorted), and how many files were ignored.
+def image_files(paths: Sequence[Path]) -> tuple[dict[Path, ImageError | None], Counter[str]]:
+    """Absolute paths of the images given and found in folders (recursively, sorted), and which files were ignored.
+
+    Hidden files, what archivers leave behind and files without an image suffix are ignored, as import does. A link
+    that leads out of its folder comes with an error: its target was not given.
 
     Raises:
         UsageError: when nothing was given, a path does not exist, or there is no image.
     """
     if not paths:
         raise UsageError("no path was given; give images or folders of images.")
-    files: dict[Path, None] = {}
-    ignored = 0
+    files: dict[Path, ImageError | None] = {}
+    ignored: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            found = sorted(item for item in path.absolute().rglob("*") if item.is_file())
-            images = [item for item in found if item.suffix.lower() in IMAGE_SUFFIXES]
-            ignored += len(found) - len(images)
-            files |= dict.fromkeys(images)
+            files |= _images_below(path.absolute(), ignored)
         elif path.exists():
             files[path.absolute()] = None
         else:
             raise UsageError(f"{path} does not exist. Check the path.")
     if not files:
         named = ", ".join(str(path) for path in paths)
-        raise UsageError(f"{named} holds no image; searched for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return list(files), ignored
+        searched = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(
+            f"{named} holds no image; searched for files ending in {searched}; ignored: {ignored.total()} others"
+            f"{_counted(ignored)}."
+        )
+    return files, +ignored
+
+
+def _images_below(root: Path, ignored: Counter[str]) -> dict[Path, ImageError | None]:
+    found: dict[Path, ImageError | None] = {}
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        ignored["linked folders"] += sum((here / name).is_symlink() for name in folders)
+        for path in (here / name for name in names):
+            if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts):
+                ignored["hidden files"] += 1
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                ignored[path.suffix.lower() or "no suffix"] += 1
+            elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                found[path] = ImageError(f"{shown_path(path)} is a link out of the folder. Replace it by its file.")
+            else:
+                found[path] = None
+    return dict(sorted(found.items()))
+
+
+def _counted(counts: Counter[str]) -> str:
+    """Counts in brackets, the largest first; nothing where all are 0."""
+    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common() if count)
+    return f" ({listed})" if listed else ""
 
 
 def default_uri() -> str:
@@ -243,10 +306,15 @@ def _sources(crops: Any) -> list[CropInput]:
             raise UsageError(f"columns {', '.join(map(str, crops.columns))} hold no crops; name one image or path.")
         return list(crops[column])
     if isinstance(crops, np.ndarray):
-        # One crop (H, W) or (H, W, 3 or 4), or a stack (N, H, W) of grey crops.
-        stacked = crops.ndim == 4 or (crops.ndim == 3 and crops.shape[-1] not in (3, 4))
+        # One crop (H, W) or (H, W, 1 to 4), or a stack (N, H, W) of grey crops.
+        stacked = crops.ndim == 4 or (crops.ndim == 3 and crops.shape[-1] > 4)
+        if stacked and crops.ndim == 3 and len(crops) == 3:
+            raise UsageError(
+                f"an array of shape {crops.shape} may be one crop with channels first or three crops; "
+                "give (H, W, 3), or a list of three."
+            )
         return list(crops) if stacked else [crops]
-    return [crops] if isinstance(crops, (str, Path, bytes, bytearray, memoryview)) else list(crops)
+    return [crops] if isinstance(crops, (str, Path, bytes, bytearray, memoryview, Image.Image)) else list(crops)
 
 
 def _is_free(folder: Path) -> bool:

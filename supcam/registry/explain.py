@@ -39,6 +39,7 @@ class Explanation:
         probabilities: (4,), sum 1.
         importance: (S, S) how much the probability of the type falls when the place is painted white, -1 to 1.
         neighbours: The most similar training crops, nearest first.
+        reason: Why the crop needs review, empty if it does not.
     """
 
     canvas: NDArray[np.uint8]
@@ -46,6 +47,7 @@ class Explanation:
     probabilities: NDArray[np.float32]
     importance: NDArray[np.float32]
     neighbours: list[Neighbour]
+    reason: str = ""
 
 
 def explain(source: CropInput, package: Path, training: CropSet | None = None, *, nearest: int = 6) -> Explanation:
@@ -58,12 +60,13 @@ def explain(source: CropInput, package: Path, training: CropSet | None = None, *
         PackageError: for a folder that is not a package.
     """
     engine = Engine(package)
-    canvas = engine.canvas(source)
-    probabilities = engine.probabilities(canvas[np.newaxis])[0]
+    canvas, predictions = engine.canvas(source), engine.predict([source], strict=True)
+    probabilities = predictions.probabilities[0]
     label = ClusterType(int(probabilities.argmax()))
     importance = occlusion_map(engine, canvas[0], label)
     similar = _nearest(package, canvas, training, nearest) if training else []
-    return Explanation(canvas[0], label, probabilities, importance, similar)
+    reason = engine.answer(predictions)["reason"][0]
+    return Explanation(canvas[0], label, probabilities, importance, similar, reason)
 
 
 def occlusion_map(

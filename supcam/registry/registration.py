@@ -87,7 +87,7 @@ def save_served(package: Path, out: Path) -> Path:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    kinds = {"type": "string", "needs_review": "boolean"}
+    kinds = {"type": "string", "needs_review": "boolean", "reason": "string"}
     outputs: list[Any] = [ColSpec(kinds.get(column, "double"), column) for column in ANSWER_COLUMNS]
     with tempfile.TemporaryDirectory() as scratch:
         # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.

@@ -1,24 +1,24 @@
-"""The ONNX graph of a model package and what stands around it: decoding, batches, and the answer's columns.
+"""The ONNX graph of a model package and what stands around it: reading, batches, the gate, the answer's columns.
 
-It ships with every model, so it needs numpy, Pillow and ONNX Runtime only.
+It ships with every model, so it needs numpy, Pillow, tifffile and ONNX Runtime only.
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..cluster_type import TYPE_LABELS
 from ..errors import SupcamError
-from .images import ImageError, decode_crop, letterbox, native_canvas
+from .gate import judged
+from .images import ImageError, Source, letterbox, native_canvas, read_crop
+from .reading import Measurements
 
 CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
 CARD_FILE = "card.json"
@@ -27,13 +27,28 @@ CHECKSUM_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "test_predictions.csv"
 PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for label in TYPE_LABELS)
 REMEDY = "Register the model again with this version, or install the supcam that made it."
-ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review")
+ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review", "reason")
 
-CropInput = bytes | bytearray | memoryview | str | Path | NDArray[Any]
+CropInput = Source
+_Read = tuple[NDArray[np.uint8], Measurements] | ImageError
 
 
 class PackageError(SupcamError):
     """A model package is incomplete, was changed, or is of a format this version cannot read."""
+
+
+class Predictions(NamedTuple):
+    """What the graph says of N sources, and what the gate judges.
+
+    Attributes:
+        probabilities: (N, 4), rows of NaN where a source could not be read.
+        errors: N texts, None where it was read.
+        measured: N measurements of the pictures, None where it was not.
+    """
+
+    probabilities: NDArray[np.float32]
+    errors: list[str | None]
+    measured: list[Measurements | None]
 
 
 class Engine:
@@ -66,71 +81,87 @@ class Engine:
         self._input = self._session.get_inputs()[0].name
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supcam-decode")
 
-    def canvas(self, source: CropInput) -> NDArray[np.uint8]:
+    def canvas(self, source: CropInput, *, page: int | None = None) -> NDArray[np.uint8]:
         """Turn one encoded crop, path or array into the graph's input, (1, S, S); ImageError says why it cannot."""
-        return self._square(decode_crop(_as_encoded(source)), self.size)[np.newaxis]
+        return self._read(source, page)[0]
 
     def probabilities(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the graph on (N, 1, S, S) uint8; returns (N, 4), each row sums to 1."""
         return np.asarray(self._session.run(None, {self._input: canvases})[0])
 
     def predict(
-        self, sources: Sequence[CropInput], *, strict: bool = False
-    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        self, sources: Sequence[CropInput | ImageError], *, strict: bool = False, page: int | None = None
+    ) -> Predictions:
         """Predict many crops; a bad one costs only itself, or stops everything when ``strict``.
 
-        Returns:
-            Probabilities (N, 4), rows of NaN where a crop could not be read, and N error texts or None.
+        An error among the sources stands for a file that was refused already. What is no crop has probabilities here,
+        but no type in its :meth:`answer`.
 
         Raises:
             ImageError: for the first crop that cannot be read, when ``strict``.
         """
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
-        for start, batch in self._decoded(sources):
+        measured: list[Measurements | None] = [None] * len(sources)
+        for start, batch in self._batches(sources, page):
+            good: dict[int, NDArray[np.uint8]] = {}
             for row, item in enumerate(batch, start):
-                if isinstance(item, ImageError):
-                    if strict:
-                        raise item
+                if not isinstance(item, ImageError):
+                    good[row], measured[row] = item
+                elif strict:
+                    raise item
+                else:
                     errors[row] = str(item)
-            good = {row: item for row, item in enumerate(batch, start) if not isinstance(item, ImageError)}
             if good:
                 result[list(good)] = self.probabilities(np.stack(list(good.values())))
-        return result, errors
+        return Predictions(result, errors, measured)
 
-    def answer(self, probabilities: NDArray[np.float32]) -> dict[str, list[Any]]:
-        """Columns of the answer for (N, 4) probabilities; a row of NaN has type ``""`` and needs review."""
-        read: NDArray[np.bool_] = np.atleast_1d(~np.isnan(probabilities).any(axis=1))
-        best = np.where(read, np.nan_to_num(probabilities).argmax(axis=1), 0)
-        confidence = np.where(read, probabilities[np.arange(len(best)), best], np.nan).astype(np.float64)
+    def answer(self, predictions: Predictions) -> dict[str, list[Any]]:
+        """Columns of the answer; what is no crop has the type ``""`` and no numbers, see :mod:`.gate`."""
+        probabilities = predictions.probabilities.astype(np.float64)
+        confidence = probabilities.max(axis=1)
+        verdicts = [
+            judged(measured, low_confidence=bool(value < self.threshold))
+            for measured, value in zip(predictions.measured, confidence, strict=True)
+        ]
+        typed = np.array([verdict.has_type for verdict in verdicts], dtype=bool)
+        best = np.where(typed, probabilities.argmax(axis=1), 0)
         columns: dict[str, list[Any]] = {
-            "type": [TYPE_LABELS[index] if ok else "" for index, ok in zip(best, read, strict=True)],
-            "confidence": confidence.tolist(),
+            "type": [TYPE_LABELS[index] if has_type else "" for index, has_type in zip(best, typed, strict=True)],
+            "confidence": np.where(typed, confidence, np.nan).tolist(),
         }
-        columns |= dict(zip(PROBABILITY_COLUMNS, probabilities.T.astype(np.float64).tolist(), strict=True))
-        columns["needs_review"] = (~read | (confidence < self.threshold)).tolist()
+        shown = np.where(typed[:, np.newaxis], probabilities, np.nan)
+        columns |= dict(zip(PROBABILITY_COLUMNS, shown.T.tolist(), strict=True))
+        columns["needs_review"] = [verdict.needs_review for verdict in verdicts]
+        columns["reason"] = [verdict.text for verdict in verdicts]
         return columns
 
-    def _decoded(self, sources: Sequence[CropInput]) -> Iterator[tuple[int, list[NDArray[np.uint8] | ImageError]]]:
-        """Decode one batch ahead of the graph, so that both cores work."""
+    def _batches(
+        self, sources: Sequence[CropInput | ImageError], page: int | None
+    ) -> Iterator[tuple[int, list[_Read]]]:
+        """Read one batch ahead of the graph, so that both cores work."""
         size = self.batch_size
         if len(sources) <= size:  # nothing to do ahead, and another thread would only cost time
-            yield 0, self._decode(sources)
+            yield 0, self._read_all(sources, page)
             return
-        ahead = self._decoders.submit(self._decode, sources[:size])
+        ahead = self._decoders.submit(self._read_all, sources[:size], page)
         for start in range(0, len(sources), size):
             batch = ahead.result()
-            ahead = self._decoders.submit(self._decode, sources[start + size : start + 2 * size])
+            ahead = self._decoders.submit(self._read_all, sources[start + size : start + 2 * size], page)
             yield start, batch
 
-    def _decode(self, sources: Iterable[CropInput]) -> list[NDArray[np.uint8] | ImageError]:
-        batch: list[NDArray[np.uint8] | ImageError] = []
+    def _read_all(self, sources: Iterable[CropInput | ImageError], page: int | None) -> list[_Read]:
+        batch: list[_Read] = []
         for source in sources:
             try:
-                batch.append(self.canvas(source))
+                batch.append(source if isinstance(source, ImageError) else self._read(source, page))
             except ImageError as error:
                 batch.append(error)
         return batch
+
+    def _read(self, source: CropInput, page: int | None) -> tuple[NDArray[np.uint8], Measurements]:
+        reading = read_crop(source, page=page)
+        return self._square(reading.image, self.size)[np.newaxis], reading.measurements
 
 
 def open_session(graph: Path, threads: int | None = None) -> Any:
@@ -196,22 +227,3 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _as_encoded(source: CropInput) -> bytes | str | Path:
-    if isinstance(source, (str, Path, bytes)):
-        return source
-    if isinstance(source, (bytearray, memoryview)):
-        return bytes(source)
-    if not isinstance(source, np.ndarray):
-        raise ImageError(f"a crop is given as {type(source).__name__}; allowed are a path, encoded bytes or an array.")
-    buffer = io.BytesIO()
-    try:
-        # Arrays take the way of files, so that a file and its pixels get the same answer.
-        Image.fromarray(source).save(buffer, "TIFF" if source.dtype.kind == "f" else "PNG", compress_level=0)
-    except Exception as error:  # Pillow raises many types for shapes and dtypes it cannot hold
-        raise ImageError(
-            f"array of shape {source.shape} and type {source.dtype} is not a crop: {error}. "
-            "Allowed are (H, W) or (H, W, 3) uint8, and (H, W) uint16 or float32."
-        ) from None
-    return buffer.getvalue()

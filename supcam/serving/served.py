@@ -11,13 +11,15 @@ from .engine import Engine
 
 
 class ServedClassifier:
-    """Column ``image`` (encoded bytes) in; type, confidence, four probabilities and ``needs_review`` out."""
+    """Column ``image`` (encoded bytes) in; type, confidence, probabilities, ``needs_review`` and ``reason`` out."""
 
     def __init__(self, package: Path) -> None:
         self.engine = Engine(package)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer every row; one image that cannot be read refuses the request and names the row.
+
+        What is no crop has an empty type and no numbers (null in JSON).
 
         Raises:
             MlflowException: (HTTP 400) for a row that is not a crop.
@@ -27,11 +29,13 @@ class ServedClassifier:
             # A text would be opened as a path: a request in CSV could then read the server's own files.
             if not isinstance(image, (bytes, bytearray, memoryview)):
                 _refuse(row, f"image is given as {type(image).__name__}; send encoded bytes, in JSON as base64")
-        probabilities, errors = self.engine.predict(images)
-        for row, error in enumerate(errors):
+        predictions = self.engine.predict(images)
+        for row, error in enumerate(predictions.errors):
             if error is not None:
                 _refuse(row, error)
-        return pd.DataFrame(self.engine.answer(probabilities), index=model_input.index)
+        frame = pd.DataFrame(self.engine.answer(predictions), index=model_input.index)
+        # MLflow would write NaN, which is not JSON.
+        return frame.astype(object).where(frame.notna(), None) if frame.isna().any(axis=None) else frame
 
 
 def _load_pyfunc(data_path: str) -> ServedClassifier:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from supcam.data import folder
 from supcam.data.importers import ImportRefused, import_sources
 from supcam.data.labels import CHRCLUSTER_COUNTS
 from supcam.data.manifest import read_manifest
 from supcam.errors import SupcamError, UsageError
+from supcam.serving.images import decode_crop
 from tests.support.drawing import draw_crop, encode, write_source
 
 CROP = encode(draw_crop(1))
@@ -524,3 +526,17 @@ def test_both_real_sources_come_in(shared_data: Path, tmp_path: Path) -> None:
     assert frame.groupby("source")["case_id"].nunique().to_dict() == {"clinical-12-cases": 12, "mfish-slides": 20}
     assert (~frame.loc[frame["source"] == "mfish-slides", "label_certain"]).sum() == 121
     assert (tmp_path / "data" / "crops" / "mfish-slides" / "LICENSE.txt").is_file()
+
+
+def test_a_page_of_stacks_is_taken_in_as_a_picture_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "lab" / "instance"
+    folder.mkdir(parents=True)
+    planes = [Image.fromarray(draw_crop(seed)) for seed in (1, 2)]
+    planes[0].save(folder / "stack.tif", save_all=True, append_images=planes[1:])
+    with pytest.raises(ImportRefused, match=r"stack of 2 planes. Name one with --page 1 to 2"):
+        import_sources([tmp_path / "lab"], tmp_path / "data")
+    report = import_sources([tmp_path / "lab"], tmp_path / "data", page=2)
+    assert report.notes["plane 2 of 2 used"] == 1
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert np.array_equal(decode_crop(tmp_path / "data" / frame["path"][0]), draw_crop(2))
+    assert import_sources([tmp_path / "lab"], tmp_path / "data", page=2).unchanged == 1

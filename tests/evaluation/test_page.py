@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,19 @@ def judged(made: CropSet, correct: float, seed: int, name: str) -> Judged:
     probabilities = np.full((len(made), 4), 0.1)
     probabilities[np.arange(len(made)), answers] = 0.7
     return Judged(name, probabilities)
+
+
+def test_crops_that_would_go_to_review_are_counted_and_listed(tmp_path: Path) -> None:
+    made = crops()
+    reasons = ["blank"] * 2 + ["several bodies; low confidence"] + [""] * 77
+    answered = replace(judged(made, 0.9, 1, "model"), reasons=reasons)
+    write_report([answered], made, SETTINGS, tmp_path, title="lab")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["reasons"] == {"blank": 2, "several bodies": 1, "low confidence": 1}
+    note = "3 of 80 crops would go to review: blank 2, several bodies 1, low confidence 1"
+    assert note in metrics["notes"] and note in (tmp_path / "report.html").read_text()
+    listed = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert listed["reason"].tolist() == reasons
 
 
 def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_package_answers_as_torch_does(packaged: tuple[Path, dict[str, torch.Ten
     )
     with torch.inference_mode():
         expected = module.eval()(torch.from_numpy(test.canvas(32))).numpy()
-    got, errors = engine.predict(test.images)
+    got, errors, _ = engine.predict(test.images)
     assert errors == [None] * len(test)
     assert np.abs(got - expected).max() < 1e-4
 

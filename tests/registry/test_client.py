@@ -124,7 +124,7 @@ def test_files_and_folders(predictor: Predictor, images: list[Path]) -> None:
     bad.write_bytes(b"\x89PNG\r\n\x1a\nrest")
     found = predict_files(predictor, [images[0].parent, images[1]])
     assert list(found.frame["path"]) == sorted(str(path) for path in [*images, bad])
-    assert (found.ignored, found.failed) == (1, 1)
+    assert (found.ignored, found.failed) == ({".txt": 1}, 1)
     row = found.frame.set_index("path").loc[str(bad)]
     assert str(bad) in row["error"] and row["type"] == ""
     with pytest.raises(UsageError, match="does not exist"):
@@ -306,7 +306,9 @@ def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
     frame = predictor.predict(crops, errors="row")
     read = frame["error"] == ""
     assert len(frame) == cases
-    assert np.allclose(frame.loc[read, list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=1e-4)
+    typed = frame["type"] != ""
+    assert (frame.loc[~typed, "reason"] != "").all()
+    assert np.allclose(frame.loc[typed, list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=1e-4)
     assert (frame.loc[~read, "error"].str.len() > 15).all()
     for index in frame.index[~read][:20]:
         with pytest.raises(SupcamError):
@@ -317,7 +319,7 @@ def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("sides", "said"),
     [
-        ((0, 0), "no image in it. It is damaged"),
+        ((0, 0), "is damaged: no image in it"),
         ((5800, 5800), "is 5800 x 5800 pixels; allowed are at most"),
     ],
 )

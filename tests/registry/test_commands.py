@@ -53,16 +53,32 @@ def test_predict_prints_a_table_or_the_whole_answer(project: Path, call: Call) -
     code, out, err = call("predict", "crops")
     assert (code, err) == (0, "")
     assert "confidence" in out and "p_instance" not in out
+    assert "4 images, 0 failed, 4 need review (no grey values 4" in out  # drawn bars
     (project / "crops" / "bad, broken.png").write_bytes(b"none")
     code, out, err = call("predict", "crops", "--output", "-")
     table = pd.read_csv(io.StringIO(out))
     assert code == 1 and "bad, broken.png" in err
     assert list(table.columns) == [
-        "path", "type", "confidence", "p_instance", "p_touching", "p_overlapping", "p_touching_overlapping", "error",
+        "path", "type", "confidence", "p_instance", "p_touching", "p_overlapping", "p_touching_overlapping",
+        "needs_review", "reason", "error",
     ]  # fmt: skip
+    assert "5 images, 1 failed" in err and table["reason"].str.contains("unreadable").sum() == 1
     assert len(table) == 5 and table["error"].notna().sum() == 1
     assert call("predict", "crops", "--output", "all.csv")[0] == 1
     assert (project / "all.csv").read_text(encoding="utf-8") == out
+
+
+def test_a_terminal_of_another_encoding_gets_every_name(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(project / "crops" / "0.png", project / "crops" / "\u67d3.png")
+    for options, written in (([], b"\\u67d3.png"), (["--output", "-"], "\u67d3.png".encode())):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["supcam", "predict", "crops", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        stream.flush()
+        assert ended.value.code in (0, None)
+        assert written in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 def test_route_and_pull(project: Path, call: Call) -> None:

@@ -56,7 +56,7 @@ def test_graph_and_weights_agree_with_torch(package: Path) -> None:
     squares = np.stack([letterbox(crop, engine.size) for crop in crops])[:, np.newaxis]
     with torch.inference_mode():
         expected = module(torch.from_numpy(squares)).numpy()
-    got, errors = engine.predict(list(crops))
+    got, errors, _ = engine.predict(list(crops))
     assert errors == [None] * 9
     assert np.abs(got - expected).max() < 1e-4
     weights = load_file(package / WEIGHTS_FILE)
@@ -173,7 +173,7 @@ def test_two_models_of_other_code_in_one_process_use_their_own(
 
     code, models = shipped_code(), []
     for version, label in enumerate(("confidence", "certainty")):
-        served = code["serving/engine.py"].replace('"confidence": confidence', f'"{label}": confidence')
+        served = code["serving/engine.py"].replace('"confidence": np.where', f'"{label}": np.where')
         monkeypatch.setattr(registration, "shipped_code", partial(dict, {**code, "serving/engine.py": served}))
         models.append(mlflow.pyfunc.load_model(str(save_served(package, tmp_path / str(version)))))
     buffer = io.BytesIO()
@@ -217,8 +217,9 @@ def test_signature_names_every_column(package: Path, tmp_path: Path) -> None:
     assert [(column["name"], column["type"]) for column in columns["inputs"]] == [("image", "binary")]
     assert [(column["name"], column["type"]) for column in columns["outputs"]] == [
         ("type", "string"),
-        *((name, "double") for name in ANSWER_COLUMNS[1:-1]),
+        *((name, "double") for name in ANSWER_COLUMNS[1:-2]),
         ("needs_review", "boolean"),
+        ("reason", "string"),
     ]
 
 

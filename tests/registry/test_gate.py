@@ -1,0 +1,127 @@
+"""The gate before every answer: no crop, no type; what is doubtful goes to review; and every output says why."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from supcam.errors import UsageError
+from supcam.registry.client import Predictor, load_production, predict_files, route
+from supcam.serving.engine import PROBABILITY_COLUMNS
+from supcam.serving.served import ServedClassifier
+from tests.support.drawing import draw_crop, encode
+
+BLANK = np.full((40, 40), 255, dtype=np.uint8)
+CROP = draw_crop(1)
+TWO_BODIES = np.hstack([np.pad(draw_crop(seed), 10, constant_values=255) for seed in (0, 5)])
+
+
+@pytest.fixture
+def predictor(package: Path) -> Predictor:
+    return load_production(str(package))
+
+
+def test_what_is_no_crop_has_no_type_and_what_is_doubtful_keeps_it(predictor: Predictor) -> None:
+    frame = predictor.predict([CROP, BLANK, TWO_BODIES, b"no image"], errors="row")
+    assert (frame["type"] == "").tolist() == [False, True, False, True]
+    assert frame[["confidence", *PROBABILITY_COLUMNS]].isna().all(axis=1).tolist() == [False, True, False, True]
+    assert frame["needs_review"].tolist()[1:] == [True, True, True]
+    assert frame["reason"].tolist()[1] == "blank"
+    assert "several bodies" in frame["reason"][2].split("; ")
+    assert frame["reason"].tolist()[3] == "unreadable"
+
+
+def test_low_confidence_is_a_reason_after_those_of_the_picture(predictor: Predictor) -> None:
+    predictor._engine.threshold = 2.0
+    frame = predictor.predict([CROP, BLANK, TWO_BODIES])
+    assert frame["reason"].tolist() == ["low confidence", "blank", "several bodies; low confidence"]
+    predictor._engine.threshold = 0.0
+    assert predictor.predict(CROP)["reason"].tolist() == [""]
+    assert not predictor.predict(CROP)["needs_review"][0]
+
+
+def test_a_served_answer_is_json_even_without_a_type(package: Path) -> None:
+    served = ServedClassifier(package)
+    frame = served.predict(pd.DataFrame({"image": [encode(BLANK), encode(CROP)]}))
+    rows = json.loads(json.dumps(frame.to_dict(orient="records"), allow_nan=False))
+    assert (rows[0]["type"], rows[0]["confidence"], rows[0]["reason"]) == ("", None, "blank")
+    assert 0 < rows[1]["confidence"] <= 1
+
+
+def test_pillow_images_and_pages_of_stacks(predictor: Predictor, tmp_path: Path) -> None:
+    expected = predictor.predict(CROP)
+    pd.testing.assert_frame_equal(predictor.predict(Image.fromarray(CROP)), expected)
+    stack = tmp_path / "stack.tif"
+    Image.fromarray(BLANK).save(stack, save_all=True, append_images=[Image.fromarray(CROP)])
+    found = predict_files(predictor, [stack], page=2)
+    assert found.frame["type"].tolist() == expected["type"].tolist()
+    assert "--page 1 to 2" in predict_files(predictor, [stack]).frame["error"][0]
+
+
+def test_three_planes_may_be_channels_or_crops(predictor: Predictor) -> None:
+    with pytest.raises(UsageError, match=r"shape \(3, 40, 30\) may be one crop .* or three crops"):
+        predictor.predict(np.stack([CROP] * 3))
+
+
+@pytest.fixture
+def mess(tmp_path: Path) -> Path:
+    """A folder as people send it: crops, litter, a pipe, and a link to a file that was not sent."""
+    folder = tmp_path / "sent"
+    (folder / "__MACOSX").mkdir(parents=True)
+    (folder / "crop.png").write_bytes(encode(CROP))
+    (folder / "named.gif").write_bytes(encode(CROP, "GIF"))
+    for name in ("._crop.png", "__MACOSX/crop.png", "Thumbs.db", "notes.txt"):
+        (folder / name).write_bytes(b"litter")
+    (tmp_path / "private.png").write_bytes(encode(BLANK))
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    (folder / "inside.png").symlink_to("crop.png")
+    os.mkfifo(folder / "pipe.png")
+    return folder
+
+
+def test_litter_is_ignored_and_pipes_and_links_are_refused_without_waiting(predictor: Predictor, mess: Path) -> None:
+    answers: list[pd.DataFrame] = []
+    waiting = threading.Thread(target=lambda: answers.append(predict_files(predictor, [mess]).frame), daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert answers, "still waiting for the other end of a pipe"
+    errors = dict(zip((Path(path).name for path in answers[0]["path"]), answers[0]["error"], strict=True))
+    assert [name for name, error in errors.items() if not error] == ["crop.png", "inside.png", "named.gif"]
+    assert errors["link.png"].endswith("is a link out of the folder. Replace it by its file.")
+    assert "is a named pipe" in errors["pipe.png"]
+    assert predict_files(predictor, [mess]).ignored == {"hidden files": 2, ".db": 1, ".txt": 1}
+
+
+def test_summary_counts_review_by_reason(predictor: Predictor, tmp_path: Path) -> None:
+    predictor._engine.threshold = 0.0
+    for name, crop in (("a.png", CROP), ("b.png", BLANK), ("c.png", BLANK), ("d.png", TWO_BODIES)):
+        (tmp_path / name).write_bytes(encode(crop))
+    (tmp_path / "e.doc").write_bytes(b"text")
+    assert predict_files(predictor, [tmp_path]).summary() == (
+        "4 images, 0 failed, 3 need review (blank 2, several bodies 1), 1 other files ignored (.doc 1)"
+    )
+
+
+def test_route_copies_no_target_of_a_link_out_of_the_folder(predictor: Predictor, mess: Path, tmp_path: Path) -> None:
+    routed = route(predictor, [mess], tmp_path / "sorted")
+    copied = [path for path in (tmp_path / "sorted").rglob("*.*") if path.name != "predictions.csv"]
+    assert sorted(path.name for path in copied) == ["crop.png", "inside.png", "named.gif"]
+    written = pd.read_csv(tmp_path / "sorted" / "predictions.csv", keep_default_na=False)
+    where = dict(zip((Path(path).name for path in written["path"]), written["routed_to"], strict=True))
+    assert where["link.png"] == where["pipe.png"] == ""
+    assert "reason" in written and routed.failed == 2
+
+
+def test_names_that_are_not_utf8_are_answered(predictor: Predictor, tmp_path: Path) -> None:
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    (folder / os.fsdecode(b"M\xfcller.png")).write_bytes(encode(CROP))
+    routed = route(predictor, [folder], tmp_path / "sorted")
+    assert routed.frame["path"][0].endswith(r"M\xfcller.png")
+    assert routed.frame["error"][0] == ""
+    assert len(list((tmp_path / "sorted").rglob("M*.png"))) == 1
