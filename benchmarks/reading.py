@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from supcam.serving import reading as steps
-from supcam.serving.decoding import ImageError, decode_plane
+from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
-from supcam.serving.images import letterbox
+from supcam.serving.images import ImageError, letterbox, read_crop
 from supcam.serving.reading import read_grey
 from supcam.synthetic import synthesize
 from tests.support.resaving import KINDS, encoded, padded
@@ -73,12 +73,11 @@ def _row(name: str, crops: list[Grey]) -> dict[str, object]:
     agreements, differences, flagged = [], [], []
     for crop in crops:
         try:
-            plane = decode_plane(KINDS[name].save(crop, random))
+            reading = read_crop(KINDS[name].save(crop, random))
         except ImageError:
             agreements.append(0.0)
             flagged.append(True)
             continue
-        reading = read_grey(plane.values, lossy=plane.lossy)
         after, before = letterbox(reading.image, SIDE).astype(int), letterbox(crop, SIDE).astype(int)
         both, either = (after < DARK) & (before < DARK), (after < DARK) | (before < DARK)
         agreements.append(both.sum() / max(1, either.sum()))

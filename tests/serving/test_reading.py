@@ -11,9 +11,8 @@ from scipy import ndimage
 
 from supcam.serving import gate
 from supcam.serving.bodies import connected_regions, dilated, eroded, peeled_sizes
-from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import Limits, Verdict, judged
-from supcam.serving.images import decode_crop, letterbox
+from supcam.serving.images import decode_crop, letterbox, read_crop
 from supcam.serving.reading import Measurements, Reading, read_grey
 from supcam.synthetic import synthesize
 from tests.support.resaving import DOUBTFUL_KINDS, SAME_KINDS, padded
@@ -29,11 +28,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Grey]:
     root = tmp_path_factory.mktemp("drawn") / "sample"
     table = synthesize(root, cases=1, counts=[2, 2, 2, 2], seed=11)
     return [decode_crop(root / path) for path in table["path"]]
-
-
-def read(content: bytes) -> Reading:
-    plane = decode_plane(content)
-    return read_grey(plane.values, lossy=plane.lossy)
 
 
 def agreement(one: Grey, other: Grey) -> float:
@@ -58,7 +52,7 @@ def test_clean_crops_come_back_to_the_byte(crops: list[Grey]) -> None:
 def test_the_same_crop_saved_otherwise_is_read_the_same(name: str, crops: list[Grey]) -> None:
     random = np.random.default_rng(5)
     for crop in crops:
-        reading = read(SAME_KINDS[name].save(crop, random))
+        reading = read_crop(SAME_KINDS[name].save(crop, random))
         assert agreement(reading.image, crop) >= 0.95
         assert reasons(reading) == ()
 
@@ -80,7 +74,7 @@ _LOOSE = {
 def test_a_worse_copy_is_read_nearly_the_same_or_flagged(name: str, crops: list[Grey]) -> None:
     random = np.random.default_rng(5)
     for crop in crops:
-        reading = read(DOUBTFUL_KINDS[name].save(crop, random))
+        reading = read_crop(DOUBTFUL_KINDS[name].save(crop, random))
         assert reasons(reading) or agreement(reading.image, crop) >= _LOOSE.get(name, 0.85)
 
 
@@ -184,9 +178,8 @@ def test_real_crops_come_back_to_the_byte_and_at_most_2_percent_are_flagged(sour
     paths = _labels(source)[:: 1 if source.startswith("clinical") else 7]
     flagged = 0
     for path in paths:
-        plane = decode_plane(path)
-        reading = read_grey(plane.values)
-        assert np.array_equal(reading.image, decode_crop(path)), path
+        reading = read_crop(path)
+        assert np.array_equal(reading.image, np.asarray(Image.open(path).convert("L"))), path
         flagged += bool(reasons(reading))
     assert flagged <= 0.02 * len(paths)
 
@@ -196,8 +189,7 @@ def test_trials_are_read_as_their_base_crops_or_flagged() -> None:
     with (TRIALS / "expected.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:
-        plane = decode_plane(TRIALS / row["path"])
-        reading = read_grey(plane.values, lossy=plane.lossy)
+        reading = read_crop(TRIALS / row["path"])
         if row["expected"] == "flagged":
             assert reasons(reading), row["path"]
         elif row["expected"] in {"same", "base"}:
@@ -209,4 +201,4 @@ def test_trials_are_read_as_their_base_crops_or_flagged() -> None:
 @pytest.mark.skipif(not (SHARED / "metaphases").is_dir(), reason="real metaphases are not part of the project")
 def test_real_metaphases_are_larger_than_a_cluster() -> None:
     for path in sorted((SHARED / "metaphases" / "images").iterdir())[::10]:
-        assert gate.LARGER_THAN_A_CLUSTER in reasons(read_grey(decode_plane(path).values)), path
+        assert gate.LARGER_THAN_A_CLUSTER in reasons(read_crop(path)), path
