@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help environment data reproduce show test lint types check stress benchmarks clean
+.PHONY: help environment data reproduce show test test-fast lint types check stress benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ show: .venv/.complete ## show the production model, its figures and a few predic
 
 test: .venv/.complete ## all tests with seeded slices of the exhaustive checks
 	pytest -m "not stress" -n 2 --dist loadfile
+
+test-fast: .venv/.complete ## tests that train nothing and start no servers, in under a minute
+	pytest -m "not stress and not slow" -n 2 --dist loadfile -q
 
 lint: .venv/.complete ## ruff: rules and format
 	ruff check .

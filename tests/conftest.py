@@ -19,3 +19,52 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real crops are not beside this checkout: {folder} does not exist")
     return folder
+
+
+# Modules that train, start servers and processes, or take more than five seconds: left out of `make test-fast`.
+SLOW = {
+    "composition.test_dataset",
+    "composition.test_realism",
+    "composition.test_seams",
+    "composition.test_stream",
+    "data.test_expectations",
+    "data.test_importers",
+    "data.test_page_in_browser",
+    "data.test_review",
+    "data.test_splits",
+    "evaluation.test_intervals",
+    "evaluation.test_out_of_fold",
+    "evaluation.test_page",
+    "experiments.test_chrcluster",
+    "experiments.test_jobs",
+    "experiments.test_pipeline",
+    "experiments.test_runner",
+    "model.test_checks",
+    "model.test_evaluate_command",
+    "models.test_encoders",
+    "registry.test_package",
+    "registry.test_promotion",
+    "registry.test_servers",
+    "test_identity",
+    "test_pipeline",
+    "test_views",
+    "tracking.test_lost_server",
+    "tracking.test_postgres_server",
+    "tracking.test_reproduce",
+    "tracking.test_runs",
+    "training.test_device",
+    "training.test_fresh_bank",
+    "training.test_resume",
+    "training.test_sharing",
+    "training.test_tasks",
+    "tuning.test_objective",
+    "tuning.test_study",
+    "tuning.test_tracked",
+    "tuning.test_workers",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if str(item.module.__name__).removeprefix("tests.") in SLOW:
+            item.add_marker(pytest.mark.slow)

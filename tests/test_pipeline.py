@@ -130,7 +130,7 @@ def running_trials(project: Path) -> list[int]:
     for file in (project / "state/tune").glob("*/study.db"):
         study = optuna.load_study(study_name=file.parent.name, storage=f"sqlite:///{file}")
         running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        found += [json.loads(trial.user_attrs["owner"])[1] for trial in running if "owner" in trial.user_attrs]
+        found += [int(trial.user_attrs["owner"].rpartition(" ")[2]) for trial in running if "owner" in trial.user_attrs]
     return found
 
 

@@ -50,10 +50,7 @@ def predict(
     if output is not None and not piped:
         _refuse_output(output)
     predictor = load_production(model)
-    if limit is not None:
-        files = list(client.image_files(paths)[0])
-        paths = files[:: max(1, len(files) // limit)][:limit]
-    answers = client.predict_files(predictor, paths, page=page)
+    answers = client.predict_files(predictor, paths, page=page, limit=limit)
     frame = answers.frame
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:

@@ -91,6 +91,8 @@ def _measure(
         pure = PurePosixPath(path)
         if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
             raise ImageError("leads out of the data folder")
+        if (root / path).exists() and not ((root / path).is_file() or (root / path).is_dir()):
+            raise ImageError("is a pipe or device, not a file")
         content = (root / path).read_bytes()
         decoded = read_crop(content)
     except FileNotFoundError:

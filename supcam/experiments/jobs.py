@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +156,8 @@ def _tracked(job: Job, context: JobContext) -> Iterator[tracking.Run | None]:
         yield None
         return
     tags = {"supcam.row": job.row, "supcam.seed": job.seed, "supcam.fold": job.fold.number}
-    with tracking.Run.attach(*context.parent).child(job.name, tags | {"supcam.cell": context.key(job)}) as run:
+    tags["supcam.cell"] = context.key(job)
+    with closing(tracking.Run.attach(*context.parent)) as above, above.child(job.name, tags) as run:
         values = job.settings.model_dump(mode="json", by_alias=True)
         run.log_params({name: values[name] for name in SECTIONS})
         yield run

@@ -173,9 +173,16 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
     return into
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], *, page: int | None = None) -> FilePredictions:
-    """Answers for images and folders, see :func:`image_files`; a bad image is a row with ``error``."""
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], *, page: int | None = None, limit: int | None = None
+) -> FilePredictions:
+    """Answers for images and folders, see :func:`image_files`; a bad image is a row with ``error``.
+
+    With a ``limit`` only so many of them, spread evenly.
+    """
     files, ignored = image_files(paths)
+    if limit is not None:
+        files = dict(list(files.items())[:: max(1, len(files) // limit)][:limit])
     return FilePredictions(_answers(predictor, files, page), ignored)
 
 
@@ -212,7 +219,9 @@ def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int 
             routed.append(shown_path(target.relative_to(folder)))
         frame["routed_to"] = routed
         frame.to_csv(folder / "predictions.csv", index=False)
-    return FilePredictions(frame, ignored, {name: int((folders == name).sum()) for name in names})
+    return FilePredictions(
+        frame, ignored, {name: int(((folders == name) & (frame["routed_to"] != "")).sum()) for name in names}
+    )
 
 
 def image_files(paths: Sequence[Path]) -> tuple[dict[Path, ImageError | None], Counter[str]]:

@@ -57,14 +57,14 @@ def promote(
         if current is not None and current.tags.get(Tag.CONTENT) == version.tags.get(Tag.CONTENT):
             same = _registered_model(version), _registered_model(current)
             return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
-        recorded = parsed(version.tags.get(Tag.VALIDATION, ""))
+        recorded = parsed(version.tags.get(Tag.VALIDATION, "")) or {}
         package = registry.package(version)
         production, other = _in_production(registry, current)
         decision = decide(
             _registered_model(version, load_card(package)),
             production,
             settings,
-            validation=validation or (Validation(**recorded) if recorded else None),
+            validation=validation or (Validation(**recorded) if set(recorded) == {"passed", "manifest_hash"} else None),
             comparison=compare_packages(package, other, crops or {}) if other is not None else None,
             latency_ms=latency_ms(package),
             withdrawn=_withdrawn(registry, version),

@@ -20,6 +20,9 @@ from ..errors import SupcamError
 from .levels import Grey, LevelsError, grey_of_colour, scaled_grey
 from .tiff import TiffError, read_tiff
 
+# Damaged and odd files are told by our own errors. Once and for all: `catch_warnings` is not for several threads.
+warnings.filterwarnings("ignore", module="PIL|tifffile")
+
 Source = bytes | bytearray | memoryview | str | Path | NDArray[Any] | Image.Image
 
 MAX_BYTES = 64 * 2**20
@@ -99,9 +102,7 @@ def decode_plane(source: Source, *, page: int | None = None) -> Plane:
     """
     name = shown_path(source) if isinstance(source, (str, Path)) else "image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _plane(source, page)
+        return _plane(source, page)
     except (_Refused, TiffError, LevelsError) as error:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # Pillow and tifffile raise nearly every type on damaged files
@@ -281,7 +282,7 @@ def _deep_png(content: bytes, notes: list[str]) -> Plane:
 
 def _of_pillow(image: Image.Image, notes: list[str]) -> Plane:
     mode = image.mode
-    if "transparency" in image.info or mode in {"PA", "La", "RGBa"}:
+    if ("transparency" in image.info and not mode.startswith("I")) or mode in {"PA", "La", "RGBa"}:
         image = image.convert("RGBA")
     elif mode == "LAB":
         image = image.getchannel("L")

@@ -11,6 +11,7 @@ LARGER_THAN_A_CLUSTER = "larger than a cluster"
 SEVERAL_BODIES = "several bodies"
 CUT_OFF = "cut off at the edge"
 NO_GREY_VALUES = "no grey values"
+BLURRED_OUTLINE = "outline blurred by compression"
 UNLIKE_TRAINING = "unlike the training crops"
 LOW_CONFIDENCE = "low confidence"
 
@@ -23,6 +24,7 @@ REASONS: dict[str, str] = {
     SEVERAL_BODIES: "two or more separate bodies of chromosome size",
     CUT_OFF: "the body goes on beyond an edge of the picture",
     NO_GREY_VALUES: "a drawing or a silhouette: the body has one grey value",
+    BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, whose ripples reach into the body",
     UNLIKE_TRAINING: "the model has not seen such crops",
     LOW_CONFIDENCE: "the model is not sure",
 }
@@ -128,5 +130,6 @@ def picture_reasons(measurements: Measurements | None, limits: Limits = DEFAULT_
         SEVERAL_BODIES: measured.bodies > 1,
         CUT_OFF: measured.cut > limits.max_cut * width,
         NO_GREY_VALUES: measured.flat,
+        BLURRED_OUTLINE: measured.blurred_outline,
     }
     return [reason for reason, holds in checks.items() if holds]

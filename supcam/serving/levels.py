@@ -11,7 +11,6 @@ Grey = NDArray[np.float32] | NDArray[np.uint8]
 
 # Depths that cameras and programs save. Of several that fit, the smallest is meant.
 _DEPTHS = (8, 10, 12, 14, 15, 16, 20, 24, 32, 64)
-_NEARLY_FULL = 0.99
 _OFFSET = 32768  # Olympus ScanR and others save signed 16 bits as unsigned: black lies here
 
 
@@ -45,10 +44,8 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
         return _scaled_fractions(values.astype(np.float64 if bits == 64 else np.float32), bits)
     low, high = _robust_range(values)
     black, word = 0, ""
-    half = next((depth for depth in _DEPTHS if high < 2 ** (depth - 1)), 64)
-    # White that lies where half a depth ends is the white of a whole depth moved down.
-    moved_down = values.dtype.kind == "i" and high > _NEARLY_FULL * 2 ** (half - 1) and half in (8, 10, 12, 14, 16)
-    if low < 0 or bits == 8 or moved_down:
+    # Values below 0 tell a depth moved down by half: whatever is darker than mid grey is there then.
+    if low < 0 or (bits == 8 and values.dtype.kind == "i"):
         depth = next(depth for depth in _DEPTHS if -(2 ** (depth - 1)) <= low and high < 2 ** (depth - 1))
         black, word = -(2 ** (depth - 1)), "signed "
     elif low >= _OFFSET and high < _OFFSET + 2**14:

@@ -123,8 +123,8 @@ def _check_size(plane: _Candidate, max_pixels: int) -> None:
     if height * width > max_pixels or plane.page.imagedepth > 1:
         raise TiffError(f"is {width} x {height} pixels; allowed are at most {max_pixels} in all. Cut out the crop.")
     size = plane.series.size if plane.series is not None else height * width * int(plane.page.samplesperpixel)
-    if size > 8 * max_pixels:
-        raise TiffError(f"holds {size} values; allowed are at most {8 * max_pixels}. Save the plane alone.")
+    if size * (plane.page.dtype.itemsize if plane.page.dtype else 1) > 8 * max_pixels:
+        raise TiffError(f"unpacks to more than {8 * max_pixels} bytes, the most allowed. Save the plane alone.")
 
 
 def _check_complete(page: Any, length: int) -> None:
@@ -152,7 +152,8 @@ def _stored(plane: _Candidate, content: bytes) -> NDArray[Any]:
         try:
             if plane.series is not None:
                 stack = plane.series.asarray()
-                return np.asarray(stack.reshape(-1, *stack.shape[-2:])[plane.index])
+                tail = 3 if plane.series.axes.endswith("S") else 2  # colours belong to their plane
+                return np.asarray(stack.reshape(-1, *stack.shape[-tail:])[plane.index])
             values = np.asarray(page.asarray())
             return _one_channel(values, page, plane.index)
         except Exception as error:  # a predictor or packing that needs imagecodecs

@@ -101,10 +101,20 @@ class Sender:
         for delay in _LAST_DELAYS:
             time.sleep(delay)
             self._away_until = 0.0
-            self.flush()
+            while self._flush_or_keep_error():
+                pass
             if not self._waiting:
                 break
         self._raise_late_error()
+
+    def _flush_or_keep_error(self) -> bool:
+        """Whether a refused operation stopped the sending: what follows it still has to go out."""
+        try:
+            self.flush()
+        except Exception as error:
+            self._late_error = self._late_error or error
+            return bool(self._waiting)
+        return False
 
     def _send_regularly(self) -> None:
         while not self._stop.wait(_INTERVAL):

@@ -88,14 +88,23 @@ def is_lost(owner: str) -> bool:
     its own that still runs lost its storage on the way. Where another process has its number, the heartbeat decides.
     """
     machine, _, number = owner.rpartition(" ")
-    return machine == _machine() and (int(number) == os.getpid() or not psutil.pid_exists(int(number)))
+    return machine == _machine() and (int(number) == os.getpid() or not _runs(int(number)))
+
+
+def _runs(number: int) -> bool:
+    try:
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _machine() -> str:
-    # Containers may share the name of their host, but not its process numbers.
+    # Machines may share their name, and containers even the boot of their host, but not its process numbers.
+    parts = [platform.node()]
     with contextlib.suppress(OSError):
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
-    return platform.node()
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 def _is_free(frozen: Any) -> bool:

@@ -82,12 +82,12 @@ def open_study(storage: str, name: str, settings: Settings, key: str) -> Any:
             if "space" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 study.set_user_attr("key", key)
                 study.set_user_attr("space", _space_text(settings))
+            _check_same(study, _space_text(settings), key)
     except SupcamError:
         raise
     except Exception as error:
         # A driver that is not installed, an address that is not one.
         raise StorageLost(f"tune.storage {_shown(storage)} cannot be used: {error}. Correct tune.storage.") from error
-    _check_same(study, _space_text(settings), key)
     return study
 
 

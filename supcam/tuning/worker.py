@@ -76,16 +76,19 @@ def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Ru
             if run.run_id:  # empty where the store was away: the study adds a run at its end
                 trial.set_user_attr("run_id", run.run_id)
             run.log_params({**point.values, "baseline": slot == 0})
-            _measure(study, trial, lambda: task.objective(point, TrialWatch(state_dir, trial, task.storage, run)), run)
+            watch = TrialWatch(state_dir, trial, task.storage, run)
+            decided = _measure(study, trial, lambda: task.objective(point, watch), run)
     except BaseException:
         # Given back: it is no fault of the trial, which the next worker repeats.
         with contextlib.suppress(Exception):  # a storage that is away, or was interrupted in a statement
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
-    shutil.rmtree(state_dir, ignore_errors=True)
+    if decided:  # else the worker that took the trial over needs its checkpoints
+        shutil.rmtree(state_dir, ignore_errors=True)
 
 
-def _measure(study: Any, trial: Any, objective: Callable[[], float], run: Run) -> None:
+def _measure(study: Any, trial: Any, objective: Callable[[], float], run: Run) -> bool:
+    """Measure a trial and record the outcome; False where another worker has taken it over meanwhile."""
     import optuna
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
@@ -100,6 +103,7 @@ def _measure(study: Any, trial: Any, objective: Callable[[], float], run: Run) -
     except UpdateFinishedTrialError:
         # This process slept longer than the grace period, and another worker repeats the trial.
         end_run(run, "LOST", "taken over by another worker")
+        return False
     except (UsageError, StorageLost, KeyboardInterrupt, SystemExit):
         run.set_tags({"supcam.trial.state": "lost"})
         raise
@@ -109,9 +113,13 @@ def _measure(study: Any, trial: Any, objective: Callable[[], float], run: Run) -
         study.tell(trial, state=TrialState.FAIL)
         end_run(run, "FAIL", text)
     else:
-        study.tell(trial, value, skip_if_finished=True)
+        told = study.tell(trial, value, skip_if_finished=True)
+        if told.value != value:  # failed by another worker, which repeats it
+            end_run(run, "LOST", "taken over by another worker")
+            return False
         run.log({"value": value})
         end_run(run, "COMPLETE")
+    return True
 
 
 class TrialWatch:

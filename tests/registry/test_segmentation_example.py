@@ -56,7 +56,7 @@ def runs_on_a_folder(python: Path, project_root: Path, package: Path, tmp_path: 
     crops = tmp_path / "crops"
     crops.mkdir()
     for index in range(6):
-        Image.fromarray(chromosomes([(30, 20), (30, 25 + 4 * index)])).save(crops / f"crop {index}.png")
+        Image.fromarray(chromosomes([(30, 20), (30, 25 + index)])).save(crops / f"crop {index}.png")
     (crops / "broken.png").write_bytes(b"nothing")
     (tmp_path / "mine.py").write_text("def split(crop):\n    return (crop < 200).astype('int32')\n")
     command = [str(python), str(project_root / "examples/segmentation/segment.py"), str(crops)]

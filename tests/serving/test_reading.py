@@ -202,3 +202,35 @@ def test_trials_are_read_as_their_base_crops_or_flagged() -> None:
 def test_real_metaphases_are_larger_than_a_cluster() -> None:
     for path in sorted((SHARED / "metaphases" / "images").iterdir())[::10]:
         assert gate.LARGER_THAN_A_CLUSTER in reasons(read_crop(path)), path
+
+
+def test_a_line_drawn_around_the_body_does_not_invert_the_picture(crops: list[Grey]) -> None:
+    # Outside of the line is the paper alone, which was taken for the surroundings of a cut-out.
+    for crop in crops:
+        drawn = padded(crop, 16, 255)
+        for at in (5, -6):
+            drawn[at, 5:-5] = drawn[5:-5, at] = 0
+        assert "dark background inverted" not in read_crop(drawn).notes
+
+
+def test_a_crop_cut_to_its_box_keeps_its_body() -> None:
+    # With paper along half of the edges its surface was fitted into the body, and the crop came out blank.
+    rows, columns = np.mgrid[-30:31, -20:21]
+    depth = np.clip((1.5 - np.abs(rows) / 30 - np.abs(columns) / 20) * 4, 0, 1)  # a soft edge, as chromosomes have
+    crop = (255 - depth * (145 - 40 * np.sin(rows / 4))).astype(np.uint8)
+    reading = read_crop(crop)
+    assert judged(reading.measurements).has_type
+    np.testing.assert_array_equal(reading.image, crop)
+
+
+def test_signed_values_without_negative_ones_are_what_they_say(crops: list[Grey]) -> None:
+    # White at 32,767, as scikit-image saves it: taken for a depth moved down by half, it lost half of its contrast.
+    for crop in crops[:10]:
+        signed = np.round(crop / 255 * 32767).astype(np.int16)
+        assert np.abs(read_crop(signed).image.astype(int) - decode_crop(crop)).max() <= 1
+
+
+def test_a_cut_out_in_a_jpeg_goes_to_review(crops: list[Grey]) -> None:
+    for crop in crops[:10]:
+        reading = read_grey(np.where(crop < 250, crop, 0).astype(np.uint8), lossy=True)
+        assert gate.BLURRED_OUTLINE in judged(reading.measurements).reasons
