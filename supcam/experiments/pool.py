@@ -1,5 +1,7 @@
 """Running jobs that are not finished, one after the other or in worker processes."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -58,7 +60,7 @@ def _outcomes(jobs: Sequence[Job], context: JobContext, workers: int) -> Iterato
     try:
         # Not waited for after an error: each job goes on from its last epoch when the table is run again.
         with ended_on_error():
-            waiting = {pool.submit(_attempt, job): job for job in jobs}
+            waiting = {pool.submit(_attempt_in_worker, job): job for job in jobs}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
     except BrokenProcessPool:
@@ -77,6 +79,13 @@ def _start_worker(context: JobContext) -> None:
     """Take what all jobs share."""
     global _shared
     _shared = context
+
+
+def _attempt_in_worker(job: Job) -> str | None:
+    try:
+        return _attempt(job)
+    except (KeyboardInterrupt, SystemExit):
+        os._exit(128 + signal.SIGTERM)  # the pool would hand this process the next job
 
 
 def _attempt(job: Job, context: JobContext | None = None) -> str | None:
