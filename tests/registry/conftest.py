@@ -27,6 +27,7 @@ from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
+from tests.support.drawing import bar_canvases
 from tests.support.servers import postgres_server
 
 __all__ = ["postgres_server"]
@@ -51,13 +52,7 @@ class SmallModel(nn.Module):
 
 def drawn_crops(count: int, seed: int, size: int = SIZE) -> NDArray[np.uint8]:
     """Dark bars on white, (count, size, size)."""
-    generator = np.random.default_rng(seed)
-    crops = np.full((count, size, size), 255, dtype=np.uint8)
-    for crop in crops:
-        top, left = generator.integers(2, size // 2, 2)
-        height, width = generator.integers(4, size // 2, 2)
-        crop[top : top + height, left : left + width] = generator.integers(40, 180)
-    return crops
+    return bar_canvases(count, seed, size)
 
 
 def make_card(data: str = "data-1", code: str = "code-1", sensitivity: float = 0.9) -> ModelCard:

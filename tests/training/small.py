@@ -16,6 +16,7 @@ from supcam.data.crops import CropSet
 from supcam.settings import Settings, parse_settings
 from supcam.training.finetuning import FinetuneTask, finetune
 from supcam.training.pretraining import PretrainTask, pretrain
+from tests.support.drawing import typed_crop
 
 
 def small_crops(per_type: int = 10, seed: int = 0, composed: int = 0) -> CropSet:
@@ -24,7 +25,7 @@ def small_crops(per_type: int = 10, seed: int = 0, composed: int = 0) -> CropSet
     images, rows = [], []
     for code, name in enumerate(TYPE_LABELS):
         for number in range(per_type):
-            images.append(_drawn(code, rng))
+            images.append(typed_crop(code, rng))
             relation = "touch" if code and number >= per_type - composed else ""
             rows.append(
                 {
@@ -34,19 +35,6 @@ def small_crops(per_type: int = 10, seed: int = 0, composed: int = 0) -> CropSet
                 }
             )  # fmt: skip
     return CropSet(pd.DataFrame(rows), images)
-
-
-def _drawn(code: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    image = np.full((40, 40), 255, dtype=np.uint8)
-    grey = int(rng.integers(60, 140))
-    top = int(rng.integers(4, 9))
-    image[top : top + 24, 8:13] = grey
-    if code & 2:
-        image[top + 10 : top + 14, 4:24] = grey - 30
-    if code & 1:
-        image[top + 2 : top + 26, 13:15] = 245
-        image[top + 2 : top + 26, 15:20] = grey
-    return image
 
 
 def small_settings(**sections: dict[str, Any]) -> Settings:
