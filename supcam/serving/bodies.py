@@ -45,6 +45,12 @@ class Regions:
         reaches[np.concatenate(lines)] = True
         return reaches[1:]
 
+    def cutout(self, index: int) -> tuple[tuple[slice, slice], Mask]:
+        """Box of a region as rows and columns, and its pixels within that box."""
+        top, left, bottom, right = self.boxes[index]
+        box = slice(top, bottom + 1), slice(left, right + 1)
+        return box, self.labels[box] == index + 1
+
     def mask(self, chosen: Mask) -> Mask:
         """Pixels of the regions with ``chosen`` (n,) true, (H, W)."""
         return np.concatenate([[False], chosen])[self.labels]

@@ -448,7 +448,7 @@ def _crowding(grey: Grey, foreground: Mask) -> float:
     chosen = np.flatnonzero(parts.areas >= 9)
     # The widths of a sample are enough for their median.
     sample = chosen[:: max(1, len(chosen) // 64)]
-    widths = [mean_width(parts.labels[_box(parts, index)] == index + 1) for index in sample]
+    widths = [mean_width(parts.cutout(int(index))[1]) for index in sample]
     return len(chosen) * int(foreground.sum()) / float(np.median(widths)) ** 2 if widths else 0.0
 
 
@@ -460,7 +460,8 @@ def _main_body(regions: Regions, image: NDArray[np.uint8]) -> tuple[int, Mask]:
     for index in order[:16]:
         if regions.areas[index] < _SMALLER * regions.areas[largest]:
             break
-        flats[index] = _is_flat(image[_box(regions, index)][regions.labels[_box(regions, index)] == index + 1])
+        box, mask = regions.cutout(int(index))
+        flats[index] = _is_flat(image[box][mask])
         if not flats[index]:
             return int(index), flats
     return largest, flats
@@ -468,11 +469,6 @@ def _main_body(regions: Regions, image: NDArray[np.uint8]) -> tuple[int, Mask]:
 
 def _is_flat(values: NDArray[np.uint8]) -> bool:
     return bool(np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE)
-
-
-def _box(regions: Regions, index: int) -> tuple[slice, slice]:
-    top, left, bottom, right = regions.boxes[index]
-    return slice(top, bottom + 1), slice(left, right + 1)
 
 
 def mean_width(body: Mask) -> float:
@@ -501,19 +497,16 @@ def _kept(regions: Regions, image: NDArray[np.uint8], main: int, flats: Mask, wi
 
 def _is_own(regions: Regions, image: NDArray[np.uint8], index: int, close: bool) -> bool:
     """Whether a bit beside the body is its own: pale as its fringe or, behind a gap of a pixel, no thin stroke."""
-    box = _box(regions, index)
-    mask = regions.labels[box] == index + 1
-    pale = image[box][mask].min() >= _PALE
-    return bool(pale or (close and eroded(np.pad(mask, 1), square=True).any() and not _is_flat(image[box][mask])))
+    box, mask = regions.cutout(index)
+    values = image[box][mask]
+    if values.min() >= _PALE:
+        return True
+    return bool(close and eroded(np.pad(mask, 1), square=True).any() and not _is_flat(values))
 
 
 def _is_body(regions: Regions, image: NDArray[np.uint8], index: int, width: float) -> bool:
-    box = _box(regions, index)
-    mask = regions.labels[box] == index + 1
-    values = image[box][mask]
-    if _is_flat(values):
-        return False
-    return 2 * len(peeled_sizes(mask)) - 1 >= _DIRT_THICKNESS * width
+    box, mask = regions.cutout(index)
+    return not _is_flat(image[box][mask]) and 2 * len(peeled_sizes(mask)) - 1 >= _DIRT_THICKNESS * width
 
 
 def _cut(image: NDArray[np.uint8], kept: Mask, level: float) -> int:
