@@ -3,9 +3,9 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Read when torch loads. By default its threads wait awake for each other after every operation: beside other work,
-# whose turns they take, a training step took 40 times as long (docs/training.md). No result and no time alone changes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch loads: how often its threads look for work before they sleep. By default they look so long that beside
+# one busy process a training step takes four times as long; sleeping at once slows a free machine (docs/training.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from supcam.registry.client import Predictor, load_production
