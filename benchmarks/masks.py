@@ -104,9 +104,9 @@ def _figure(scale: int = 3, side: int = 62) -> None:
         verdict = judge(cluster)
         left, top = index % 4 * wide, index // 4 * high
         sheet.paste(_coloured(outlined.owners).resize((wide, wide), Image.Resampling.NEAREST), (left, top))
-        pen.text((left + 8, top + wide), _met(cluster), fill="black", font_size=14)
+        pen.text((left + 8, top + wide), _met(cluster), fill="black", font_size=12)
         doubt = "" if verdict.certain else ", uncertain"
-        pen.text((left + 8, top + wide + 18), f"{verdict.type.label}{doubt}", fill="black", font_size=14)
+        pen.text((left + 8, top + wide + 18), f"{verdict.type.label}{doubt}", fill="black", font_size=12)
     sheet.save(FIGURE, optimize=True)
 
 
