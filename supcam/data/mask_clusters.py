@@ -185,19 +185,31 @@ def cluster_of_bodies(region: Region, bodies: Sequence[tuple[Box, Mask]]) -> Clu
 
 def cluster_of_values(region: Region) -> Cluster:
     """The cluster of a region of a label map whose every value is one chromosome."""
-    return _cluster(region.owners, region.values, _shared_regions(region.owners), {})
+    return _cluster(region.owners, region.values, shared_regions(region.owners), {})
 
 
 def cluster_of_classes(region: Region, totals: Mapping[int, int], usual: Mapping[int, float]) -> Cluster:
-    """The cluster of a region whose values name classes: the two homologues of a class are told apart by area.
+    """The cluster of a region whose values name classes; arguments as :func:`tell_homologues`."""
+    owners, shares = tell_homologues(region, totals, usual)
+    numbers = [int(number) for number in np.unique(owners) if number > 0]
+    return _cluster(owners, numbers, shared_regions(owners), shares)
+
+
+def tell_homologues(
+    region: Region, totals: Mapping[int, int], usual: Mapping[int, float]
+) -> tuple[Owners, dict[int, float]]:
+    """The owners of a region with a number for each chromosome; the two homologues of a class are told apart by area.
 
     Where a class lies in this region alone, and on an area of more than one chromosome, its pieces are two
     chromosomes; pieces on both sides of an overlap are arms of one.
 
     Args:
-        region: Of a label map.
+        region: Of a label map whose values name classes.
         totals: Pixels of each class in the whole picture.
         usual: Area of one chromosome of each class in this picture, where known.
+
+    Returns:
+        Owners, and the area, in usual areas, of what may be both homologues in one piece.
     """
     owners = region.owners.copy()
     shared, count = ndimage.label(owners == SHARED, EIGHT)
@@ -205,7 +217,6 @@ def cluster_of_classes(region: Region, totals: Mapping[int, int], usual: Mapping
     # A pixel that several classes share is divided among them.
     parts = [size / max(1, sum(value > 0 for value in near)) for size, near in zip(_sizes(shared), around, strict=True)]
     shares: dict[int, float] = {}
-    numbers = list(region.values)
     for value in region.values:
         own = int(np.count_nonzero(owners == value))
         if totals[value] - own >= _ELSEWHERE * usual.get(value, own):
@@ -218,10 +229,10 @@ def cluster_of_classes(region: Region, totals: Mapping[int, int], usual: Mapping
         if len(groups) == 1:
             shares[value] = share
         else:
-            numbers.append(max(numbers) + 1)
+            second = int(owners.max()) + 1
             for group in groups[1:]:
-                owners[group] = numbers[-1]
-    return _cluster(owners, numbers, _shared_regions(owners), shares)
+                owners[group] = second
+    return owners, shares
 
 
 def _cluster(
@@ -235,11 +246,25 @@ def _sizes(labels: NDArray[np.int32]) -> NDArray[np.intp]:
     return np.bincount(labels.ravel())[1:]
 
 
-def _shared_regions(owners: Owners) -> list[Overlap]:
+def shared_regions(owners: Owners) -> list[Overlap]:
     """Overlaps of a label map: each connected region of ``SHARED``, owned by all that lie around it."""
+    return [overlap_of(region, around) for region, around in _shared_masks(owners)]
+
+
+def _shared_masks(owners: Owners) -> Iterator[tuple[Mask, set[int]]]:
     labels, count = ndimage.label(owners == SHARED, EIGHT)
-    regions = (labels == number for number in range(1, count + 1))
-    return [overlap_of(region, {int(x) for x in np.unique(owners[_grown(region)]) if x > 0}) for region in regions]
+    for number in range(1, count + 1):
+        region: Mask = labels == number
+        yield region, {int(owner) for owner in np.unique(owners[_grown(region)]) if owner > 0}
+
+
+def whole_chromosomes(owners: Owners) -> list[Mask]:
+    """The chromosomes of a label map (H, W) one by one; each has all of the overlaps that it lies beside."""
+    masks = {int(number): owners == number for number in np.unique(owners) if number > 0}
+    for region, around in _shared_masks(owners):
+        for number in around:
+            masks[number] |= region
+    return list(masks.values())
 
 
 def _unlinked(pieces: Mask, shared: NDArray[np.int32]) -> list[Mask]:

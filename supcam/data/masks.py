@@ -179,7 +179,7 @@ class MaskSource(ImportSource):
         crops: list[_Cut] = []
         for done, pair in enumerate(pairs, 1):
             try:
-                grey = _picture_on_white(self._base.read(pair.picture))
+                grey = picture_on_white(self._base.read(pair.picture))
             except (ImageError, UsageError) as error:
                 self.refused[pair.picture] = str(error).removeprefix("image ")
                 continue
@@ -213,7 +213,7 @@ class MaskSource(ImportSource):
                 self.ignored[why] += 1
                 continue
             cluster = None if outlined.bodies is None else cluster_of_bodies(region, outlined.bodies)
-            crops.append(_Cut(pair.picture, region, factor, _crop(grey, region), cluster))
+            crops.append(_Cut(pair.picture, region, factor, crop_of(grey, region), cluster))
         return crops
 
     def _verdicts(self, crops: Sequence[_Cut]) -> Iterator[tuple[str, bool, int]]:
@@ -264,7 +264,7 @@ def _key(path: str) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _picture_on_white(content: bytes) -> Grey:
+def picture_on_white(content: bytes) -> Grey:
     """A whole picture (H, W) by the steps of the one reading, dark chromosomes on paper of about 255."""
     plane = decode_plane(content)
     values = np.asarray(plane.values, dtype=np.float32)
@@ -272,7 +272,7 @@ def _picture_on_white(content: bytes) -> Grey:
     return on_white(values, hidden, plane.lossy, []).grey
 
 
-def _crop(grey: Grey, region: Region) -> bytes:
+def crop_of(grey: Grey, region: Region) -> bytes:
     """A region with its soft edge on white, as PNG."""
     rows, columns = region.box
     shown = np.pad(region.mask, _MARGIN)
