@@ -30,6 +30,7 @@ SLOW = {
     "data.test_differences",
     "data.test_expectations",
     "data.test_importers",
+    "data.test_masks",
     "data.test_page_in_browser",
     "data.test_review",
     "data.test_splits",

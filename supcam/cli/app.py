@@ -13,7 +13,8 @@ from supcam.errors import MissingExtra, SupcamError, explained
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
     "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
-    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "ruamel", "pathspec",
+    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "ruamel", "pathspec", "pycocotools",
+    "shapely",
 })  # fmt: skip
 
 app = typer.Typer(

@@ -36,6 +36,10 @@ def import_(
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
     page: Page = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Whole pictures with masks (label maps, COCO, LabelMe): cut and typed.")
+    ] = False,
+    overlap_value: Annotated[int, typer.Option(help="Value of label maps where chromosomes overlap.", min=1)] = 255,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -49,6 +53,8 @@ def import_(
             type_map=kinds,
             case_pattern=case_pattern,
             page=page,
+            masks=masks,
+            overlap=overlap_value,
             progress=progress,
         )
     for line in report.lines():

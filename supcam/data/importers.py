@@ -14,6 +14,7 @@ import tifffile
 from supcam.data.folder import build_folder, changing, link_tree, swap_in
 from supcam.data.labels import LabelledCrop, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
+from supcam.data.masks import OVERLAP, open_masks
 from supcam.data.sources import ImportSource, is_licence, open_source
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
@@ -80,6 +81,8 @@ def import_sources(
     type_map: Mapping[str, str] | None = None,
     case_pattern: str | None = None,
     page: int | None = None,
+    masks: bool = False,
+    overlap: int = OVERLAP,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
@@ -88,13 +91,18 @@ def import_sources(
     ``page`` (from 1), as a TIFF, so that later readers need not know of it. The new folder is built beside ``into``
     and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
 
+    With ``masks`` the sources are whole pictures with the masks of their chromosomes: the clusters cut from them come
+    in, typed by the rule of docs/masks.md; ``overlap`` is the value of label maps where chromosomes overlap.
+
     Raises:
         ImportRefused: naming every file that cannot be taken, and why.
         UsageError: for a wrong source, table, map or pattern, or data that are not checked out.
         SupcamError: when another command is changing the folder, or DVC fails.
     """
     into = into.resolve()
-    opened = [open_source(path) for path in sources]
+    opened = [
+        open_masks(path, overlap, case_pattern is None, progress) if masks else open_source(path) for path in sources
+    ]
     _refuse_names(sources, opened, into)
     report = ImportReport()
     with changing(into):
