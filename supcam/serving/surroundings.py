@@ -11,7 +11,7 @@ CUT_OUT_NOTE = "surroundings of a cut-out turned white"
 _MAX_FRAME = 24
 # A filling has one level in at least this share of it, and ends in a step of at least so many grey levels; uneven
 # paper has many levels and goes on smoothly.
-_FILL_SHARE, _FILL_STEP = 0.75, 8
+_FILL_SHARE, _FILL_STEP, _SEAM_STEP = 0.75, 8, 12
 # Around a body cut out of dark paper and set on white, the rim is darker than this.
 _DARK_RIM = 110
 
@@ -102,7 +102,9 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         return values, hidden | _fill(values, outside, rim_level)
     rings = [float(np.median(ring)) for depth in range(1, 5) if len(ring := values[depths == depth]) >= 8]
     brightest = int(np.argmax(rings))
-    if rings[brightest] - level >= _FILL_STEP:
+    # Sharpening leaves a bright seam on bright paper, which begins gently; a filling ends at once.
+    is_filled = rings[0] - level >= _SEAM_STEP if level >= 128 else rings[brightest] - level >= _FILL_STEP
+    if is_filled:
         hidden = _fill(values, outside, rim_level)
         notes.append(CUT_OUT_NOTE)
         if brightest:
