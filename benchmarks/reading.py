@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from supcam.serving import reading as steps
+from supcam.serving import surroundings
 from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
 from supcam.serving.images import ImageError, letterbox, read_crop
-from supcam.serving.reading import read_grey
+from supcam.serving.paper import on_white
+from supcam.serving.reading import bodies_alone, read_grey
 from supcam.synthetic import synthesize
 from tests.support.resaving import KINDS, encoded, padded
 
@@ -151,12 +152,12 @@ def _steps(crop: Grey) -> list[tuple[str, NDArray[np.float32], Grey]]:
     noisy = 255 - np.clip(lit + np.random.default_rng(2).normal(0, 2, lit.shape), 0, 255)
     stored = np.pad(noisy, 2, constant_values=255).astype(np.float32)
     notes: list[str] = []
-    top, bottom, left, right = steps.frame_sides(stored)
+    top, bottom, left, right = surroundings.frame_sides(stored)
     inner = stored[top : stored.shape[0] - bottom, left : stored.shape[1] - right]
-    upright, hidden = steps.upright(inner, np.zeros(inner.shape, dtype=bool), notes)
-    paper = steps.on_white(upright, hidden, False, notes)
+    upright, hidden = surroundings.upright(inner, np.zeros(inner.shape, dtype=bool), notes)
+    paper = on_white(upright, hidden, False, notes)
     mask = np.where(paper.foreground, 0, 255).astype(np.uint8)
-    shown = steps.bodies_alone(paper, notes)[0]
+    shown = bodies_alone(paper, notes)[0]
     pictures = [np.clip(np.rint(picture), 0, 255).astype(np.uint8) for picture in (inner, upright, paper.grey)]
     return [
         ("1 frame", stored, pictures[0]),

@@ -228,7 +228,8 @@ def image_files(paths: Sequence[Path]) -> tuple[dict[Path, ImageError | None], C
     """Absolute paths of the images given and found in folders (recursively, sorted), and which files were ignored.
 
     Hidden files, what archivers leave behind and files without an image suffix are ignored, as import does. A link
-    that leads out of its folder comes with an error: its target was not given.
+    that leads out of its folder comes with an error, since its target was not given, and so does a folder that may not
+    be read.
 
     Raises:
         UsageError: when nothing was given, a path does not exist, or there is no image.
@@ -256,11 +257,20 @@ def image_files(paths: Sequence[Path]) -> tuple[dict[Path, ImageError | None], C
 
 def _images_below(root: Path, ignored: Counter[str]) -> dict[Path, ImageError | None]:
     found: dict[Path, ImageError | None] = {}
-    for folder, folders, names in os.walk(root):
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+
+    def unread(error: OSError) -> None:
+        folder = Path(error.filename)
+        if not is_hidden(folder):
+            found[folder] = ImageError(f"{shown_path(folder)} cannot be opened: {error.strerror}. Allow reading it.")
+
+    for folder, folders, names in os.walk(root, onerror=unread):
         here = Path(folder)
         ignored["linked folders"] += sum((here / name).is_symlink() for name in folders)
         for path in (here / name for name in names):
-            if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts):
+            if is_hidden(path):
                 ignored["hidden files"] += 1
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
                 ignored[path.suffix.lower() or "no suffix"] += 1

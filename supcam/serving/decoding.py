@@ -95,7 +95,7 @@ def decode_plane(source: Source, *, page: int | None = None) -> Plane:
     Args:
         source: A path, encoded bytes, an array (H, W), (H, W, 1), (1, H, W), (H, W, 3 or 4) or (3 or 4, H, W), or a
             Pillow image.
-        page: The plane of a stack, from 1. Without it a stack is refused.
+        page: The plane of a stack, from 1. Without it a stack is refused; where there is one plane, that is read.
 
     Raises:
         ImageError: for anything else; the message is one line.
@@ -246,7 +246,7 @@ def _check_sides(width: int, height: int) -> None:
 def _choose_frame(image: Image.Image, page: int | None, notes: list[str]) -> None:
     """Go to the frame asked for; of several without ``page`` only a phone's (MPO: picture, then preview) is clear."""
     frames = int(getattr(image, "n_frames", 1))
-    if page is not None and not 1 <= page <= frames:
+    if page is not None and frames > 1 and not 1 <= page <= frames:
         raise _Refused(f"has {frames} planes; --page {page} is not one of them. Allowed: 1 to {frames}.")
     if page is None and frames > 1 and image.format != "MPO":
         raise _Refused(f"is a stack of {frames} frames. Name one with --page 1 to {frames}, or save that one alone.")

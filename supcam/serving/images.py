@@ -38,7 +38,7 @@ def read_crop(source: Source, *, page: int | None = None) -> Reading:
 
     Args:
         source: A path, encoded bytes, an array, or a Pillow image, as :func:`.decoding.decode_plane` takes them.
-        page: The plane of a stack, from 1.
+        page: The plane of a stack, from 1; where there is one plane, that is read.
 
     Raises:
         ImageError: for what is not one picture; the message names it, what it is, and the remedy.

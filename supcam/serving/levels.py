@@ -9,8 +9,8 @@ from PIL import Image
 
 Grey = NDArray[np.float32] | NDArray[np.uint8]
 
-# Depths that cameras and programs save. Of several that fit, the smallest is meant.
-_DEPTHS = (8, 10, 12, 14, 15, 16, 20, 24, 32, 64)
+# Depths that cameras and programs save. Of several that fit, the smallest is meant; sums of pictures have any above.
+_DEPTHS = (8, 10, 12, 14, *range(15, 65))
 _OFFSET = 32768  # Olympus ScanR and others save signed 16 bits as unsigned: black lies here
 
 
@@ -58,6 +58,23 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
     return Scaled(np.clip(grey, 0, 255).astype(np.float32), (note,))
 
 
+def turned(values: NDArray[Any]) -> NDArray[Any]:
+    """Values whose smallest is white, the other way round within the depth that they use."""
+    if values.dtype == np.bool_:
+        return ~values
+    if values.dtype.kind == "f":
+        finite = values[np.isfinite(values)]
+        return np.asarray(_full_scale(finite.max()) - values, dtype=values.dtype) if len(finite) else values
+    limits = np.iinfo(values.dtype)
+    if limits.min:
+        return np.asarray(-1 - values, dtype=values.dtype)
+    full = limits.max
+    if limits.bits > 8 and not _is_spread(values):
+        high = _robust_range(values)[1]
+        full = 2 ** next(depth for depth in _DEPTHS if high < 2**depth) - 1
+    return np.asarray(full - np.minimum(values, full), dtype=values.dtype)
+
+
 def _is_spread(values: NDArray[Any]) -> bool:
     """Whether eight or twelve bits were moved up to fill sixteen: all values are then multiples of 257, 256 or 16."""
     common = int(np.gcd.reduce(values, axis=None))
@@ -71,10 +88,14 @@ def _scaled_fractions(values: NDArray[Any], bits: int) -> Scaled:
     low, high = _robust_range(values[finite])
     if low < -0.01 * max(high, 1e-6):
         raise LevelsError(f"has values down to {low:.3g}: which of them is black is not known. Save 8 or 16 bits.")
-    # Two per cent above a full scale are rounding and sharpening.
-    full = next((full for full in (1, *(2**depth - 1 for depth in _DEPTHS)) if high <= full * 1.02), high)
+    full = _full_scale(high)
     grey = np.where(finite, np.clip(values * (255 / full), 0, 255), np.nan).astype(np.float32)
     return Scaled(grey, (f"{bits}-bit fractions (full scale {full:g}) scaled to 8 bits",))
+
+
+def _full_scale(high: float) -> float:
+    """Full scale of fractions whose highest is ``high``; two per cent above one are rounding and sharpening."""
+    return next((full for full in (1, *(2**depth - 1 for depth in _DEPTHS)) if high <= full * 1.02), float(high))
 
 
 def _robust_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .levels import turned
+
 _PLAIN = (0, 1, 2, 3)  # MinIsWhite, MinIsBlack, RGB, palette: read by tifffile; other colour spaces by Pillow
 _MIN_IS_WHITE, _RGB, _PALETTE = 0, 2, 3
 # What tifffile unpacks with the standard library: none, Deflate (two codes), LZMA, PackBits.
 _UNPACKED = (1, 8, 32946, 34925, 32773)
 _JPEG = (6, 7)
+# Planes end in no more bytes than these.
+_PADDING = 64
 
 
 class TiffError(ValueError):
@@ -32,7 +36,7 @@ class StoredPlane:
 
 
 def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
-    """Read the one plane of a TIFF, or the plane numbered ``page`` (from 1).
+    """Read the one plane of a TIFF, of several the plane numbered ``page`` (from 1).
 
     Thumbnails beside the picture do not count as planes.
 
@@ -51,15 +55,15 @@ def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
             raise TiffError(
                 f"is a stack of {len(planes)} planes. Name one with --page 1 to {len(planes)}, or save that one alone."
             )
-        if page is not None and not 1 <= page <= len(planes):
+        if page is not None and len(planes) > 1 and not 1 <= page <= len(planes):
             raise TiffError(f"has {len(planes)} planes; --page {page} is not one of them. Allowed: 1 to {len(planes)}.")
-        index = (page or 1) - 1
+        index = (page or 1) - 1 if len(planes) > 1 else 0
         notes = [f"plane {page} of {len(planes)} used"] if page and len(planes) > 1 else []
         notes += [f"{hidden} thumbnail{'s' if hidden > 1 else ''} left out"] if hidden else []
         plane = planes[index]
         _check_size(plane, max_pixels)
         _check_complete(plane.page, len(content))
-        if len(planes) == 1 and page is None:
+        if len(planes) == 1:
             _check_behind(plane.page, len(content))
         values = _stored(plane, content)
         return _as_plane(plane, values, notes)
@@ -136,11 +140,18 @@ def _check_complete(page: Any, length: int) -> None:
 
 
 def _check_behind(page: Any, length: int) -> None:
-    """Planes that lie behind the first one without a directory, as MetaMorph and old ImageJ files have them."""
-    if page.compression != 1 or page.dtype is None:
+    """Planes that lie behind the first one without a directory, as MetaMorph and old ImageJ files have them.
+
+    What the directory itself points to (profiles, notes, smaller copies) is no plane, nor is what has another length.
+    """
+    if page.compression != 1 or page.dtype is None or page.nbytes < 1:
         return
-    more = (length - max(page.dataoffsets) - page.databytecounts[-1]) // max(1, page.nbytes)
-    if more:
+    end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+    described = [page.offset, *(tag.valueoffset for tag in page.tags)]
+    for part in page.pages or ():
+        described += [part.offset, *part.dataoffsets]
+    more, rest = divmod(min([length, *(start for start in described if start >= end)]) - end, page.nbytes)
+    if more and rest < _PADDING:
         raise TiffError(
             f"is a stack of {more + 1} planes without directories (as MetaMorph writes). Save the one plane alone."
         )
@@ -199,7 +210,7 @@ def _by_pillow(plane: _Candidate, content: bytes) -> NDArray[Any]:
         return values.view(np.uint32)
     # Of what has white at 0 Pillow turns 1 and 8 bits, not more.
     deep = values.ndim == 2 and values.dtype.itemsize > 1
-    return _turned(values) if page.photometric == _MIN_IS_WHITE and deep else values
+    return turned(values) if page.photometric == _MIN_IS_WHITE and deep else values
 
 
 def _pillow_values(image: Image.Image) -> NDArray[Any]:
@@ -250,7 +261,7 @@ def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> Stor
         raise TiffError(f"has pixels of {values.shape[2:]} values; allowed are grey and RGB. Save it as 8-bit grey.")
     by_us = page.compression in _UNPACKED and page.photometric == _MIN_IS_WHITE
     if by_us:
-        values = _turned(values)
+        values = turned(values)
     tag = page.tags.get(274)
     return StoredPlane(
         _oriented(values, tag),
@@ -258,16 +269,6 @@ def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> Stor
         tuple(notes),
         page.compression in _JPEG,
     )
-
-
-def _turned(values: NDArray[Any]) -> NDArray[Any]:
-    """Values whose smallest is white, the other way round."""
-    if values.dtype == np.bool_:
-        return ~values
-    if values.dtype.kind == "f":
-        return values.max() - values if values.size else values
-    limits = np.iinfo(values.dtype)
-    return np.asarray(limits.max - (values - limits.min) if limits.min else limits.max - values, dtype=values.dtype)
 
 
 def _oriented(values: NDArray[Any], tag: Any) -> NDArray[Any]:

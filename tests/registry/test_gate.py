@@ -1,5 +1,6 @@
 """The gate before every answer: no crop, no type; what is doubtful goes to review; and every output says why."""
 
+import errno
 import json
 import os
 import threading
@@ -95,6 +96,27 @@ def test_litter_is_ignored_and_pipes_and_links_are_refused_without_waiting(predi
     assert errors["link.png"].endswith("is a link out of the folder. Replace it by its file.")
     assert "is a named pipe" in errors["pipe.png"]
     assert predict_files(predictor, [mess]).ignored == {"hidden files": 2, ".db": 1, ".txt": 1}
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_row(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its crops were left out without a word. (Root may read everything, so the refusal is put in by hand.)"""
+    for name in ("open", "closed", ".cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "crop.png").write_bytes(encode(CROP))
+
+    def scandir(path: str) -> object:
+        if Path(path).name in {"closed", ".cache"}:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scanned(path)
+
+    scanned = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    frame = predict_files(predictor, [tmp_path]).frame
+    assert frame["path"].tolist() == [str(tmp_path / "closed"), str(tmp_path / "open" / "crop.png")]
+    assert frame["error"][0] == f"{tmp_path / 'closed'} cannot be opened: Permission denied. Allow reading it."
+    assert not frame["error"][1]
 
 
 def test_summary_counts_review_by_reason(predictor: Predictor, tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+"""What stands around a body: frames, dead lines, dark paper, and the filling around a cut-out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bodies import Mask, connected_regions, dilated
+from .paper import WHITE, Grey, commonest, edges_of, local_noise, means_of, sum_of, surface_terms, trimmed_fit
+
+CUT_OUT_NOTE = "surroundings of a cut-out turned white"
+
+_MAX_FRAME = 24
+# A filling has one level in at least this share of it, and ends in a step of at least so many grey levels; uneven
+# paper has many levels and goes on smoothly.
+_FILL_SHARE, _FILL_STEP, _SEAM_STEP = 0.75, 8, 12
+# Around a body cut out of dark paper and set on white, the rim is darker than this.
+_DARK_RIM = 110
+
+
+def frame_sides(values: Grey) -> tuple[int, int, int, int]:
+    """Lines of a frame at top, bottom, left and right: each of one level, with a step to the line inside of it."""
+    deepest = min(_MAX_FRAME, min(values.shape) // 4)
+    paper = commonest(values, edges=0)
+    return (
+        _frame_lines(values[: deepest + 1], paper),
+        _frame_lines(values[::-1][: deepest + 1], paper),
+        _frame_lines(values.T[: deepest + 1], paper),
+        _frame_lines(values.T[::-1][: deepest + 1], paper),
+    )
+
+
+def _frame_lines(lines: Grey, paper: float) -> int:
+    """Number of the first lines (n, L) that are frame, none of which has the level of the paper.
+
+    The ends of a line lie in the frames of the sides next to it, which may have other levels: these do not count.
+    """
+    count, length = lines.shape
+    from_end = np.minimum(np.arange(length), np.arange(length)[::-1])
+    levels = np.median(lines, axis=1)[:, np.newaxis]
+    with np.errstate(invalid="ignore"):
+        even = np.abs(lines - levels) <= 4
+        even |= from_end < np.arange(count)[:, np.newaxis]
+        step = (np.abs(lines[1:] - levels[:-1]) > 6).mean(axis=1) >= 0.6
+        step &= np.abs(levels[:-1, 0] - paper) > 6
+    all_even = even.mean(axis=1) >= 0.95
+    first_uneven = int(np.argmin(all_even)) if not all_even.all() else len(all_even)
+    steps = np.flatnonzero(step[:first_uneven])
+    return int(steps[-1]) + 1 if len(steps) else 0
+
+
+def without_dead_lines(values: Grey, notes: list[str]) -> Grey:
+    """Rows and columns to which a broken camera gave one value, at most two side by side, filled in across them."""
+    return _without_dead_rows(_without_dead_rows(values, notes).T, notes).T
+
+
+def _without_dead_rows(values: Grey, notes: list[str]) -> Grey:
+    even = np.flatnonzero(np.ptp(values, axis=1) <= 1)
+    if not len(even) or len(even) == len(values):
+        return values
+    dead = even[np.abs(values[even, 0] - commonest(values, edges=0)) > 6]
+    for group in np.split(dead, np.flatnonzero(np.diff(dead) > 1) + 1):
+        if not 1 <= len(group) <= 2 or group[0] == 0 or group[-1] == len(values) - 1:
+            continue
+        before, after = values[group[0] - 1], values[group[-1] + 1]
+        share = np.arange(1, len(group) + 1, dtype=np.float32)[:, np.newaxis] / (len(group) + 1)
+        values = values.copy()
+        values[group] = before + (after - before) * share
+        notes.append("dead line filled in")
+    return values
+
+
+def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
+    """Turn dark paper bright, and find what is no picture at all but filled in around a cut-out.
+
+    The rim of a body is nearer to the paper than its inside is, whatever stands around a cut-out. Where the
+    surroundings have many levels they are paper, and the body is what differs from them.
+    """
+    outside, level = hidden, 0.0
+    if not hidden.any():
+        level = commonest(values)
+        outside = _around(np.abs(values - level) <= max(2.0, 3 * local_noise(values, level)))
+        if not _is_even(values[outside], level):
+            return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
+    depths = _depths(outside)
+    rim, inside = values[(depths > 0) & (depths <= 2) & ~hidden], values[depths > 3]
+    if len(inside) < 8:
+        inside = values[(depths > 1) & ~hidden]
+    if not len(rim) or not len(inside):
+        return (values if level >= 128 else WHITE - values), hidden
+    rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
+    if not hidden.any() and abs(inside_level - level) <= 2 and abs(rim_level - level) > 8:
+        # A line drawn around the body: within it the paper goes on, so the surroundings are no cut-out's.
+        return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
+    # A body with a pale inside on bright paper: nothing of it is brighter than the paper.
+    pale_inside = 128 <= level >= rim_level > _DARK_RIM and float(np.percentile(inside, 95)) <= level + 4
+    bright = rim_level >= inside_level or pale_inside
+    if not bright and not hidden.any():
+        bright = _fades_inwards(values, depths, level)
+    if not bright:
+        values, level, rim_level = _inverted(values, notes), WHITE - level, WHITE - rim_level
+    if hidden.any():
+        notes.append(CUT_OUT_NOTE)
+        return values, hidden | _fill(values, outside, rim_level)
+    rings = [float(np.median(ring)) for depth in range(1, 5) if len(ring := values[depths == depth]) >= 8]
+    brightest = int(np.argmax(rings))
+    # Sharpening leaves a bright seam on bright paper, which begins gently; a filling ends at once.
+    is_filled = rings[0] - level >= _SEAM_STEP if level >= 128 else rings[brightest] - level >= _FILL_STEP
+    if is_filled:
+        hidden = _fill(values, outside, rim_level)
+        notes.append(CUT_OUT_NOTE)
+        if brightest:
+            values = _unmixed(values, hidden, level, brightest)
+    return values, hidden
+
+
+def _depths(outside: Mask, count: int = 9) -> NDArray[np.int8]:
+    """Distance of each pixel from the outside in steps to all eight neighbours, at most ``count`` + 1."""
+    depths = np.zeros(outside.shape, dtype=np.int8)
+    reached = outside
+    for _ in range(count + 1):
+        depths += ~reached
+        reached = dilated(reached)
+    return depths
+
+
+def _fades_inwards(values: Grey, depths: NDArray[np.int8], level: float) -> bool:
+    """Whether a body is darkest at its outline only because it was cut out softly: behind that it darkens inwards.
+
+    The brightest quarter of its pixels then lies nearer to the outline than the darkest quarter does.
+    """
+    within = depths > 1
+    order = np.argsort(values[within], kind="stable")
+    quarter = len(order) // 4
+    if not quarter:
+        return False
+    ordered = depths[within][order]
+    if float(ordered[-quarter:].mean()) >= float(ordered[:quarter].mean()) - 0.05 * float(depths[depths > 0].mean()):
+        return False
+    rings = [float(np.median(ring)) for depth in range(1, 8) if len(ring := values[depths == depth]) >= 8]
+    peak = int(np.argmax(rings[:4]))
+    return bool(
+        rings[peak + 1 : peak + 4] and rings[peak] - min(rings[peak + 1 : peak + 4]) > 0.05 * (rings[peak] - level)
+    )
+
+
+def _unmixed(values: Grey, hidden: Mask, level: float, rings: int) -> Grey:
+    """Take the filling out of the ``rings`` of pixels at a soft cut-out's outline, as if white had stood around it.
+
+    The share of the body in such a pixel follows from its level between that of the filling and the body beside it.
+    """
+    depths = _depths(hidden, rings)
+    known = depths > rings
+    body = np.where(known, values, 0).astype(np.float32)
+    out = values.copy()
+    for depth in range(rings, 0, -1):
+        weight = means_of(known.astype(np.float32))
+        near = means_of(body) / np.maximum(weight, 1e-6)
+        ring = (depths == depth) & (weight > 0)
+        share = np.clip((values - level) / np.maximum(near - level, 1), 0, 1)
+        out[ring] = (np.maximum(values, level) + (1 - share) * (WHITE - level))[ring]
+        body[ring] = near[ring]
+        known = known | ring
+    return np.minimum(out, WHITE)
+
+
+def _inverted(values: Grey, notes: list[str]) -> Grey:
+    notes.append("dark background inverted")
+    return WHITE - values
+
+
+def _is_even(surroundings: Grey, level: float) -> bool:
+    """Whether what stands around the body has one level, as clean paper and what a program filled in have."""
+    return bool(len(surroundings) and np.mean(np.abs(surroundings - level) <= 1) >= _FILL_SHARE)
+
+
+def _darker_than_paper(values: Grey, level: float) -> bool:
+    """Whether what differs from the surface through the edges is darker than it.
+
+    The surface is a plane unless most of the edges bend away from it, as under a vignette.
+    """
+    edges = edges_of(values)
+    terms = surface_terms(values.shape)
+    basis = np.stack([edges_of(term) for term in terms])
+    solution, reach = trimmed_fit(basis[:3], edges, edges >= 0, 0.0, rounds=4)
+    near = np.abs(edges - solution @ basis[:3]) <= reach
+    if near.sum() >= 24:
+        solution, reach = trimmed_fit(basis, edges, near, 0.0, rounds=2)
+    rest = values - sum_of(solution, terms)
+    body = float(rest[np.abs(rest) > reach].sum())
+    return body < 0 if body else level >= 128
+
+
+def _around(mask: Mask) -> Mask:
+    """The parts of a mask that reach an edge of the picture; without any, those that cover 2 % of it."""
+    regions = connected_regions(mask)
+    reaching = regions.touching_edge()
+    return regions.mask(reaching if reaching.any() else regions.areas >= mask.size // 50)
+
+
+def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
+    """All of the filling: the outside, and its level inside of bodies where the rim around shows that it is a hole."""
+    if not outside.any():
+        return outside
+    level = float(np.nanmedian(values[outside])) if np.isfinite(values[outside]).any() else np.nan
+    if np.isnan(level):
+        return outside
+    regions = connected_regions((np.abs(values - level) <= 1) & ~outside)
+    holes = np.zeros(len(regions), dtype=bool)
+    for index in np.flatnonzero(regions.areas >= 4):
+        hole = regions.labels == index + 1
+        around = values[dilated(hole) & ~hole]
+        holes[index] = np.median(around) > (rim_level + level) / 2
+    return outside | regions.mask(holes)
