@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
-from supcam.cli.options import CasePattern, Page, TypeMap, read_map
+from supcam.cli.options import CasePattern, Encoding, Page, TypeMap, read_map
 from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
@@ -36,6 +36,7 @@ def import_(
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
     page: Page = None,
+    encoding: Encoding = None,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -49,6 +50,7 @@ def import_(
             type_map=kinds,
             case_pattern=case_pattern,
             page=page,
+            encoding=encoding,
             progress=progress,
         )
     for line in report.lines():
