@@ -27,6 +27,7 @@ def split(stage: Stage) -> str:
         divided,
         stage.settings.validate_,
         by_case=stage.settings.split.protocol == "by_case",
+        together=stage.settings.split.same_case == "together",
         linked=validation["linked"],
     )
     passed = require_passed(checked, stage.out / "validation.json", stage.data, stage.report)

@@ -1,5 +1,6 @@
 """Errors that users see, each with the exit code its command ends with."""
 
+import errno
 from typing import ClassVar
 
 
@@ -33,12 +34,26 @@ class MissingExtra(UsageError):
 
 
 def explained(error: SupcamError | OSError) -> SupcamError:
-    """An error of the file system as one of ours, naming the file; one that names no file is raised again."""
+    """An error of the file system as one of ours, naming the file; one that names none, for another cause than a full
+    disk, is raised again.
+    """
     if isinstance(error, SupcamError):
         return error
     if error.filename is None:
+        # Writing into an open file names none, and copying a folder lists (from, to, why) of every file.
+        text = str(error.args[0][0][2]) if _is_list_of_copies(error) else str(error)
+        if error.errno in _NO_ROOM or any(f"Errno {number}]" in text for number in _NO_ROOM):
+            return SupcamError(f"{text.rsplit('] ')[-1]}. Nothing was changed; free some space and run again.")
         raise error
     return SupcamError(f"{error.filename}: {error.strerror}. Check that it exists, is writable and the disk has room.")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _is_list_of_copies(error: OSError) -> bool:
+    first = error.args[0] if error.args else None
+    return isinstance(first, list) and bool(first) and isinstance(first[0], tuple) and len(first[0]) == 3
 
 
 class GateRefused(SupcamError):

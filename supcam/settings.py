@@ -1,5 +1,6 @@
 """Settings of every stage, read from ``params.yaml`` and checked before any work starts."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -103,6 +104,8 @@ class SplitSettings(Section):
     """How crops are divided into train, validation and test."""
 
     protocol: Literal["by_case", "paper"] = "by_case"
+    # Cases of one id in several sources, or in spellings such as 1 and 1.0: one patient, or several.
+    same_case: Literal["together", "apart"] = "together"
     validation: float = Field(0.15, gt=0.0, lt=0.5)
     test: float = Field(0.15, gt=0.0, lt=0.5)
     seed: int = Field(42, ge=0, lt=2**31)
@@ -435,15 +438,60 @@ def load_settings(path: Path, overrides: dict[str, str] | None = None) -> Settin
     """
     if not path.is_file():
         raise UsageError(f"settings file {path} does not exist. Run in the project root, or: supcam profile sample")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"settings file {path} is not valid YAML: {error}. Correct it.") from None
+    values = read_yaml(path.read_bytes(), f"settings file {path}") or {}
     if not isinstance(values, dict):
         raise UsageError(f"settings file {path} must hold sections, found {type(values).__name__}. Correct it.")
     for name, text in (overrides or {}).items():
         _override(values, name, text)
     return parse_settings(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe values only; a key twice in one mapping is an error, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys each once."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands in line {lines[key.value]} already",
+                    problem_mark=key.start_mark,
+                )
+            lines[str(key.value)] = line
+        return super().construct_mapping(node, deep)
+
+
+_DEPTH = 20
+
+
+def read_yaml(content: bytes, where: str) -> Any:
+    """Values of a YAML text in UTF-8.
+
+    Raises:
+        UsageError: naming ``where`` and the line: for another encoding, what is no YAML, a key that stands twice in
+            one mapping, or mappings nested deeper than any settings are.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEPTH:
+                deep = event.start_mark.line + 1 if event.start_mark else 1
+                raise UsageError(f"{where} line {deep} is nested more than {_DEPTH} levels deep. Correct it.")
+        return yaml.load(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        found = "is UTF-16" if utf16 else f"line {line} is not UTF-8"
+        raise UsageError(f"{where}: {found}. Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1} " if error.problem_mark else ""
+        raise UsageError(f"{where} {place}is not valid YAML: {error.problem}. Correct it.") from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise UsageError(f"{where} is not valid YAML: {' '.join(str(error).split())}. Correct it.") from None
 
 
 def parse_settings(values: dict[str, Any]) -> Settings:
@@ -567,7 +615,7 @@ def with_best_params(settings: Settings, path: Path) -> Settings:
     """
     if not path.is_file():
         raise UsageError(f"tuned values {path} do not exist. Run: dvc repro tune")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = read_yaml(path.read_bytes(), f"tuned values {path}")
     needed = {"margin", "temperature"}
     if not isinstance(found, dict) or not needed <= set(found) <= needed | set(TUNABLE):
         raise UsageError(

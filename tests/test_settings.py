@@ -83,3 +83,31 @@ def test_head_epochs_that_leave_none_were_noticed_after_hours_of_pretraining() -
     with pytest.raises(SettingError, match=r"finetune.head_epochs = 2 is not allowed.*fewer than finetune.epochs, 2"):
         parse_settings({"finetune": {"epochs": 2, "head_epochs": 2}})
     parse_settings({"pretrain": {"epochs": 0}, "finetune": {"epochs": 1, "head_epochs": 1}})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"profile: sample\n# \xd6\xd6\xd7\xd3\n", r"params.yaml: line 2 is not UTF-8. Save it as UTF-8"),
+        ("profile: sample\n".encode("utf-16"), r"params.yaml: is UTF-16. Save it as UTF-8"),
+        (b"runtime:\n  seed: 1\nsplit: {seed: 2}\nruntime: {}\n", r"line 4 .*'runtime' stands in line 1 already"),
+        (b"runtime:\n  seed: 1\n  threads: 2\n  seed: 3\n", r"line 4 .*'seed' stands in line 2 already"),
+        (b"profile: sample\nruntime: " + b"[" * 5000, r"params.yaml line 2 is nested more than 20 levels deep"),
+        (b"runtime: {seed: 1\nsplit: 2\n", r"params.yaml line \d+ is not valid YAML"),
+        (b"profile: a\x00b\n", r"params.yaml is not valid YAML: .*special characters"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    """Ended with tracebacks; of a key that stood twice the last was taken, which DVC refuses."""
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_and_merged_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes("\ufeffruntime: &base {seed: 7}\nsplit:\n  <<: *base\n  test: 0.3\n".encode())
+    settings = load_settings(path)
+    assert (settings.runtime.seed, settings.split.seed, settings.split.test) == (7, 7, 0.3)

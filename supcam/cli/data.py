@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
-from supcam.cli.options import CasePattern, Page, TypeMap, read_map
+from supcam.cli.options import CasePattern, Encoding, Page, TypeMap, read_map
 from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
@@ -40,6 +40,7 @@ def import_(
         bool, typer.Option("--masks", help="Whole pictures with masks (label maps, COCO, LabelMe): cut and typed.")
     ] = False,
     overlap_value: Annotated[int, typer.Option(help="Value of label maps where chromosomes overlap.", min=1)] = 255,
+    encoding: Encoding = None,
 ) -> None:
     """Take in crops, all or nothing, and record the new version of the data."""
     from supcam.data.importers import import_sources
@@ -55,6 +56,7 @@ def import_(
             page=page,
             masks=masks,
             overlap=overlap_value,
+            encoding=encoding,
             progress=progress,
         )
     for line in report.lines():

@@ -7,9 +7,15 @@ import typer
 
 from supcam.errors import UsageError
 
-TypeMap = Annotated[str | None, typer.Option("--map", help="Types of numeric folders: 0=instance,1=touching,...")]
+TypeMap = Annotated[
+    str | None,
+    typer.Option("--map", help="Types of folders or of names in the table: 0=instance,single=instance,1=touching,..."),
+]
 CasePattern = Annotated[
     str | None, typer.Option(help="Regular expression that finds the case in a path, by a group (?P<case>...).")
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding of tables and of names in zips that are not UTF-8: gbk, big5, cp932, ...")
 ]
 Page = Annotated[int | None, typer.Option(help="Plane of files that hold a stack, from 1.", min=1)]
 

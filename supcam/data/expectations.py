@@ -39,15 +39,23 @@ def validate_crops(
 
 
 def validate_splits(
-    frame: pd.DataFrame, settings: ValidateSettings, *, by_case: bool, linked: Sequence[Sequence[str]] = ()
+    frame: pd.DataFrame,
+    settings: ValidateSettings,
+    *,
+    by_case: bool,
+    together: bool = True,
+    linked: Sequence[Sequence[str]] = (),
 ) -> ValidationReport:
     """Judge a split manifest: no part is empty, no case, duplicate or near duplicate (``linked``) lies in two.
+
+    With ``together`` neither do cases of one id in several sources or spellings.
 
     Raises:
         UsageError, MissingExtra: as :func:`validate_crops`.
     """
     _refuse_empty(frame, "split manifest")
-    rules = [rule for rule in data_rules(settings)[1] if rule.name != "case_crosses" or by_case]
+    asked = {"case_crosses": by_case, "patient_crosses": by_case and together}
+    rules = [rule for rule in data_rules(settings)[1] if asked.get(rule.name, True)]
     return _judge("splits", split_tables(frame, linked), rules)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_type
+from supcam.data.case_ids import CASE_DOUBTS, case_doubts, patient_keys
+from supcam.data.fingerprints import same_pictures
 from supcam.data.groups import merged, same_values
 from supcam.data.measure import OK, measure_crops, near_duplicates
 from supcam.data.sources import is_image
@@ -38,20 +40,24 @@ def raw_tables(
 
     Pictures whose correlation is at least ``similarity`` (0 to 1) are near duplicates; paths start from ``root``.
     """
-    facts, descriptors = measure_crops(frame, root, progress=progress)
+    facts, descriptors, prints = measure_crops(frame, root, progress=progress)
     same = same_values(str(value) for value in facts["pixels"])
     near = near_duplicates(descriptors, similarity, SIZE_RATIO)
-    # Exact copies have a rule of their own.
+    # Exact copies have a rule of their own, and of the others turned ones that are not near already.
     near = [group for group in near if facts["pixels"].iloc[group].nunique() > 1]
+    turned = _not_within(same_pictures(prints), merged([*same, *near]), len(facts))
     named = zip(facts["crop_id"], facts["source"], strict=True)
     facts["id_source"] = [OK if crop_id.startswith(f"{source}/") else source for crop_id, source in named]
     facts["same_picture"], facts["conflict"] = _others(facts, same)
-    facts["similar_picture"], facts["near_conflict"] = _others(facts, near)
+    facts["similar_picture"], _ = _others(facts, near)
+    facts["turned_picture"], _ = _others(facts, turned)
+    _, facts["near_conflict"] = _others(facts, merged([*near, *turned]))
     for name in ("contrast", "focus"):
         facts[f"{name}_deviation"] = _deviation(facts, name)
-    linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in merged([*same, *near]))
+    linked = sorted(sorted(facts["crop_id"].iloc[group]) for group in merged([*same, *near, *turned]))
     counts = facts["type"].value_counts().reindex(TYPE_LABELS, fill_value=0)
-    return {"crop": facts, "type": _named(counts.items(), "count"), "file": _unlisted(facts, root)}, linked
+    tables = {"crop": facts, "type": _named(counts.items(), "count"), "file": _unlisted(facts, root)}
+    return {**tables, "case": _case_table(facts)}, linked
 
 
 def split_tables(frame: pd.DataFrame, linked: Sequence[Sequence[str]]) -> Tables:
@@ -61,6 +67,7 @@ def split_tables(frame: pd.DataFrame, linked: Sequence[Sequence[str]]) -> Tables
     cases = (facts["source"] + "/" + facts["case_id"]).where(facts["case_id"] != "", "")
     near = [[index_of[crop_id] for crop_id in ids if crop_id in index_of] for ids in linked]
     facts["case_in"] = _crossing(facts, same_values(cases))
+    facts["patient_in"] = _crossing(facts, same_values(patient_keys(facts["case_id"])))
     facts["duplicate_in"] = _crossing(facts, same_values(facts["sha256"]))
     facts["near_in"] = _crossing(facts, near)
     counts, present = count_parts(facts), set(facts["type"])
@@ -75,7 +82,7 @@ def composed_tables(
     frame: pd.DataFrame, sources: pd.DataFrame, root: Path, requested: int | None, progress: Progress | None
 ) -> Tables:
     """Tables of composed crops made of the training rows ``sources``, of which ``requested`` were asked for."""
-    facts, _ = measure_crops(frame, root, progress=progress)
+    facts, _, _ = measure_crops(frame, root, progress=progress)
     kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
     facts[["parents_known", "algebra"]] = pd.DataFrame(checked, columns=["parents_known", "algebra"], dtype=str)
@@ -92,6 +99,23 @@ def darkest_range(sources: pd.DataFrame, root: Path) -> tuple[int, int]:
 
 def _named(values: Iterable[tuple[Any, float]], column: str) -> pd.DataFrame:
     return pd.DataFrame(list(values), columns=["type", column])
+
+
+def _not_within(groups: list[list[int]], known: list[list[int]], count: int) -> list[list[int]]:
+    """The groups that join members of several ``known`` groups, or members of none; numbers are below ``count``."""
+    label = np.arange(count)
+    for group in known:
+        label[group] = group[0]
+    return [group for group in groups if len(set(label[group])) > 1]
+
+
+def _case_table(facts: pd.DataFrame) -> pd.DataFrame:
+    """A row for each case id that a person should look at: which one, and why."""
+    rows = [(case, kind, text) for kind, case, text in case_doubts(facts)]
+    table = pd.DataFrame(rows, columns=["type", "kind", "text"])
+    for kind in CASE_DOUBTS:
+        table[kind] = table["text"].where(table["kind"] == kind, "")
+    return table.drop(columns=["kind", "text"])
 
 
 def _others(facts: pd.DataFrame, groups: list[list[int]]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from supcam.data.case_ids import patient_keys
+
 Links = Iterable[Sequence[str]]
 
 
@@ -36,11 +38,12 @@ def same_values(values: Iterable[str]) -> list[list[int]]:
     return [group for group in positions.values() if len(group) > 1]
 
 
-def group_crops(frame: pd.DataFrame, *, by_case: bool, linked: Links = ()) -> "pd.Series[str]":
+def group_crops(frame: pd.DataFrame, *, by_case: bool, together: bool = True, linked: Links = ()) -> "pd.Series[str]":
     """Name of the group of each crop: the crops that must share a part.
 
-    Crops of one case (``by_case``), with the same bytes, or in one list of ``linked`` ids share a group. It is named
-    after its case (``source/case_id``) or, without one, after its first crop; of several, the first in the alphabet.
+    Crops of one case (``by_case``), with the same bytes, or in one list of ``linked`` ids share a group; ``together``
+    takes cases of one id for one patient, in whatever source and spelling. A group is named after its case
+    (``source/case_id``) or, without one, after its first crop; of several, the first in the alphabet.
     """
     own = frame["source"] + "/" + frame["case_id"]
     keys = own.where(by_case & (frame["case_id"] != ""), "crop " + frame["crop_id"])
@@ -48,7 +51,9 @@ def group_crops(frame: pd.DataFrame, *, by_case: bool, linked: Links = ()) -> "p
     names, codes = np.unique(keys.to_numpy(dtype=object), return_inverse=True)
     code_of = dict(zip(frame["crop_id"], codes.tolist(), strict=True))
     same_bytes = frame.groupby("sha256")["crop_id"].agg(list)
-    known = ([code_of[crop_id] for crop_id in ids if crop_id in code_of] for ids in [*same_bytes, *linked])
+    known = [[code_of[crop_id] for crop_id in ids if crop_id in code_of] for ids in [*same_bytes, *linked]]
+    if by_case and together:
+        known += [codes[group].tolist() for group in same_values(patient_keys(frame["case_id"]))]
     for group in merged(codes_of_group for codes_of_group in known if codes_of_group):
         names[group] = names[group[0]]
     return pd.Series(names[codes], index=frame.index, dtype=keys.dtype)

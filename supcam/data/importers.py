@@ -11,11 +11,13 @@ from pathlib import Path
 import pandas as pd
 import tifffile
 
-from supcam.data.folder import build_folder, changing, link_tree, swap_in
+from supcam.data.case_ids import CASE_DOUBTS, case_doubts, plain_case
+from supcam.data.folder import build_folder, changing, link_tree, replaceable, swap_in
 from supcam.data.labels import LabelledCrop, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.masks import OVERLAP, open_masks
 from supcam.data.sources import ImportSource, is_licence, open_source
+from supcam.data.tables import as_text
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.progress import Progress
@@ -23,6 +25,7 @@ from supcam.serving.decoding import decode_plane
 from supcam.serving.images import ImageError, read_crop
 
 _SHOWN = 20
+_CASES_SHOWN = 5
 # A name too long, or a file where another crop needs a folder: the fault of the name, unlike a full disk.
 _NAME_FAULTS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
 
@@ -47,8 +50,9 @@ class ImportReport:
 
     ``added`` crops are new, ``unchanged`` ones were there already; the data folder holds ``total`` now, of the
     ``types``. ``ignored`` counts files left out, by reason; ``notes`` crops that reading had to change, by what was
-    changed. ``type_maps`` has the type by folder name for each source that needed a map. ``manifest_hash`` is that of
-    the new manifest; ``versioned`` says whether DVC recorded it.
+    changed. ``warnings`` are sentences for a person. ``type_maps`` has the type by folder name, or by what the table
+    says, for each source that needed a map; ``labelled_by_table`` names those with a table. ``manifest_hash`` is that
+    of the new manifest; ``versioned`` says whether DVC recorded it.
     """
 
     added: int = 0
@@ -56,8 +60,10 @@ class ImportReport:
     total: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
     types: dict[str, int] = field(default_factory=dict)
     type_maps: dict[str, dict[str, str]] = field(default_factory=dict)
+    labelled_by_table: set[str] = field(default_factory=set)
     manifest_hash: str = ""
     versioned: bool = False
 
@@ -66,9 +72,11 @@ class ImportReport:
         counts = ", ".join(f"{count} {name}" for name, count in self.types.items())
         lines = [f"{self.added} crops added, {self.unchanged} already there; {self.total} in all: {counts}"]
         for source, used in self.type_maps.items():
-            lines.append(f"{source}: " + ", ".join(f"folder {name} = {label}" for name, label in sorted(used.items())))
+            what = "" if source in self.labelled_by_table else "folder "
+            lines.append(f"{source}: " + ", ".join(f"{what}{name} = {label}" for name, label in sorted(used.items())))
         lines += [f"ignored: {count} {what}" for what, count in sorted(self.ignored.items())]
         lines += [f"note: {count} crops {what}" for what, count in sorted(self.notes.items())]
+        lines += [f"warning: {text}" for text in self.warnings]
         lines.append(f"manifest {self.manifest_hash[:12]}" + (", version recorded in DVC" if self.versioned else ""))
         return lines
 
@@ -83,12 +91,14 @@ def import_sources(
     page: int | None = None,
     masks: bool = False,
     overlap: int = OVERLAP,
+    encoding: str | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Take crops from folders, zips or label tables into the data folder ``into`` and record the new version.
 
     Original bytes go to ``crops/<source>/<path below the source>``; of files that hold a stack only the plane
-    ``page`` (from 1), as a TIFF, so that later readers need not know of it. The new folder is built beside ``into``
+    ``page`` (from 1), as a TIFF, so that later readers need not know of it. ``encoding`` is that of tables and of names
+    in zips which are not UTF-8. The new folder is built beside ``into``
     and swapped in; if anything fails, the folder and its ``.dvc`` file are as before.
 
     With ``masks`` the sources are whole pictures with the masks of their chromosomes: the clusters cut from them come
@@ -99,9 +109,10 @@ def import_sources(
         UsageError: for a wrong source, table, map or pattern, or data that are not checked out.
         SupcamError: when another command is changing the folder, or DVC fails.
     """
-    into = into.resolve()
+    into = replaceable(into)
     opened = [
-        open_masks(path, overlap, case_pattern is None, progress) if masks else open_source(path) for path in sources
+        open_masks(path, overlap, case_pattern is None, progress) if masks else open_source(path, encoding)
+        for path in sources
     ]
     _refuse_names(sources, opened, into)
     report = ImportReport()
@@ -120,6 +131,7 @@ def import_sources(
             frame[extra] = frame[extra].fillna("")
             write_manifest(frame, built / MANIFEST)
             report.total = len(frame)
+            report.warnings += [text for source in opened for text in source.notes] + _case_warnings(frame)
             report.types = {str(name): int(count) for name, count in frame["type"].value_counts().items()}
             report.manifest_hash = manifest_hash(frame)
             if _state(into) != begun_with:  # the lock holds off only our own commands
@@ -143,6 +155,8 @@ def _take_all(
     fresh = []
     for source, crops in labelled:
         report.ignored.update(source.ignored)
+        if any(map(source.is_table, source.files)):
+            report.labelled_by_table.add(source.name)
         if source.type_map:
             report.type_maps[source.name] = source.type_map
         for path in filter(is_licence, source.files):
@@ -176,8 +190,14 @@ def _take(
         content = _page_alone(content, page, report)
     digest = hashlib.sha256(content).hexdigest()
     # The sides are known only when the crop is decoded.
-    values = (crop_id, f"crops/{crop_id}", crop.type, crop.case_id, source.name, digest, 0, 0, crop.certain)
-    row = {**dict(zip(COLUMNS, values, strict=True)), **crop.extra}
+    case_id = plain_case(as_text(crop.case_id))
+    values = (crop_id, f"crops/{crop_id}", crop.type, case_id, source.name, digest, 0, 0, crop.certain)
+    row = {
+        **dict(zip(COLUMNS, values, strict=True)),
+        **{as_text(name): as_text(value) for name, value in crop.extra.items()},
+    }
+    if crop.case_id and not case_id:
+        report.notes[f"have the case {crop.case_id!r}, which is read as no case"] += 1
     if crop_id in known:
         _require_same(known[crop_id], row)
         report.unchanged += 1
@@ -220,6 +240,8 @@ def _copy(content: bytes, target: Path) -> None:
 def _require_same(known: Mapping[Hashable, object], row: Mapping[str, object]) -> None:
     for name in (name for name in row if name not in _GIVEN_BY_PATH):
         old, new = known.get(name, ""), row[name]
+        if name == "case_id":
+            old = plain_case(str(old))  # NA was kept as a case once
         if old != new:
             raise UsageError(
                 f"is there already with another {name} ({old!r}, now {new!r}). "
@@ -237,6 +259,23 @@ def _refuse_names(sources: Sequence[Path], opened: list[ImportSource], into: Pat
         full = path.resolve()
         if full.is_relative_to(into) or into.is_relative_to(full):
             raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")
+
+
+def _case_warnings(frame: pd.DataFrame) -> list[str]:
+    """One line for each kind of doubt about case ids, with the first of them."""
+    meaning = {
+        "sources": "are in several sources. Each is taken for one patient; if not, set split.same_case: apart",
+        "spelling": "are written in several ways. Each is taken for one patient; spell it the same way in every table",
+        "mangled": "look changed by a spreadsheet. Compare them with the original table",
+    }
+    doubts = list(case_doubts(frame))
+    warnings = []
+    for kind in CASE_DOUBTS:
+        found = [f"{case} ({text})" for each, case, text in doubts if each == kind]
+        if found:
+            more = f", and {len(found) - _CASES_SHOWN} more" if len(found) > _CASES_SHOWN else ""
+            warnings.append(f"case ids {', '.join(found[:_CASES_SHOWN])}{more} {meaning[kind]}")
+    return warnings
 
 
 def _state(into: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Types and cases of a source: from its label table, or from the names of its folders."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,8 +11,10 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.data.case_ids import plain_case
 from supcam.data.manifest import COLUMNS, parse_certain
 from supcam.data.sources import LABELS, ImportSource, is_image
+from supcam.data.table_paths import find_files
 from supcam.data.tables import read_table
 from supcam.errors import UsageError
 
@@ -19,6 +22,8 @@ from supcam.errors import UsageError
 CHRCLUSTER_COUNTS = {"instance": 1712, "touching": 3029, "overlapping": 1038, "touching-overlapping": 813}
 
 _KNOWN = ("path", "type", "case", "label_certain")
+# Hyphens and dashes that look like the one on the keyboard, with spaces around them.
+_DASH = re.compile("\\s*[-\u2010-\u2015\u2212]\\s*")
 _ADDED_BY_STAGES = ("split", "fold", "relation", "parent_a", "parent_b", "seed")
 
 
@@ -50,8 +55,12 @@ def label_source(
     table = next((path for path in source.files if source.is_table(path)), None)
     crops = _from_table(source, table) if table else _from_folders(source)
     if not (crops or source.refused):
+        packed = (
+            f" but {source.archives[0]}, which is not unpacked: unpack it and import that" if source.archives else ""
+        )
         raise UsageError(
-            f"source {source.name!r} holds no crop. Give a folder per type ({', '.join(TYPE_LABELS)}) or a {LABELS}."
+            f"source {source.name!r} holds no crop{packed}. Give a folder per type ({', '.join(TYPE_LABELS)}) or a "
+            f"{LABELS}."
         )
     return [_with_case(crop, source, pattern) for crop in crops] if pattern else crops
 
@@ -82,7 +91,14 @@ def _folder_types(path: str, type_map: Mapping[str, str]) -> set[str]:
 
 
 def _type_of(text: str, type_map: Mapping[str, str]) -> str:
-    return type_map[text] if text in type_map else ClusterType.parse(text).label
+    """The type that a name means: mapped, or spelled with any dash; names of one look are equal (NFC).
+
+    Raises:
+        UsageError: for a name that is neither.
+    """
+    plain = unicodedata.normalize("NFC", text)
+    known = {unicodedata.normalize("NFC", name): label for name, label in type_map.items()}
+    return known[plain] if plain in known else ClusterType.parse(_DASH.sub("-", plain)).label
 
 
 def _known_counts(source: ImportSource) -> dict[str, str]:
@@ -98,8 +114,9 @@ def _known_counts(source: ImportSource) -> dict[str, str]:
 def _from_table(source: ImportSource, table: str) -> list[LabelledCrop]:
     frame = _read_labels(source, table)
     present = set(source.files)
-    # One spelling of a path, or one crop could be listed twice. A file may bear the very name that looks like another.
-    paths = [path if path in present else PurePosixPath(path.replace("\\", "/")).as_posix() for path in frame["path"]]
+    paths, beginning = find_files(frame["path"].to_list(), source.files, source.place)
+    if beginning:
+        source.notes.append(f"paths in {table} begin with {beginning}, which is left out")
     counts = Counter(paths)
     extras = [name for name in frame.columns if name not in _KNOWN]
     crops = []
@@ -127,12 +144,16 @@ def _from_table(source: ImportSource, table: str) -> list[LabelledCrop]:
 
 def _read_labels(source: ImportSource, table: str) -> pd.DataFrame:
     where = f"{table} of source {source.name!r}"
-    frame = read_table(source.read(table), where, "Save it as CSV in UTF-8.")
+    remedy = "Save it as CSV in UTF-8, or name its encoding, such as --encoding gbk."
+    frame = read_table(source.read(table), where, remedy, encoding=source.encoding, needed=("path", "type"))
     known = {name: name for name in _KNOWN} | {"case_id": "case"}
     frame.columns = pd.Index([known.get(str(name).lower(), str(name)) for name in frame.columns])
     for name in ("path", "type"):
         if name not in frame.columns:
-            raise UsageError(f"{where} lacks the column {name!r}; needed are path and type. Add it.")
+            found = ", ".join(map(str, frame.columns)) or "none"
+            raise UsageError(
+                f"{where} lacks the column {name!r}; needed are path and type, found are {found}. Rename or add it."
+            )
     taken = [name for name in frame.columns if name in {*COLUMNS, *_ADDED_BY_STAGES} - {*_KNOWN}]
     taken = taken or [*frame.columns[frame.columns.duplicated()]]
     if taken:
@@ -143,8 +164,11 @@ def _read_labels(source: ImportSource, table: str) -> pd.DataFrame:
 def _type_in_line(path: str, text: str, type_map: Mapping[str, str], where: str) -> str:
     try:
         label = _type_of(text, type_map)
-    except UsageError as error:
-        raise UsageError(f"({where}): {error}") from None
+    except UsageError:
+        raise UsageError(
+            f"({where}): type {text!r} is unknown; allowed are {', '.join(TYPE_LABELS)}. "
+            f"Correct it, or map it: --map {text or 'NAME'}=TYPE."
+        ) from None
     others = _folder_types(path, type_map) - {label}
     if others:
         raise UsageError(
@@ -166,7 +190,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _with_case(crop: LabelledCrop, source: ImportSource, pattern: re.Pattern[str]) -> LabelledCrop:
-    if crop.case_id:
+    if plain_case(crop.case_id):
         return crop
     found = pattern.search(crop.path)
     case = found["case" if "case" in pattern.groupindex else 1] if found else None

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from supcam.data.fingerprints import SIZE, fingerprint
 from supcam.data.groups import connected, merged
 from supcam.progress import Progress
 from supcam.serving.gate import WITHOUT_TYPE, picture_reasons
@@ -39,12 +40,12 @@ _UNKNOWN = {
 
 def measure_crops(
     frame: pd.DataFrame, root: Path, *, progress: Progress | None = None
-) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+) -> tuple[pd.DataFrame, NDArray[np.float32], NDArray[np.float32]]:
     """Read every crop of a manifest once and measure it; ``root`` is the folder its paths start from.
 
-    Returns the rows with further columns, and descriptors (N, 145): low-frequency cosine coefficients of the body's
+    Returns the rows with further columns; descriptors (N, 145): low-frequency cosine coefficients of the body's
     bounding box, of unit length (the continuous form of a perceptual hash), then the logarithms of the box's sides;
-    all 0 if unreadable.
+    and fingerprints (N, 256), see ``fingerprints``. Both are all 0 if unreadable.
 
     The columns: ``problem``, ``bytes`` and ``size`` (``ok``, or what differs from the manifest), ``pixels``
     (hash of the picture as read), ``notes`` (what reading had to change), ``not_a_crop`` and ``doubtful`` (the reasons
@@ -54,13 +55,16 @@ def measure_crops(
     """
     rows = []
     descriptors = np.zeros((len(frame), _COEFFICIENTS**2 + 1), dtype=np.float32)
+    prints = np.zeros((len(frame), SIZE), dtype=np.float32)
     for index, row in enumerate(zip(frame["path"], frame["sha256"], frame["width"], frame["height"], strict=True)):
-        facts, descriptors[index] = _measure(root, *row)
+        facts, image = _measure(root, *row)
+        if image is not None:
+            descriptors[index], prints[index] = _describe(image), fingerprint(image)
         rows.append(_UNKNOWN | facts)
         if progress:
             progress(index + 1, len(frame))
     kept = frame.drop(columns=list(_UNKNOWN), errors="ignore").reset_index(drop=True)
-    return pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors
+    return pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors, prints
 
 
 def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
@@ -86,7 +90,7 @@ def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ra
 
 def _measure(
     root: Path, path: str, sha256: str, width: int, height: int
-) -> tuple[dict[str, object], NDArray[np.float32] | float]:
+) -> tuple[dict[str, object], NDArray[np.uint8] | None]:
     try:
         pure = PurePosixPath(path)
         if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
@@ -96,17 +100,17 @@ def _measure(
         content = (root / path).read_bytes()
         decoded = read_crop(content)
     except FileNotFoundError:
-        return {"problem": "file is missing"}, 0.0
+        return {"problem": "file is missing"}, None
     except OSError as error:  # a folder, a name too long, no permission
-        return {"problem": f"cannot be opened: {error.strerror}"}, 0.0
+        return {"problem": f"cannot be opened: {error.strerror}"}, None
     except ImageError as error:
-        return {"problem": str(error).removeprefix("image ")}, 0.0
+        return {"problem": str(error).removeprefix("image ")}, None
     digest, shape = hashlib.sha256(content).hexdigest(), decoded.shape
     recorded = {
         "bytes": OK if digest == sha256 else f"sha256 {digest[:12]}",
         "size": OK if shape == (height, width) else f"{shape[1]} x {shape[0]}",
     }
-    return recorded | _look(decoded), _describe(decoded.image)
+    return recorded | _look(decoded), decoded.image
 
 
 def _look(decoded: Reading) -> dict[str, object]:

@@ -17,7 +17,7 @@ _THUMBNAIL = 96
 _SHOWN_PER_RULE = 60
 _BACK = """
 Correct the crops and run again, or go back to the version of the last commit:
-git checkout -- data.dvc && dvc checkout --force data.dvc"""
+git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where the cache does not hold it)"""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
-from supcam.data.folder import build_folder, changing, link_tree, swap_in
+from supcam.data.folder import build_folder, changing, link_tree, replaceable, swap_in
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.reports import picture
 from supcam.data.tables import read_table
@@ -87,9 +87,9 @@ def apply_review(sheet: Path, data: Path) -> ReviewReport:
 
     Raises:
         UsageError: for a sheet without its columns, an unknown crop or type, a label that changed since the sheet was
-            written, or data that are not checked out.
+            written, or data that are not checked out or cannot be replaced.
     """
-    rows, data, versioned = _read_sheet(sheet), data.resolve(), False
+    rows, data, versioned = _read_sheet(sheet), replaceable(data), False
     with changing(data):
         require_checked_out(data)
         frame = read_manifest(data / MANIFEST)

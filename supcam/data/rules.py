@@ -12,8 +12,9 @@ from supcam.settings import ValidateComposedSettings, ValidateSettings
 
 # What ends the pipeline, and what is only reported.
 Severity = Literal["stop", "warn"]
-_RESTORE = "Restore the data (dvc checkout --force data.dvc) or import the crop again."
+_RESTORE = "Go back (git checkout -- data.dvc, then dvc pull --force data.dvc) or import the crop again."
 _RESPLIT = "Divide from scratch: supcam data resplit, then dvc repro."
+_PATIENT = "Different patients: set split.same_case: apart."
 _DUPLICATE = "Keep one of them; the split keeps them together."
 _CORRECT = "Correct or leave out the crop and import with --replace."
 _FILL_TYPE = "Import more cases with it, or divide otherwise."
@@ -27,7 +28,7 @@ class DataRule:
     """One rule: the values of ``column`` lie in ``among``, or between ``low`` and ``high``, or each once, or exist.
 
     Reports and ``params.yaml`` call it ``name``; ``remedy`` is what a person can do about a failing row. ``per`` is the
-    table of ``facts``: one row for each crop, type, part of the split, or image file without a row.
+    table of ``facts``: one row for each crop, type, part of the split, doubtful case id, or image file without a row.
     """
 
     name: str
@@ -38,7 +39,7 @@ class DataRule:
     low: float | None = None
     high: float | None = None
     unique: bool = False
-    per: Literal["crop", "type", "part", "file"] = "crop"
+    per: Literal["crop", "type", "part", "case", "file"] = "crop"
 
     @property
     def allowed(self) -> str:
@@ -79,13 +80,18 @@ def data_rules(settings: ValidateSettings) -> tuple[list[DataRule], list[DataRul
         DataRule("exact_duplicate", "same_picture", _DUPLICATE, "warn", among=[""]),
         DataRule("label_conflict", "conflict", "Decide which type is correct and give both that one.", among=[""]),
         DataRule("near_duplicate", "similar_picture", _DUPLICATE, "warn", among=[""]),
+        DataRule("turned_duplicate", "turned_picture", _DUPLICATE, "warn", among=[""]),
         DataRule("near_label_conflict", "near_conflict", "Look at both and correct one type.", "warn", among=[""]),
+        DataRule("case_in_sources", "sources", _PATIENT, "warn", among=[""], per="case"),
+        DataRule("case_spelling", "spelling", "Spell it the same way in every table.", "warn", among=[""], per="case"),
+        DataRule("case_mangled", "mangled", "Look in the original table.", "warn", among=[""], per="case"),
         DataRule("crops_per_type", "count", "Import more crops of it.", low=settings.min_crops_per_type, per="type"),
         split_known,
     ]
     splits = [
         split_known,
         DataRule("case_crosses", "case_in", _RESPLIT, among=[""]),
+        DataRule("patient_crosses", "patient_in", f"{_RESPLIT} {_PATIENT}", among=[""]),
         DataRule("duplicate_crosses", "duplicate_in", _RESPLIT, among=[""]),
         DataRule("near_duplicate_crosses", "near_in", _RESPLIT, among=[""]),
         DataRule("part_filled", "count", "Import more cases, or divide otherwise.", low=1, per="part"),

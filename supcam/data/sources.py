@@ -1,12 +1,14 @@
 """What can be imported: a folder or a zip, as a list of safe relative paths that can be read."""
 
 import os
+import re
 import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from supcam.data.zip_names import entry_names
 from supcam.errors import UsageError
 from supcam.serving.images import IMAGE_SUFFIXES, MAX_BYTES
 
@@ -18,6 +20,17 @@ MAX_TOTAL_RATIO = 100
 LABELS = "labels.csv"
 
 _ENCRYPTED = 0x1
+_TABLE_SUFFIXES = {".csv", ".tsv", ".tab", ".txt"}
+_WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
+_ARCHIVES = {".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"}
+# What a file is that bears the name of a zip, by its first bytes.
+_NOT_ZIPS = {
+    b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive", b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+}  # fmt: skip
+# Of the ZIP specification, 4.4.5, and WinZip's 99.
+_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 10: "Implode", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES"}
+_READ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 
 
 class ImportSource(ABC):
@@ -26,20 +39,31 @@ class ImportSource(ABC):
     Attributes:
         name: Begins the ids of its crops.
         table: Name of its label table, in any case of its letters.
+        encoding: That of tables that are not UTF-8, as given.
         files: Crops, label tables and licences, as POSIX paths below the source.
         root: Where ``files`` begin below the folder or zip: empty, or the labelled folder and a slash.
         refused: Why a file cannot be taken, by path.
         ignored: Other files, counted by what they are.
+        archives: Archives among them, which are not unpacked.
+        notes: What a person should know of how the names were read, each a sentence.
         type_map: Type by folder name, as given or found.
     """
 
     def __init__(self, name: str, table: str = LABELS) -> None:
         self.name, self.table = name, table
+        self.encoding: str | None = None
         self.root = ""
         self.files: list[str] = []
         self.refused: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
+        self.archives: list[str] = []
+        self.notes: list[str] = []
         self.type_map: dict[str, str] = {}
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the root of this source lies, as an absolute POSIX path; empty for a zip."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -78,6 +102,11 @@ class ImportSource(ABC):
         parts = PurePosixPath(path).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.ignored["hidden files"] += 1
+        elif _is_workbook_of_labels(path):
+            self.refused[path] = "is a spreadsheet. Save it as CSV (UTF-8) beside the crops, or remove it."
+        elif PurePosixPath(path).suffix.lower() in _ARCHIVES:
+            self.archives.append(path)
+            self.ignored["archives, which are not unpacked"] += 1
         elif not (is_image(path) or self.is_table(path) or is_licence(path)):
             self.ignored["files without an image suffix"] += 1
         elif not _printable(path):
@@ -97,6 +126,11 @@ class FolderSource(ImportSource):
             links = [name for name in folders if Path(folder, name).is_symlink()]
             for name in [*links, *sorted(names)]:
                 self._judge(Path(folder, name))
+
+    @property
+    def place(self) -> str:
+        """The folder, down to the labelled one."""
+        return (self._folder / self.root).as_posix()
 
     def read(self, path: str) -> bytes:
         """Bytes of one file below the folder."""
@@ -129,12 +163,16 @@ class FolderSource(ImportSource):
 
 
 class ZipSource(ImportSource):
-    """A zip read in place: nothing is unpacked to disk, so no entry can write anywhere."""
+    """A zip read in place: nothing is unpacked to disk, so no entry can write anywhere.
 
-    def __init__(self, path: Path) -> None:
+    ``encoding`` is that of the names of entries which do not say UTF-8; None finds it.
+    """
+
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
         super().__init__(path.resolve().stem)
         self._path = path
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        _refuse_other_archives(path)
         try:
             self._zip = zipfile.ZipFile(path)
             entries = self._zip.infolist()
@@ -142,8 +180,12 @@ class ZipSource(ImportSource):
             raise UsageError(f"{path} is not a readable zip: {error}. Download it again.") from None
         if len(entries) > MAX_FILES:
             raise UsageError(f"{path} holds {len(entries)} entries; allowed are at most {MAX_FILES}. Split it.")
-        for entry in entries:
-            self._judge(entry)
+        names, taken = entry_names(entries, encoding)
+        if taken:
+            self.notes.append(f"names in {path.name} are read as {taken}; another encoding: --encoding NAME")
+        for entry, name in zip(entries, names, strict=True):
+            self._judge(entry, name)
+        self._refuse_whole()
         total = sum(entry.file_size for entry in self._entries.values())
         allowed = max(MAX_UNPACKED, MAX_TOTAL_RATIO * path.stat().st_size)
         if total > allowed:
@@ -151,6 +193,11 @@ class ZipSource(ImportSource):
                 f"{path} unpacks to {total} bytes; allowed are at most {allowed}, the larger of {MAX_UNPACKED} and "
                 f"{MAX_TOTAL_RATIO} times its size. Split it, or import its folder unpacked."
             )
+
+    @property
+    def place(self) -> str:
+        """Nowhere outside the zip."""
+        return ""
 
     def read(self, path: str) -> bytes:
         """Bytes of one entry, never more than an image may hold."""
@@ -163,21 +210,37 @@ class ZipSource(ImportSource):
             raise UsageError(f"unpacks to more than {MAX_BYTES} bytes. Save single crops.")
         return content
 
-    def _judge(self, entry: zipfile.ZipInfo) -> None:
+    def _judge(self, entry: zipfile.ZipInfo, full: str) -> None:
         # Archivers write ./a and a/./b for a and a/b; one spelling only, or one crop would overwrite the other.
-        name = "/".join(part for part in entry.filename.split("/") if part != ".")
-        if entry.filename.endswith(("/", "/.")):
+        name = "/".join(part for part in full.split("/") if part != ".")
+        if full.endswith(("/", "/.")):
             return
-        reason = _unsafe_entry(entry, name in self._entries)
+        reason = _unsafe_entry(entry, full, name in self._entries)
         if reason:
             self.refused[name if _printable(name) else ascii(name)] = reason
         else:
             self._entries[name] = entry
             self._keep(name)
 
+    def _refuse_whole(self) -> None:
+        """Refuse in one line what concerns every crop alike: a password, or a method of packing."""
+        wanted = [self._entries[path] for path in self.files]
+        locked = sum(bool(entry.flag_bits & _ENCRYPTED) for entry in wanted)
+        if locked:
+            what = f"{locked} of {len(wanted)} files in {self._path} are encrypted"
+            raise UsageError(f"{what}. Make the zip again without a password.")
+        for number in sorted({entry.compress_type for entry in wanted} - _READ_METHODS):
+            method = _METHODS.get(number, f"method {number}")
+            raise UsageError(
+                f"{self._path} is packed with {method}, which is not read; allowed are Deflate, BZip2, LZMA and "
+                "stored. Make the zip again with Deflate, or unpack it and import the folder."
+            )
 
-def open_source(path: Path) -> ImportSource:
+
+def open_source(path: Path, encoding: str | None = None) -> ImportSource:
     """Open a folder, a zip or the folder of a label table, which is a CSV file of any name.
+
+    ``encoding`` is that of tables, and of names in a zip, which are not UTF-8.
 
     Raises:
         UsageError: for anything else, naming it.
@@ -185,15 +248,21 @@ def open_source(path: Path) -> ImportSource:
     suffix = path.suffix.lower() if path.is_file() else ""
     if path.is_dir():
         source: ImportSource = FolderSource(path)
-    elif suffix == ".csv":
+    elif suffix in _TABLE_SUFFIXES:
         source = FolderSource(path.resolve().parent, path.resolve().name)
     elif suffix == ".zip":
-        source = ZipSource(path)
+        source = ZipSource(path, encoding)
+    elif suffix in _WORKBOOKS:
+        raise UsageError(f"source {path} is a spreadsheet. Save it as CSV (UTF-8) in the same folder and import that.")
+    elif suffix in _ARCHIVES:
+        what = f"source {path} is an archive that is not read; a zip is"
+        raise UsageError(f"{what}. Unpack it and import the folder.")
     else:
         state = "is not a folder, zip or CSV table" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a table of labels.")
-    if not source.name or source.name.startswith(".") or not _printable(source.name):
+    if not source.name or source.name[0] in ".=+-@" or not _printable(source.name):
         raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
+    source.encoding = encoding
     source.enter_labelled_folder()
     return source
 
@@ -214,15 +283,27 @@ def _printable(name: str) -> bool:
     return name.isprintable() and name.encode(errors="replace").decode() == name
 
 
-def _unsafe_entry(entry: zipfile.ZipInfo, twice: bool) -> str | None:
-    name = entry.filename
-    if name.startswith("/") or "\\" in name or ":" in name or {"..", ""} & set(name.split("/")):
+def _is_workbook_of_labels(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return pure.suffix.lower() in _WORKBOOKS and pure.stem.lower() == PurePosixPath(LABELS).stem
+
+
+def _refuse_other_archives(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(512)
+    kind = next((kind for begin, kind in _NOT_ZIPS.items() if head.startswith(begin)), None)
+    if kind or head[257:262] == b"ustar":
+        raise UsageError(f"{path} is {kind or 'a tar archive'}, not a zip. Unpack it and import the folder.")
+    if head.lstrip().lower().startswith((b"<!doc", b"<html", b"<?xml")):
+        raise UsageError(f"{path} is a web page, not a zip. Download the zip again; its site may ask for a login.")
+
+
+def _unsafe_entry(entry: zipfile.ZipInfo, name: str, twice: bool) -> str | None:
+    if name.startswith("/") or re.match("[A-Za-z]:", name) or {"..", ""} & set(name.split("/")):
         return "leads out of the zip. Make the zip again from a plain folder."
     # The upper half holds the mode of the file where a Unix program packed it.
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link. Put the file itself into the zip."
-    if entry.flag_bits & _ENCRYPTED:
-        return "is encrypted. Make the zip again without a password."
     if twice:
         return "is in the zip twice. Make the zip again."
     if entry.file_size > MAX_BYTES or entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):

@@ -23,7 +23,8 @@ def split_manifest(
 ) -> tuple[pd.DataFrame, SplitReport]:
     """Add the column ``split`` (and ``group``) to a manifest.
 
-    ``by_case`` keeps each case of a source in one part; crops without a case stand alone. ``paper`` ignores cases and
+    ``by_case`` keeps each case of a source in one part, and with ``same_case: together`` cases of one id in several
+    sources or spellings; crops without a case stand alone. ``paper`` ignores cases and
     takes 80/10/10 of each type. Either way crops with the same bytes, and those of ``linked`` (lists of crop ids),
     stay together, and every part gets a group. ``previous`` is the frame of an earlier split or its assignments: groups
     it knows never move, unless the protocol is another. ``history`` are the divisions that ``read_history`` knows.
@@ -34,7 +35,7 @@ def split_manifest(
     by_case = settings.protocol == "by_case"
     shares = (1 - settings.validation - settings.test, settings.validation, settings.test) if by_case else PAPER_SHARES
     frame = frame.sort_values("path", kind="stable").reset_index(drop=True)
-    group = group_crops(frame, by_case=by_case, linked=linked)
+    group = group_crops(frame, by_case=by_case, together=settings.same_case == "together", linked=linked)
     if group.nunique() < len(PARTS):
         raise UsageError(
             f"split.protocol {settings.protocol!r} needs at least {len(PARTS)} cases or crops to divide, "

@@ -1,24 +1,38 @@
-"""Tables that people edit, read as spreadsheets write them: separators, stray columns and rows, spaces."""
+"""Tables that people edit, read as spreadsheets write them: encodings, separators, stray columns and rows, spaces."""
 
+import codecs
 import csv
 import io
+import re
+from collections.abc import Collection
 
 import pandas as pd
 
 from supcam.errors import UsageError
 
+_SEPARATORS = ",;\t|"
+_NUMBER = re.compile(r"[+-]?([0-9]*[.,]?[0-9]+(e[+-]?[0-9]+)?%?)?", re.IGNORECASE)
+# Spaces, and characters that no one sees: zero width, soft hyphen, direction marks, byte order mark.
+_AROUND = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+"
 
-def read_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
+
+def read_table(
+    content: bytes, where: str, remedy: str, *, encoding: str | None = None, needed: Collection[str] = ()
+) -> pd.DataFrame:
     """Read a CSV as text; the index holds the line of the file in which each row begins.
 
-    Comma, semicolon or tab, whichever the head holds most of. Spaces around values, columns without name and values,
-    and rows without values are left out; a short row is filled with empty values.
+    UTF-8, or else ``encoding``. Comma, semicolon, tab or vertical line, whichever the head holds most of, or
+    the one that a line ``sep=`` before it names. Comments (``#``) before the head, which has the columns ``needed``,
+    spaces around values, columns without name and values, and rows without values are left out; a short row is filled
+    with empty values.
 
     Raises:
         UsageError: naming ``where``, the line and ``remedy``: for another encoding, an unnamed or doubled column, a
             row with more values than columns, or what is not a table.
     """
-    lines = [(line, [value.strip() for value in row]) for line, row in _lines(content, ",;\t", where, remedy)]
+    text, separator, skipped = _without_preamble(_decode(content, where, remedy, encoding), needed)
+    rows = _lines(text, separator, where, remedy, skipped)
+    lines = [(line, [plain_value(value) for value in row]) for line, row in rows]
     filled = [(line, row) for line, row in lines if any(row)]
     if not filled:
         raise UsageError(f"{where} is empty. {remedy}")
@@ -40,7 +54,7 @@ def read_exact_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     Raises:
         UsageError: naming ``where``, the line and ``remedy``, for anything else.
     """
-    lines = _lines(content, ",", where, remedy)
+    lines = _lines(_decode(content, where, remedy, None), ",", where, remedy)
     while lines and not lines[-1][1]:
         lines.pop()
     if not lines:
@@ -54,19 +68,62 @@ def read_exact_table(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     return _frame(head, rows, where, remedy).reset_index(drop=True)
 
 
-def _lines(content: bytes, separators: str, where: str, remedy: str) -> list[tuple[int, list[str]]]:
-    """The rows, each with the line it begins in; the head decides between several separators."""
-    rows: list[tuple[int, list[str]]] = []
-    end = 0
+def plain_value(text: str) -> str:
+    """A value without spaces and invisible characters around it."""
+    return re.sub(f"^{_AROUND}|{_AROUND}$", "", text)
+
+
+def as_text(value: str) -> str:
+    """A value that a spreadsheet shows and does not run: a formula gets the apostrophe that marks a text."""
+    runs = re.match(r"[=+\-@]", value) and not re.fullmatch(
+        r"[+-]*([0-9]*[.,]?[0-9]+(e[+-]?[0-9]+)?)?%?", value, re.IGNORECASE
+    )
+    return f"'{value}" if runs else value
+
+
+def _decode(content: bytes, where: str, remedy: str, encoding: str | None) -> str:
     try:
-        text = content.decode("utf-8-sig")
-        separator = max(separators, key=text.partition("\n")[0].count)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        start = error.start
+    try:
+        if encoding:
+            return content.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise UsageError(f"{where} cannot be read as {encoding!r}: {error}. {remedy}") from None
+    found = (
+        "it is UTF-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else f"byte 0x{content[start]:02x}"
+    )
+    line = content.count(b"\n", 0, start) + 1
+    raise UsageError(f"{where} line {line} is not a readable CSV in UTF-8: {found}. {remedy}")
+
+
+def _without_preamble(text: str, needed: Collection[str]) -> tuple[str, str, int]:
+    """The table from its head on, its separator, and how many lines stand before it."""
+    separator, skipped = "", 0
+    while first := re.match("([^\r\n]*)(\r\n|\r|\n)", text):
+        said = re.fullmatch('"?sep=(.)"?', first[1].rstrip(" "), re.IGNORECASE)
+        if said:
+            separator = said[1]
+        elif not first[1].lstrip().startswith("#"):
+            break
+        elif needed and set(needed) <= {plain_value(name).lower() for name in re.split(r"[#,;\t|]", first[1])}:
+            text = re.sub(r"^\s*#+[ \t]*(?=[^,;\t|])", "", text)  # the head itself, behind the mark of a comment
+            break
+        text, skipped = text[first.end() :], skipped + 1
+    head = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    return text, separator or max(_SEPARATORS, key=head.count), skipped
+
+
+def _lines(text: str, separator: str, where: str, remedy: str, skipped: int = 0) -> list[tuple[int, list[str]]]:
+    """The rows, each with the line it begins in, counted from behind the ``skipped`` ones."""
+    rows: list[tuple[int, list[str]]] = []
+    end = skipped
+    try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for row in reader:
             rows.append((end + 1, row))
-            end = reader.line_num
-    except UnicodeError as error:
-        raise UsageError(f"{where} is not a readable CSV: {error}. {remedy}") from None
+            end = skipped + reader.line_num
     except csv.Error as error:
         raise UsageError(f"{where} is not a readable CSV: line {end + 1}: {error}. {remedy}") from None
     return rows

@@ -9,6 +9,16 @@ from pathlib import Path
 
 from supcam.errors import MissingExtra, SupcamError, UsageError
 
+# DVC ends with the command that called it: else, after a SIGKILL, it would go on changing what the next one repairs.
+_CHILD = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+from dvc.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+_NO_GIT = "Run: git init; or, to do without git: dvc config core.no_scm true"
+
 
 def pointer_of(data: Path) -> Path:
     """The file that names the version of a data folder: ``data.dvc`` beside ``data``."""
@@ -79,9 +89,11 @@ def fetch_manifest(data: Path, revision: str, target: Path) -> None:
 def _dvc(arguments: list[str], folder: Path) -> str:
     if find_spec("dvc") is None:
         raise MissingExtra("Versions of the data")
-    command, environment = [sys.executable, "-m", "dvc", *arguments], {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    command, environment = [sys.executable, "-c", _CHILD, *arguments], {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().removeprefix("ERROR: ")
-        raise SupcamError(f"dvc {' '.join(arguments)} failed in {folder}: {words or f'exit code {done.returncode}'}")
+        remedy = f". {_NO_GIT}" if "is not a git repository" in words else ""
+        what = f"dvc {' '.join(arguments)} failed in {folder}"
+        raise SupcamError(f"{what}: {words or f'exit code {done.returncode}'}{remedy}")
     return done.stdout

@@ -5,7 +5,8 @@ from functools import cached_property
 import pandas as pd
 
 from supcam.data.crops import CropSet
-from supcam.data.manifest import read_manifest
+from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest
+from supcam.errors import UsageError
 from supcam.stages.stage import Stage
 from supcam.stages.workspace import OUTPUTS
 
@@ -21,8 +22,16 @@ class StageCrops:
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """Every real crop with its column ``split``."""
-        return read_manifest(self._stage.read(SPLIT))
+        """Every real crop with its column ``split``.
+
+        Raises:
+            UsageError: when the crops were imported or changed since the split was made.
+        """
+        path = self._stage.read(SPLIT)
+        divided, present = read_manifest(path), self._stage.data / MANIFEST
+        if present.is_file() and manifest_hash(divided) != manifest_hash(read_manifest(present)):
+            raise UsageError(f"{path} divides other crops than {present} lists. Run: dvc repro {self._stage.name}")
+        return divided
 
     def part(self, name: str) -> CropSet:
         """Real crops of one part of the split: train, validation or test."""

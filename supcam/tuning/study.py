@@ -10,7 +10,7 @@ from supcam.tracking import Run
 from supcam.tuning.objective import Objective, TrainingObjective
 from supcam.tuning.result import TuneResult, collect, space_of
 from supcam.tuning.slots import decided
-from supcam.tuning.storage import open_study, storage_errors
+from supcam.tuning.storage import exclusive, open_study, storage_errors
 from supcam.tuning.team import work_together
 from supcam.tuning.tracked import complete_runs
 from supcam.tuning.worker import WorkerTask, work
@@ -71,7 +71,8 @@ def tune(
         elif workers == 1:
             work(task)
         if run is not None:
-            complete_runs(study, run, space_of(study))
+            with exclusive(storage, study.study_name):  # of two machines each would add the same run
+                complete_runs(study, run, space_of(study))
         result = collect(study, settings.tune.trials)
     if run is not None:
         run.set_tags({"supcam.study": task.study_name})

@@ -12,24 +12,44 @@ STATES = {"COMPLETE": ("finished", "FINISHED"), "PRUNED": ("pruned", "KILLED"), 
 def complete_runs(study: Any, run: Run, coordinates: list[str]) -> None:
     """End the runs of trials that a kill left open, and add those of trials that ran while the store was away.
 
+    Added runs name the study, so that the next call, also after a kill, knows them. One process at a time may call it.
+
     Args:
         study: The Optuna study.
         run: The run of the study; added runs lie below it, with values and reports but without curves.
         coordinates: Names of what the study searches.
     """
-    query = "attributes.status = 'RUNNING' and tags.`supcam.trial` LIKE '%'"
-    found = run.ask(lambda client: client.search_runs([run.experiment_id], query))
-    if found is None:
+    left_open = _find(run, "attributes.status = 'RUNNING'")
+    added = _find(run, f"tags.`supcam.study` = '{study.study_name}'")
+    if left_open is None or added is None:
         return
-    left_open = {item.info.run_id for item in found}
+    known = {int(item.data.tags["supcam.trial.attempt"]): item.info.run_id for item in added.values()}
     for trial in study.get_trials(deepcopy=False):
-        run_id = trial.user_attrs.get("run_id")
+        run_id = trial.user_attrs.get("run_id") or known.get(trial.number)
         if run_id in left_open and trial.state.is_finished():
             _record(trial, run.sibling(run_id), coordinates)
         elif run_id is None and is_decided(trial):
-            tags = {"supcam.trial": trial.user_attrs["slot"], "supcam.trial.attempt": trial.number}
-            with run.child(f"trial {trial.user_attrs['slot']}", tags) as added:
-                _record(trial, added, coordinates)
+            slot = trial.user_attrs["slot"]
+            tags = {"supcam.trial": slot, "supcam.trial.attempt": trial.number, "supcam.study": study.study_name}
+            with run.child(f"trial {slot}", tags) as fresh:
+                _record(trial, fresh, coordinates)
+
+
+def _find(run: Run, condition: str) -> dict[str, Any] | None:
+    """Runs of trials that fulfil a condition, by id; None while the store is away."""
+    query = f"{condition} and tags.`supcam.trial` LIKE '%'"
+    found = run.ask(lambda client: _all_pages(client, run.experiment_id, query))
+    return None if found is None else {item.info.run_id: item for item in found}
+
+
+def _all_pages(client: Any, experiment_id: str, query: str) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], query, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found
 
 
 def end_run(run: Run, outcome: str, error: str | None = None) -> None:

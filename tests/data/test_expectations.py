@@ -342,7 +342,7 @@ def test_the_real_sources_pass_and_their_repeated_metaphases_are_linked(shared_d
 
 def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
     frame = read_manifest(data / "manifest.csv")
-    _, vectors = measure_crops(pd.concat([frame, frame.iloc[[3, 5]]], ignore_index=True), data)
+    _, vectors, _ = measure_crops(pd.concat([frame, frame.iloc[[3, 5]]], ignore_index=True), data)
     wanted = [
         (one, two)
         for one in range(len(vectors))
@@ -357,6 +357,6 @@ def test_near_duplicates_equal_a_search_of_all_pairs(data: Path) -> None:
 def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:
     """Copies must cost memory by their number, not by the number of their pairs."""
     frame = read_manifest(data / "manifest.csv")
-    _, vectors = measure_crops(frame, data)
+    _, vectors, _ = measure_crops(frame, data)
     many = np.concatenate([np.repeat(vectors[:1], 2000, axis=0), np.zeros_like(vectors[:5])])
     assert near_duplicates(many, 0.99, 0.1) == [list(range(2000))]

@@ -540,3 +540,189 @@ def test_a_page_of_stacks_is_taken_in_as_a_picture_of_its_own(tmp_path: Path) ->
     frame = read_manifest(tmp_path / "data" / "manifest.csv")
     assert np.array_equal(decode_crop(tmp_path / "data" / frame["path"][0]), draw_crop(2))
     assert import_sources([tmp_path / "lab"], tmp_path / "data", page=2).unchanged == 1
+
+
+def test_a_folder_of_other_things_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    """supcam import --into of a folder with other files put them aside, and deleted them."""
+    home = tmp_path / "documents"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    for replace in (False, True):
+        with pytest.raises(UsageError, match=r"holds files but no manifest.csv"):
+            import_sources([source], home, replace=replace)
+    assert contents(home) == {"thesis.txt": b"years of work"}
+
+
+def with_method(archive: Path, number: int, flags: int = 0) -> Path:
+    """The zip, its crops said to be packed by another method, or encrypted."""
+    content = bytearray(archive.read_bytes())
+    for signature, flag_at, method_at in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + flag_at] |= flags
+            content[start + method_at : start + method_at + 2] = number.to_bytes(2, "little")
+            start = content.find(signature, start + 4)
+    archive.write_bytes(content)
+    return archive
+
+
+CROPS = [(f"lab/{kind}/{index}.png", CROP) for kind in ("instance", "touching") for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("number", "flags", "message"),
+    [
+        (9, 0, r"is packed with Deflate64, which is not read.*Make the zip again with Deflate"),
+        (98, 0, r"is packed with PPMd"),
+        (77, 0, r"is packed with method 77"),
+        (8, 1, r"6 of 6 files in .* are encrypted. Make the zip again without a password"),
+        (99, 1, r"are encrypted"),
+    ],
+)
+def test_what_concerns_a_whole_zip_is_said_once(tmp_path: Path, number: int, flags: int, message: str) -> None:
+    """Each crop was named by itself, with the advice to download the zip again."""
+    archive = with_method(pack(tmp_path / "lab.zip", CROPS), number, flags)
+    with pytest.raises(UsageError, match=message) as caught:
+        import_sources([archive], tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("lab.zip", b"Rar!\x1a\x07\x00", "is a RAR archive, not a zip. Unpack it"),
+        ("lab.zip", b"7z\xbc\xaf\x27\x1c", "is a 7z archive, not a zip"),
+        ("lab.zip", b"\0" * 257 + b"ustar", "is a tar archive, not a zip"),
+        ("lab.zip", b"\n<!DOCTYPE html><html>", "is a web page, not a zip. Download the zip again"),
+        ("lab.zip", b"PK nothing", "is not a readable zip"),
+        ("lab.7z", b"7z\xbc\xaf", "is an archive that is not read; a zip is"),
+        ("lab.xlsx", b"PK", r"is a spreadsheet. Save it as CSV \(UTF-8\)"),
+        ("lab.docx", b"PK", "is not a folder, zip or CSV table"),
+    ],
+)
+def test_other_kinds_of_file_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        import_sources([tmp_path / name], tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_inside_a_source_are_named(source: Path, tmp_path: Path) -> None:
+    inner = pack(tmp_path / "inner.zip", CROPS).read_bytes()
+    with pytest.raises(UsageError, match=r"source 'outer' holds inner.zip and no crop. Unpack it and import that"):
+        import_sources([pack(tmp_path / "outer.zip", [("inner.zip", inner)])], tmp_path / "data")
+    (source / "more.zip").write_bytes(inner)
+    assert import_sources([source], tmp_path / "data").ignored == {"archives, which are not unpacked": 1}
+    (source / "labels.xlsx").write_bytes(b"PK")
+    with pytest.raises(ImportRefused, match=r"labels\.xlsx is a spreadsheet. Save it as CSV"):
+        import_sources([source], tmp_path / "other")
+
+
+def test_a_map_works_for_the_names_in_a_table(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    root.mkdir()
+    names = {
+        "a.png": "single",
+        "b.png": "touching \u2013 overlapping",
+        "c.png": "\u63a5\u89e6",
+        "d.png": "Touching\u200b",
+    }
+    for name in names:
+        (root / name).write_bytes(CROP)
+    table(root, [{"path": name, "type": kind} for name, kind in names.items()])
+    with pytest.raises(ImportRefused, match=r"type 'single' is unknown.*--map single=TYPE"):
+        import_sources([root], tmp_path / "data")
+    report = import_sources([root], tmp_path / "data", type_map={"single": "instance", "\u63a5\u89e6": "touching"})
+    assert report.types == {"touching": 2, "instance": 1, "touching-overlapping": 1}
+    assert "lab: single = instance, \u63a5\u89e6 = touching" in report.lines()
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "big5", "cp932", "cp1252"])
+def test_a_table_in_another_encoding_is_read_when_it_is_named(tmp_path: Path, encoding: str) -> None:
+    name, root = "M\u00fcller" if encoding == "cp1252" else "\u4e2d\u5c71", tmp_path / "lab"
+    root.mkdir()
+    (root / "a.png").write_bytes(CROP)
+    (root / "labels.csv").write_bytes(f"sep=;\npath;type;case\na.png;touching;{name}\n".encode(encoding))
+    with pytest.raises(UsageError, match=r"line 3 is not a readable CSV in UTF-8.*--encoding gbk"):
+        import_sources([root], tmp_path / "data")
+    import_sources([root], tmp_path / "data", encoding=encoding)
+    assert read_manifest(tmp_path / "data" / "manifest.csv")["case_id"].to_list() == [name]
+
+
+def test_nobody_is_no_patient_and_formulas_are_text(tmp_path: Path) -> None:
+    """A spreadsheet would run a cell that begins with =, + or @ when the manifest or a report of it is opened."""
+    root = tmp_path / "lab"
+    root.mkdir()
+    rows = [("NA", "-0.5", "x"), ("=cmd|'/c calc'!A0", "+8", "@SUM(A1)"), ("-", "-5,+8", "=1+1"), ("p1", "-", "")]
+    for index in range(len(rows)):
+        (root / f"{index}.png").write_bytes(CROP)
+    columns = ("case", "shift", "=note")
+    table(root, [
+        {"path": f"{index}.png", "type": "touching", **dict(zip(columns, row, strict=True))}
+        for index, row in enumerate(rows)
+    ])  # fmt: skip
+    report = import_sources([root], tmp_path / "data")
+    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    assert frame[["case_id", "shift", "'=note"]].to_numpy().tolist() == [
+        ["", "-0.5", "x"],
+        ["'=cmd|'/c calc'!A0", "+8", "'@SUM(A1)"],
+        ["", "'-5,+8", "'=1+1"],
+        ["p1", "-", ""],
+    ]
+    assert report.notes["have the case 'NA', which is read as no case"] == 1
+    assert import_sources([root], tmp_path / "data").unchanged == 4
+    (root.rename(tmp_path / "=lab"))
+    with pytest.raises(UsageError, match="cannot name crops"):
+        import_sources([tmp_path / "=lab"], tmp_path / "data")
+
+
+def test_a_case_kept_as_na_by_an_older_import_is_still_the_same(tmp_path: Path) -> None:
+    root = tmp_path / "lab"
+    root.mkdir()
+    (root / "a.png").write_bytes(CROP)
+    table(root, [{"path": "a.png", "type": "touching", "case": "NA"}])
+    import_sources([root], tmp_path / "data")
+    manifest = tmp_path / "data" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("touching,,lab", "touching,NA,lab"))
+    assert read_manifest(manifest)["case_id"].to_list() == ["NA"]
+    assert import_sources([root], tmp_path / "data").unchanged == 1
+
+
+def test_patients_in_two_sources_or_two_spellings_are_named(tmp_path: Path) -> None:
+    """Of eight patients that were photographed in two years five lay in two parts, without a word."""
+    for name, cases in (("2024", ["P01", "P02", "1"]), ("2025", ["P01", "p02", "1.0"])):
+        root = tmp_path / name
+        root.mkdir()
+        for index in range(3):
+            (root / f"{index}.png").write_bytes(CROP)
+        table(root, [{"path": f"{n}.png", "type": "touching", "case": case} for n, case in enumerate(cases)])
+    report = import_sources([tmp_path / "2024", tmp_path / "2025"], tmp_path / "data")
+    several, spelled = report.warnings
+    assert several == (
+        "case ids 1 (in 2024 and 2025), P01 (in 2024 and 2025), P02 (in 2024 and 2025) are in several sources. "
+        "Each is taken for one patient; if not, set split.same_case: apart"
+    )
+    assert spelled.startswith("case ids 1 (also written 1.0), P02 (also written p02) are written in several ways")
+    assert f"warning: {several}" in report.lines()
+
+
+def test_a_full_disk_is_one_line(source: Path, dvc_project: Path) -> None:
+    """RLIMIT_FSIZE ends a write as a full disk does: without a name of the file."""
+    data = dvc_project / "data"
+    import_sources([source], data)
+    before = contents(data)
+    write_source(dvc_project.parent / "more", per_type=2, seed=5)
+    command = [
+        sys.executable,
+        "-c",
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)); from supcam.cli import main; main()",
+        "import",
+        str(dvc_project.parent / "more"),
+        "--into",
+        str(data),
+    ]
+    done = subprocess.run(command, cwd=dvc_project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "File too large" in done.stderr and "free some space" in done.stderr
+    assert contents(data) == before

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supcam.cluster_type import TYPE_LABELS
+from supcam.data.expectations import validate_splits
 from supcam.data.folds import fold_manifest, write_folds
 from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
 from supcam.data.splits import split_manifest
 from supcam.errors import UsageError
-from supcam.settings import SplitSettings
+from supcam.settings import SplitSettings, ValidateSettings
 
 Make = Callable[..., pd.DataFrame]
 BY_CASE = SplitSettings(protocol="by_case")
@@ -261,3 +263,35 @@ def test_both_real_sources_split_by_case(shared_data: Path) -> None:
     _, report = split_manifest(frame, BY_CASE, None)
     assert report.warnings == []
     assert min(count for kinds in report.counts.values() for count in kinds.values()) >= 10
+
+
+def test_a_patient_of_two_sources_lies_in_one_part(manifest: Make) -> None:
+    """Of eight patients in lab2024 and lab2025 five lay in two parts."""
+    rng = np.random.default_rng(4)
+    ids = {f"P{number:02d}": {kind: int(rng.integers(1, 6)) for kind in TYPE_LABELS} for number in range(1, 9)}
+    first = manifest(ids, "lab2024")
+    both = pd.concat([first, manifest({name.lower(): kinds for name, kinds in ids.items()}, "lab2025")])
+    divided, _ = split_manifest(both, BY_CASE)
+    assert (divided.groupby(divided["case_id"].str.upper())["split"].nunique() == 1).all()
+    # Added later, the second source follows the first, which stays where it was.
+    alone, _ = split_manifest(first, BY_CASE)
+    later, _ = split_manifest(both, BY_CASE, alone)
+    merged = later.merge(alone[["crop_id", "split"]], on="crop_id", suffixes=("", "_before"))
+    assert (merged["split"] == merged["split_before"]).all()
+    assert (later.groupby(later["case_id"].str.upper())["split"].nunique() == 1).all()
+    folds = fold_manifest(both.reset_index(drop=True), BY_CASE, 4)
+    assert (folds.groupby(folds["case_id"].str.upper())["fold"].nunique() == 1).all()
+
+
+def test_apart_takes_them_for_several_patients(manifest: Make) -> None:
+    apart = BY_CASE.model_copy(update={"same_case": "apart"})
+    ids = {str(number): {"instance": 3, "touching": 2} for number in range(8)}
+    both = pd.concat([manifest(ids, "one"), manifest(ids, "two")])
+    divided, report = split_manifest(both, apart)
+    assert report.assigned == 16
+    assert (divided.groupby("case_id")["split"].nunique() > 1).any()
+    strict = ValidateSettings(min_crops_per_type=0)
+    found = validate_splits(divided, strict, by_case=True, together=False)
+    assert found.passed
+    found = validate_splits(divided, strict, by_case=True)
+    assert {rule.name for rule in found.rules if rule.severity == "stop" and rule.count} == {"patient_crosses"}

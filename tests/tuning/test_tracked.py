@@ -73,7 +73,10 @@ def test_a_trial_that_was_given_back_does_not_look_failed_by_itself(project: Pat
 def test_trials_that_ran_without_the_store_are_added_by_the_next_run_of_the_stage(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker, also one in place of a killed one, asked the server about the run above, and stopped the study."""
+    """A worker, also one in place of a killed one, asked the server about the run above, and stopped the study.
+
+    Their runs were added again by every later run of the stage.
+    """
     store = f"sqlite:///{project}/state/study.db"
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -89,3 +92,7 @@ def test_trials_that_ran_without_the_store_are_added_by_the_next_run_of_the_stag
     assert trials[0].data.params == {"margin": "0.0", "temperature": "0.1", "baseline": "True"}
     assert trials[0].data.metrics["value"] == pytest.approx(0.74)
     assert len(open_client(project).get_metric_history(trials[0].info.run_id, "intermediate")) == 4
+    _, again = tracked_study(project, SometimesFaulty(), trials=8, startup_trials=3)
+    assert again == []
+    found = open_client(project).search_runs(["1"], "tags.`supcam.trial` LIKE '%'")
+    assert sorted(int(trial.data.tags["supcam.trial"]) for trial in found) == list(range(8))
