@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
+    from supcam.metaphase.metaphase import Metaphase
     from supcam.registry.client import Predictor, load_production
 
-__all__ = ["Predictor", "load_production"]
+__all__ = ["Metaphase", "Predictor", "load_production"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Metaphase":
+        from supcam.metaphase.metaphase import Metaphase
+
+        return Metaphase
     if name in __all__:
         from supcam.registry import client
 

@@ -52,3 +52,8 @@ def replaced_folder(out: Path) -> Iterator[Path]:
             fresh.replace(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder may be written: it does not exist yet, or is empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

@@ -7,14 +7,13 @@ import typer
 from rich.console import Console
 
 from supcam import tracking
-from supcam.cli import data, evaluation, experiments, models, project
+from supcam.cli import data, evaluation, experiments, metaphase, models, project
 from supcam.errors import MissingExtra, SupcamError, explained
 
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
     "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
-    "safetensors", "scipy", "skimage", "sklearn", "matplotlib", "ruamel", "pathspec", "pycocotools",
-    "shapely",
+    "safetensors", "sklearn", "matplotlib", "ruamel", "pathspec", "pycocotools", "shapely",
 })  # fmt: skip
 
 app = typer.Typer(
@@ -23,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, models, evaluation, experiments, project):
+for group in (data, models, metaphase, evaluation, experiments, project):
     group.add_commands(app)
 
 

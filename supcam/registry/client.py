@@ -15,7 +15,7 @@ from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.files import replaced_folder
+from supcam.files import is_free, replaced_folder
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.package import read_split
 from supcam.registry.store import PRODUCTION, Registry, Tag, Version, package_below
@@ -163,7 +163,7 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
         RegistryError: when the registry cannot be reached or has no such model.
         PackageError: when the registry's files were changed.
     """
-    if not (into / CARD_FILE).is_file() and not _is_free(into):
+    if not (into / CARD_FILE).is_file() and not is_free(into):
         raise UsageError(f"{into} exists and does not hold a model; give a new or empty folder.")
     registry = Registry(tracking_uri or default_uri(), name)
     version = registry.resolve(alias)
@@ -201,7 +201,7 @@ def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int 
     Raises:
         UsageError: when ``into`` exists and is not empty, or a path does not exist.
     """
-    if not _is_free(into):
+    if not is_free(into):
         raise UsageError(f"{into} exists and is not empty; give a new folder.")
     files, ignored = image_files(paths)
     frame = _answers(predictor, files, page)
@@ -334,11 +334,6 @@ def _sources(crops: Any) -> list[CropInput]:
             )
         return list(crops) if stacked else [crops]
     return [crops] if isinstance(crops, (str, Path, bytes, bytearray, memoryview, Image.Image)) else list(crops)
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether a folder may be written: it does not exist yet, or is empty."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _free_name(folder: Path, path: Path) -> Path:

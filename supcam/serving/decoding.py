@@ -25,8 +25,8 @@ warnings.filterwarnings("ignore", module="PIL|tifffile")
 
 Source = bytes | bytearray | memoryview | str | Path | NDArray[Any] | Image.Image
 
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 2**25
+MAX_BYTES = 128 * 2**20
+MAX_PIXELS = 40_000_000  # a metaphase of 6000 x 6000 and a little more
 MIN_SIDE, MAX_SIDE = 3, 2**14
 
 _EXPORT = "Export the crop as PNG or TIFF, 8- or 16-bit grey."

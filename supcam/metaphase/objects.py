@@ -1,0 +1,248 @@
+"""What the things in a picture are: chromosomes and clusters, or nuclei, debris, stain, and what an edge cuts off."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage.measure import regionprops
+
+from supcam.metaphase.segmentation import Found, Ground, Labels, Mask, connected, thicknesses
+from supcam.serving.gate import CUT_OFF
+
+NUCLEUS = "interphase nucleus"
+DEBRIS = "debris"
+STAIN = "stain"
+# What is no chromosome gets no type, and needs nobody to look at it.
+NO_CHROMOSOME = frozenset({NUCLEUS, DEBRIS, STAIN})
+
+BLANK = "no metaphase: nothing stands out from the paper"
+PHOTO = "no metaphase: no even paper, as in a photo"
+SPECKS = "no metaphase: {specks} specks and no object of chromosome size"
+NUCLEI_ONLY = "no metaphase: {nuclei} interphase nuclei only"
+CROP = "no metaphase but a crop of {objects} objects. Use: supcam predict"
+KARYOGRAM = "no metaphase but a karyogram: its chromosomes stand upright in rows. Cut it: supcam predict takes crops"
+SEVERAL = "about {chromosomes} chromosomes, more than one metaphase has. Crop the picture to one"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Lengths in chromosome widths, areas in squared ones, heights as shares of that of a chromosome.
+
+    Attributes:
+        area: below it an object is debris.
+        width: mean width below which it is debris, and above which it is a nucleus or stain.
+        nucleus: area from which something without a gap is a nucleus.
+        solidity: share of its convex hull that a nucleus fills.
+        disk: diameter of the largest disk in it above which it is a nucleus.
+        height: below it an object is stain.
+        cut: stretch of the picture's edge that an object covers when it goes on beyond.
+        objects: fewer chromosomes and clusters are no metaphase, if their area is that of a cluster as well.
+        cluster: area of the largest cluster, as the gate of predict has it.
+        covered: share of the picture that is no paper above which there is none.
+        upright: share of the long objects within 20 degrees of upright that makes a karyogram.
+        chromosomes: more are two metaphases.
+    """
+
+    area: float = 0.45
+    width: tuple[float, float] = (0.4, 1.7)
+    nucleus: float = 8.0
+    solidity: float = 0.8
+    disk: float = 3.5
+    height: float = 0.25
+    cut: float = 0.5
+    objects: int = 5
+    cluster: float = 90.0
+    covered: float = 0.6
+    upright: float = 0.75
+    chromosomes: int = 70
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a picture, in the picture's own pixels.
+
+    Attributes:
+        left, top: first column and row of its box.
+        mask: (height, width), its pixels within the box.
+        reason: why it is no chromosome, or ``cut off at the edge``; empty for others.
+        paper: level of the paper around it, 0 to 255, after dark paper was turned bright.
+    """
+
+    left: int
+    top: int
+    mask: Mask
+    reason: str
+    paper: float
+
+    @property
+    def is_chromosome(self) -> bool:
+        """Whether it is a chromosome or a cluster of them, and gets a type."""
+        return self.reason not in NO_CHROMOSOME
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    @property
+    def area(self) -> int:
+        """Its pixels."""
+        return int(np.count_nonzero(self.mask))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All things of a picture from top to bottom, and why the picture is no metaphase or not one alone.
+
+    Attributes:
+        things: the objects; none where the picture is no metaphase.
+        reason: one line, empty for one metaphase.
+        refused: whether the picture is no metaphase.
+        width: width of a chromosome, pixels of the picture.
+        specks: regions too small to be called objects.
+    """
+
+    things: tuple[Thing, ...]
+    reason: str = ""
+    refused: bool = False
+    width: float = 0.0
+    specks: int = 0
+
+
+def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> Scene:
+    """Judge what was found in a picture: thing by thing, then the picture."""
+    labels, reasons = _judged(ground, found, limits)
+    reason, refused = _picture_reason(ground, found, labels, reasons, limits)
+    width = found.width * ground.factor
+    if refused:
+        return Scene((), reason, True, width, found.specks)
+    things = []
+    for index, box in enumerate(ndimage.find_objects(labels)):
+        mask = labels[box] == index + 1
+        paper = float(np.median(found.paper[box][mask]))
+        things.append(_thing(ground, box, mask, reasons[index], paper))
+    things.sort(key=lambda thing: (thing.top, thing.left))
+    return Scene(tuple(things), reason, False, width, found.specks)
+
+
+def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[str]]:
+    """Labels of what was found, nuclei as a whole, and the reason of each, empty for chromosomes."""
+    labels, width = found.labels, found.width
+    if not width:
+        return labels, []
+    nuclei = connected(found.nuclei)
+    sound = np.array([False, *(_is_nucleus(region, width, limits) for region in _regions(nuclei))])
+    nuclei = (np.cumsum(sound) * sound)[nuclei]
+    # What a nucleus covers mostly is a part of it.
+    inside = np.bincount(labels.ravel(), weights=(nuclei > 0).ravel())
+    apart = inside <= 0.5 * np.bincount(labels.ravel())
+    apart[0] = False
+    rest = (np.cumsum(apart) * apart)[labels]
+    count = int(apart.sum())
+    labels = np.where((nuclei > 0) & (rest == 0), nuclei + count, rest).astype(np.int32)
+    total = int(labels.max())
+    if not total:
+        return labels, []
+    means, disks = thicknesses(labels)
+    regions = _regions(labels)
+    areas = np.bincount(labels.ravel(), minlength=total + 1)[1:]
+    heights = ndimage.mean(found.paper - ground.grey, labels, np.arange(1, total + 1))
+    cut = _cut(labels)
+    reasons = []
+    for index in range(total):
+        mean = means[index] / width
+        thick = disks[index] > limits.disk * width or mean > limits.width[1]
+        if index >= count or (thick and _is_nucleus(regions[index], width, limits)):
+            reason = NUCLEUS
+        elif areas[index] < limits.area * width**2 or mean < limits.width[0]:
+            reason = DEBRIS
+        elif heights[index] < limits.height * found.height:
+            reason = STAIN
+        else:
+            reason = CUT_OFF if cut[index] > limits.cut * width else ""
+        reasons.append(reason)
+    return labels, reasons
+
+
+def _regions(labels: Labels) -> list[Any]:
+    return list(regionprops(labels))  # type: ignore[no-untyped-call]
+
+
+def _is_nucleus(region: Any, width: float, limits: Limits) -> bool:
+    return bool(region.area >= limits.nucleus * width**2 and region.solidity >= limits.solidity)
+
+
+def _cut(labels: Labels) -> NDArray[np.intp]:
+    """Pixels of each object on one edge of the picture, (n,)."""
+    count = int(labels.max()) + 1
+    lines = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    return np.asarray(np.max([np.bincount(line, minlength=count) for line in lines], axis=0)[1:])
+
+
+def _picture_reason(
+    ground: Ground, found: Found, labels: Labels, reasons: list[str], limits: Limits
+) -> tuple[str, bool]:
+    """Why a picture is no metaphase, or not one alone; and whether it is none."""
+    chosen = np.array([reason not in NO_CHROMOSOME for reason in reasons], dtype=bool)
+    count, nuclei = int(chosen.sum()), reasons.count(NUCLEUS)
+    areas = np.bincount(labels.ravel(), minlength=len(reasons) + 1)[1:]
+    area = float(areas[chosen].sum()) / found.width**2 if found.width else 0.0
+    few = count < limits.objects and area <= limits.cluster
+    if few and found.specks + reasons.count(DEBRIS) > 100:
+        return SPECKS.format(specks=found.specks + reasons.count(DEBRIS)), True
+    if few and nuclei:
+        return NUCLEI_ONLY.format(nuclei=nuclei), True
+    if not count:
+        return BLANK, True
+    if _covered(ground, found) > limits.covered:
+        return PHOTO, True
+    if few:
+        return CROP.format(objects=count), True
+    if _is_upright(labels, chosen, limits):
+        return KARYOGRAM, True
+    chromosomes = _chromosomes(areas[chosen] / found.width**2)
+    return (SEVERAL.format(chromosomes=chromosomes), False) if chromosomes > limits.chromosomes else ("", False)
+
+
+def _covered(ground: Ground, found: Found) -> float:
+    """Share of the picture that is clearly no paper."""
+    return float(np.mean(ground.grey < 255 - 0.5 * found.height))
+
+
+def _is_upright(labels: Labels, chosen: Mask, limits: Limits) -> bool:
+    regions = [region for region in _regions(labels) if chosen[region.label - 1]]
+    tilts = [
+        abs(region.orientation)
+        for region in regions
+        if region.axis_major_length > 1.7 * max(region.axis_minor_length, 1)
+    ]
+    return len(tilts) >= 10 and float(np.mean(np.array(tilts) < math.radians(20))) >= limits.upright
+
+
+def _chromosomes(areas: NDArray[np.float64]) -> int:
+    """About how many chromosomes objects of these areas are: a cluster counts by the usual area of the others."""
+    usual = float(np.median(areas))
+    return int(np.maximum(1, np.rint(areas / (1.3 * usual))).sum())
+
+
+def _thing(ground: Ground, box: tuple[slice, slice], mask: Mask, reason: str, paper: float) -> Thing:
+    """A thing in pixels of the picture; a mask found on an averaged picture gets a smooth outline."""
+    factor = ground.factor
+    top, left = box[0].start * factor + ground.offset[0], box[1].start * factor + ground.offset[1]
+    if factor > 1:
+        height, width = mask.shape
+        soft = Image.fromarray(np.pad(mask, 1).astype(np.uint8) * 255)
+        soft = soft.resize(((width + 2) * factor, (height + 2) * factor), Image.Resampling.BILINEAR)
+        mask = np.asarray(soft)[factor:-factor, factor:-factor] > 127
+        mask = mask[: ground.shape[0] - top, : ground.shape[1] - left]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Thing(left + int(columns[0]), top + int(rows[0]), mask, reason, paper)
