@@ -21,7 +21,7 @@ from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
 from supcam.serving.images import ImageError, letterbox, read_crop
 from supcam.serving.reading import read_grey
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.support.resaving import KINDS, encoded, padded
 
 Grey = NDArray[np.uint8]
