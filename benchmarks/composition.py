@@ -11,7 +11,7 @@ from supcam.composition.composer import Composer, Composite
 from supcam.composition.sources import SourceCrops
 from supcam.composition.stream import ComposedEpochs, ComposedStream
 from supcam.settings import ComposeSettings
-from supcam.synthetic import draw_crops
+from supcam.synthetic.sample import draw_crops
 
 _PAIRS = ["instance+instance:touch", "instance+instance:overlap"]
 _CHAIN = [0.0, 0.0, 1.0]

@@ -22,7 +22,7 @@ from supcam.serving.gate import judged
 from supcam.serving.images import ImageError, letterbox, read_crop
 from supcam.serving.paper import on_white
 from supcam.serving.reading import bodies_alone, read_grey
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.support.resaving import KINDS, encoded, padded
 
 Grey = NDArray[np.uint8]

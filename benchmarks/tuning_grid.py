@@ -30,7 +30,7 @@ from supcam.data.manifest import read_manifest
 from supcam.data.splits import split_manifest
 from supcam.files import replaced_file
 from supcam.settings import Settings, load_settings, profile_path
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from supcam.tracking import project_root
 from supcam.tuning import Point, TrainingObjective
 

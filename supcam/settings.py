@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,17 @@ class _NoEffect(Enum):
 
 # Marks a setting that changes no result: checkpoints, studies and jobs made with another value of it still count.
 NO_EFFECT = _NoEffect.NO_EFFECT
+
+
+def _rising(floor: float, ceiling: float) -> AfterValidator:
+    """Refuses a range to search that falls, or that leaves ``floor`` to ``ceiling``."""
+
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if not floor <= value[0] <= value[1] <= ceiling:
+            raise ValueError(f"two rising numbers within {floor} to {ceiling}")
+        return value
+
+    return AfterValidator(check)
 
 
 class RuntimeSettings(Section):
@@ -111,6 +122,67 @@ class SplitSettings(Section):
     seed: int = Field(42, ge=0, lt=2**31)
 
 
+Range: TypeAlias = tuple[float, float]
+
+
+class LookRanges(Section):
+    """Ranges that the look of a drawn case is drawn from; sources and measurements: docs/drawn.md.
+
+    Two numbers are the ends of a range (lengths in pixels), one number is a probability.
+    """
+
+    # Shape. Widths, lengths and openings of chromatids as parts of the chromosome's width.
+    width: Annotated[Range, _rising(2.0, 40.0)] = (7.0, 15.0)
+    # Length of a chromosome of mean length in its widths, drawn evenly in its logarithm: condensation.
+    slenderness: Annotated[Range, _rising(1.2, 20.0)] = (2.2, 9.0)
+    bend: Annotated[Range, _rising(0.0, 3.0)] = (0.3, 1.4)
+    kinks: Annotated[Range, _rising(0.0, 3.0)] = (0.0, 0.7)
+    open_share: Annotated[Range, _rising(0.0, 1.0)] = (0.0, 0.6)
+    opening: Annotated[Range, _rising(0.0, 2.0)] = (0.05, 0.6)
+    groove: Annotated[Range, _rising(0.2, 0.98)] = (0.35, 0.95)
+    waist: Annotated[Range, _rising(0.0, 0.7)] = (0.1, 0.5)
+    roundness: Annotated[Range, _rising(0.0, 1.0)] = (0.1, 0.8)
+    # Stain.
+    banded: float = Field(0.6, ge=0.0, le=1.0)
+    light_bands: Annotated[Range, _rising(0.05, 1.0)] = (0.12, 0.7)
+    pale_gaps: Annotated[Range, _rising(0.0, 1.0)] = (0.0, 0.3)
+    spots: Annotated[Range, _rising(0.0, 1.0)] = (0.0, 0.5)
+    # Camera. Density: optical density of dark bands, or brightness of fluorescence as a part of its full scale.
+    fluorescent: float = Field(0.5, ge=0.0, le=1.0)
+    density: Annotated[Range, _rising(0.1, 4.0)] = (0.35, 1.8)
+    blur: Annotated[Range, _rising(0.0, 5.0)] = (0.7, 2.6)
+    halo: Annotated[Range, _rising(0.0, 0.6)] = (0.0, 0.35)
+    grain: Annotated[Range, _rising(0.0, 0.5)] = (0.0, 0.08)
+    noise: Annotated[Range, _rising(0.0, 20.0)] = (0.0, 2.5)
+    black: Annotated[Range, _rising(0.0, 120.0)] = (0.0, 60.0)
+    stretched: float = Field(0.5, ge=0.0, le=1.0)  # grey values of each crop stretched to black
+    shading: Annotated[Range, _rising(0.0, 0.5)] = (0.0, 0.15)
+    few_levels: float = Field(0.3, ge=0.0, le=1.0)
+    levels: Annotated[Range, _rising(16.0, 256.0)] = (32.0, 160.0)
+    jpeg: float = Field(0.15, ge=0.0, le=1.0)
+    jpeg_quality: Annotated[Range, _rising(30.0, 100.0)] = (60.0, 95.0)
+    # Cut. By a mask, with a rim around the outline; else at a grey level above which all is white.
+    masked: float = Field(0.5, ge=0.0, le=1.0)
+    cut_level: Annotated[Range, _rising(150.0, 254.0)] = (225.0, 250.0)
+    rim: Annotated[Range, _rising(0.0, 12.0)] = (0.0, 4.0)
+
+
+class DrawnSettings(Section):
+    """Drawn crops that are trained with: singles of so many looks, as crops and as sources of composites."""
+
+    looks: int = Field(0, ge=0, le=100_000)
+    singles: int = Field(15, ge=2, le=10_000)  # of each look
+    seed: int = Field(42, ge=0, lt=2**31)
+    share: float = Field(0.0, ge=0.0, le=1.0)  # of the composites that are made of drawn singles
+    ranges: LookRanges = LookRanges()
+
+    @model_validator(mode="after")
+    def _share_of_something(self) -> "DrawnSettings":
+        if self.share and not self.looks:
+            raise ValueError("share must be 0 without looks; draw some with looks above 0")
+        return self
+
+
 class ComposeSettings(Section):
     """Category-variant composition: how many composites, of what, and how crops may meet (pixels, degrees)."""
 
@@ -155,6 +227,7 @@ class ComposeSettings(Section):
     contact_reach: int = Field(12, ge=1, le=512)
     # No blend gets darker than this, unless the case's own crops do (a scanner's black).
     floor: int = Field(40, ge=0, le=254)
+    drawn: DrawnSettings = DrawnSettings()
     tries: int = Field(8, ge=1, le=1000)  # shifts tried for one pair
     source_tries: int = Field(16, ge=1, le=1000)  # sets of sources tried for one composite
 
@@ -183,17 +256,6 @@ class ValidateComposedSettings(Section):
     max_side_ratio: float = Field(2.5, ge=1.0, le=10.0)
     warn: list[str] = Field(default_factory=list)
     stop: list[str] = Field(default_factory=list)
-
-
-def _rising(floor: float, ceiling: float) -> AfterValidator:
-    """Refuses a range to search that falls, or that leaves ``floor`` to ``ceiling``."""
-
-    def check(value: tuple[float, float]) -> tuple[float, float]:
-        if not floor <= value[0] <= value[1] <= ceiling:
-            raise ValueError(f"two rising numbers within {floor} to {ceiling}")
-        return value
-
-    return AfterValidator(check)
 
 
 class TuneSettings(Section):

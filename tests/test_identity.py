@@ -99,7 +99,9 @@ def changed(settings: Settings, name: str) -> Settings:
     """The settings with another allowed value of one setting."""
     section, _, key = name.rpartition(".")
     values = values_of(settings)
-    target = values[section] if section else values
+    target = values
+    for part in section.split(".") if section else ():
+        target = target[part]
     for candidate in candidates(name, target[key]):
         target[key] = candidate
         try:
@@ -118,6 +120,8 @@ def candidates(name: str, value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, int | float):
         return [value + 1, value - 1, value + 8, value * 2, value * 0.5, value * 0.9, value + 0.1]
+    if isinstance(value, tuple):
+        return [(value[0], (value[0] + value[1]) / 2)]
     section = Settings.model_fields.get(name.partition(".")[0]) or Settings.model_fields["validate_"]
     annotation: Any = section.annotation
     literal = annotation.model_fields[name.partition(".")[2]].annotation if "." in name else str
@@ -126,7 +130,10 @@ def candidates(name: str, value: Any) -> list[Any]:
 
 @pytest.fixture(params=[False, True], ids=["composed before", "composed on the fly"])
 def base(request: pytest.FixtureRequest) -> Settings:
-    values: dict[str, Any] = {"runtime": {"device": "auto"}, "compose": {"on_the_fly": request.param}}
+    values: dict[str, Any] = {
+        "runtime": {"device": "auto"},
+        "compose": {"on_the_fly": request.param, "drawn": {"looks": 2}},
+    }
     return parse_settings(values)
 
 

@@ -7,11 +7,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import ndimage
+from skimage.morphology import convex_hull_image
 
-from supcam.errors import UsageError
-from supcam.synthetic import CaseLook, draw_chromosome, draw_crops, synthesize
+from supcam.composition.composer import Composer, Composite
+from supcam.composition.masks import source_defect
+from supcam.errors import SettingError, UsageError
+from supcam.serving.images import read_crop
+from supcam.settings import ComposeSettings, DrawnSettings, LookRanges, parse_settings
+from supcam.synthetic.chromosome import draw_chromosome
+from supcam.synthetic.look import Look
+from supcam.synthetic.sample import PLAIN, draw_crops, synthesize
+from supcam.synthetic.singles import draw_singles
 
 EIGHT = np.ones((3, 3), dtype=bool)
+FEW = DrawnSettings(looks=24, singles=3)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +47,11 @@ def test_every_crop_is_one_dark_component_on_white(sample: Path) -> None:
         assert image.dtype == np.uint8
         assert ndimage.label(image < 250, EIGHT)[1] == 1
         assert (image == 255).mean() > 0.1
-        assert image.min() < 140
-        assert max(image.shape) <= 120
+
+
+def test_drawn_crops_are_read_as_they_were_drawn() -> None:
+    for image in draw_singles(FEW).images:
+        np.testing.assert_array_equal(read_crop(image).image, image)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(sample: Path, tmp_path: Path) -> None:
@@ -83,8 +95,73 @@ def test_masks_fit_the_picture() -> None:
 
 
 def test_kinds_differ_in_length_and_cases_in_look() -> None:
-    look = CaseLook.draw(np.random.default_rng(0))
+    look = Look.draw(PLAIN, np.random.default_rng(0))
     areas = [draw_chromosome(kind, look, np.random.default_rng(1)).body.sum() for kind in range(22)]
     assert areas[0] > 2.5 * areas[20]
-    looks = {CaseLook.draw(np.random.default_rng(seed)) for seed in range(10)}
-    assert len({round(look.contrast, 2) for look in looks}) > 6
+    looks = {Look.draw(LookRanges(), np.random.default_rng(seed)) for seed in range(10)}
+    assert len({round(look.density, 2) for look in looks}) > 6
+
+
+def test_singles_are_whatever_the_number_of_workers_and_named_by_look() -> None:
+    alone, shared = draw_singles(FEW), draw_singles(FEW, workers=2)
+    assert all(np.array_equal(one, two) for one, two in zip(alone.images, shared.images, strict=True))
+    pd.testing.assert_frame_equal(alone.frame, shared.frame)
+    assert alone.frame["crop_id"].is_unique
+    assert alone.frame["case_id"].nunique() == 24
+    assert set(alone.frame["type"]) == {"instance"}
+    assert set(alone.frame["split"]) == {"train"}
+
+
+def test_open_chromatids_stand_apart_and_stay_one_chromosome() -> None:
+    fixed = {"kinks": (0.0, 0.0), "bend": (0.0, 0.0), "blur": (0.7, 0.8), "masked": 1.0, "rim": (1.0, 1.0)}
+    spread = LookRanges(**fixed, open_share=(1.0, 1.0), opening=(0.5, 0.6))
+    closed = LookRanges(**fixed, open_share=(0.0, 0.0))
+    fills = []
+    for ranges in (spread, closed):
+        look = Look.draw(ranges, np.random.default_rng(2))
+        drawings = [draw_chromosome(kind, look, np.random.default_rng(kind)) for kind in range(22)]
+        assert all(ndimage.label(drawing.image < 250, EIGHT)[1] == 1 for drawing in drawings)
+        fills.append(np.mean([d.body.sum() / convex_hull_image(d.body).sum() for d in drawings]))
+    assert fills[0] < fills[1] - 0.1  # background shows between open arms
+
+
+def test_most_drawn_singles_can_be_composed() -> None:
+    crops = draw_singles(DrawnSettings(looks=40, singles=4))
+    defects = [source_defect(image, ComposeSettings()) for image in crops.images]
+    assert sum(defect is None for defect in defects) > 0.9 * len(defects)
+
+
+def test_the_share_of_composites_made_of_drawn_singles_is_the_one_asked_for() -> None:
+    real, _ = draw_crops(2, 12, 3)
+    drawn = draw_singles(FEW)
+    frame = pd.concat([real.frame.assign(relation="", source="lab", case_id=real.groups, split="train"), drawn.frame])
+    frame["type"] = frame["type"].fillna("instance")
+    both = type(drawn)(frame.reset_index(drop=True), [*real.images, *drawn.images])
+    settings = ComposeSettings(drawn=FEW.model_copy(update={"share": 0.7}))
+    composer = Composer(both, settings)
+    made = [made for index in range(60) if isinstance(made := composer.compose(0, index), Composite)]
+    of_drawn = [parent.startswith("drawn-") for composite in made for parent in composite.parents[:1]]
+    assert 0.5 < np.mean(of_drawn) < 0.88
+    assert all(len({parent.startswith("drawn-") for parent in composite.parents}) == 1 for composite in made)
+
+
+def test_a_look_too_pale_for_its_cut_is_refused_by_name() -> None:
+    pale = LookRanges(density=(0.1, 0.1), fluorescent=1.0, stretched=0.0, masked=0.0, cut_level=(150.0, 150.0))
+    with pytest.raises(SettingError, match=r"compose\.drawn\.ranges\.cut_level = 150\.0"):
+        draw_singles(DrawnSettings(looks=1, ranges=pale))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "named"),
+    [
+        ({"share": 0.5}, r"share must be 0 without looks"),
+        ({"looks": 4, "ranges": {"width": [9, 3]}}, r"compose\.drawn\.ranges\.width = \[9, 3\].*two rising numbers"),
+        ({"looks": 4, "ranges": {"contrast": [1, 2]}}, r"compose\.drawn\.ranges\.contrast"),
+        ({"cases": 12}, r"compose\.drawn\.cases"),
+    ],
+)
+def test_settings_that_draw_nothing_or_are_of_another_sample_are_refused_by_name(
+    drawn: dict[str, object], named: str
+) -> None:
+    with pytest.raises(SettingError, match=named):
+        parse_settings({"compose": {"drawn": drawn}})

@@ -73,7 +73,7 @@ def synthesize(
     ] = None,
 ) -> None:
     """Draw synthetic G-band crops of all four types; take them in with: supcam import INTO."""
-    from supcam.synthetic import synthesize as draw
+    from supcam.synthetic.sample import synthesize as draw
 
     _require_new(into)
     frame = draw(into, cases=cases, crops=crops, seed=seed, counts=_read_counts(counts))

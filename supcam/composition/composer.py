@@ -24,6 +24,7 @@ from supcam.composition.placement import LEAST_CROSSING, admissible
 from supcam.composition.sampling import Plan, Policy
 from supcam.composition.sources import Source, Sources, refuse_leaks
 from supcam.composition.warp import Warp
+from supcam.data.manifest import is_drawn
 from supcam.settings import ComposeSettings
 
 LEAST_KEPT = 0.9  # of the halo that a warp must keep; less means that a thin bridge broke
@@ -80,9 +81,10 @@ class Composer:
 
     Attributes:
         defects: reason -> crop ids of the sources that the quality gates left out.
-        sources: The others, by their position among the crops; ``rows`` are those positions.
+        sources: The others, by their position among the crops.
         types: Type of every crop.
-        policy: What to compose next; it numbers the sources by their position in ``rows``.
+        rows: Those positions, of real crops; of drawn ones where there are no others.
+        policy: What to compose next of ``rows``; it numbers the sources by their position in them.
     """
 
     def __init__(self, crops: Sources, settings: ComposeSettings, *, keep_masks: bool = False) -> None:
@@ -101,14 +103,19 @@ class Composer:
                 self.defects.setdefault(defect, []).append(ids[row])
             else:
                 self.sources[row] = Source.of(image, settings)
-        self.rows = rows = list(self.sources)
         self.ids, self._groups = ids, list(crops.groups)
         self._floors: dict[str, int] = {}
         for row, source in self.sources.items():
             group = self._groups[row]
             self._floors[group] = min(int(source.body.image.min()), self._floors.get(group, settings.floor))
-        tones = [float(np.median(source.body.image[source.body.core])) for source in self.sources.values()]
-        self.policy = Policy([self.types[r] for r in rows], [self._groups[r] for r in rows], settings, tones)
+        drawn = is_drawn(crops.frame)
+        if drawn[list(self.sources)].all():
+            drawn = np.zeros_like(drawn)
+        self.rows = [row for row in self.sources if not drawn[row]]
+        self.policy = self._policy_of(self.rows)
+        # Among themselves, so that the share of composites made of them is what settings ask for.
+        self._drawn_rows = [row for row in self.sources if drawn[row]]
+        self._drawn_policy = self._policy_of(self._drawn_rows) if self._drawn_rows else None
 
     def __len__(self) -> int:
         """Number of sources that passed the quality gates."""
@@ -117,19 +124,25 @@ class Composer:
     def compose(self, seed: int, index: int) -> Composite | Skipped:
         """The composite of this seed and index, whatever was composed before it and in which process."""
         rng = np.random.default_rng((seed, index))
-        plan = self.policy.plan(rng)
+        policy, rows = self.policy, self.rows
+        if self._drawn_policy is not None and rng.random() < self.settings.drawn.share:
+            policy, rows = self._drawn_policy, self._drawn_rows
+        plan = policy.plan(rng)
         if plan is None:
             return Skipped(Counter({"no-sources": 1}))
-        return self.compose_plan(plan, rng)
+        return self._composed(plan, rng, policy, rows)
 
     def compose_plan(self, plan: Plan, rng: np.random.Generator) -> Composite | Skipped:
         """A composite of the plan's cell, or what kept it from being made in the tries allowed."""
-        if not self.policy.can(plan.cell):
+        return self._composed(plan, rng, self.policy, self.rows)
+
+    def _composed(self, plan: Plan, rng: np.random.Generator, policy: Policy, rows: list[int]) -> Composite | Skipped:
+        if not policy.can(plan.cell):
             return Skipped(Counter({"no-sources": 1}))
         draft = _Draft(plan, rng)
         for _ in range(self.settings.source_tries):
-            positions, relations = self.policy.sources(plan, rng)
-            made = self._attempt(draft, [self.rows[p] for p in positions], relations)
+            positions, relations = policy.sources(plan, rng)
+            made = self._attempt(draft, [rows[p] for p in positions], relations)
             if made is not None:
                 return made
         return Skipped(draft.rejected)
@@ -167,6 +180,11 @@ class Composer:
             draft.rejected["other-relation"] += 1
             return None
         return self._finish(draft, assembly, warps, Relation(bits))
+
+    def _policy_of(self, rows: list[int]) -> Policy:
+        bodies = [self.sources[row].body for row in rows]
+        tones = [float(np.median(body.image[body.core])) for body in bodies]
+        return Policy([self.types[row] for row in rows], [self._groups[row] for row in rows], self.settings, tones)
 
     def seam_of(self, row: int) -> Points | None:
         """Clearest touch of a source, pixels (K, 2) of its body; ``None`` where its type has none, or none shows."""

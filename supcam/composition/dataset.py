@@ -20,7 +20,7 @@ from supcam.composition.masks import Grey, Mask
 from supcam.composition.sheet import contact_sheet
 from supcam.composition.sources import Sources, refuse_leaks
 from supcam.composition.workers import Workers, results
-from supcam.data.manifest import COLUMNS, write_manifest
+from supcam.data.manifest import COLUMNS, is_drawn, write_manifest
 from supcam.files import replaced_folder
 from supcam.progress import Progress
 from supcam.settings import ComposeSettings
@@ -45,6 +45,7 @@ class ComposeReport:
     seed: int
     composed: int = 0
     sources: int = 0
+    drawn: int = 0
     types: dict[str, int] = field(default_factory=dict)
     relations: dict[str, int] = field(default_factory=dict)
     cells: dict[str, int] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class ComposeReport:
         """What a stage prints: one line of counts, and one for each kind of loss."""
         made = ", ".join(f"{count} {name}" for name, count in self.types.items())
         lines = [f"composed {self.composed} of {self.requested} crops from {self.sources} sources: {made or 'none'}"]
+        lines += [f"drawn {self.drawn} single chromosomes"] if self.drawn else []
         titles = ("sources skipped", "composites skipped", "placements rejected and tried again")
         for title, reasons in zip(titles, self._left_out().values(), strict=True):
             if reasons:
@@ -80,6 +82,8 @@ def compose_set(
     crops: Sources, settings: ComposeSettings, out: Path, *, progress: Progress | None = None
 ) -> ComposeReport:
     """Compose ``settings.count`` crops into the folder ``out``, which is replaced as a whole.
+
+    Drawn singles among ``crops`` are written as well: they are part of what is trained with, and of no data set.
 
     Writes ``crops/*.png``, ``manifest.csv`` (paths relative to ``out``), ``report.json`` and ``contact_sheet.png``;
     with ``settings.masks`` also ``masks/*.png``, 8-bit images of the size of the crop: bit 0 is set where the first
@@ -100,7 +104,8 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
     if settings.masks:
         (root / "masks").mkdir()
     composer = Composer(crops, settings, keep_masks=settings.masks)
-    rows: list[Row] = []
+    rows = [_saved_drawn(crops, int(row), root) for row in np.flatnonzero(is_drawn(crops.frame))]
+    singles = len(rows)
     counts: dict[str, Counter[str]] = {
         name: Counter()
         for name in ("types", "relations", "cells", "chain_lengths", "skipped_composites", "rejected_tries")
@@ -117,13 +122,19 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
         counts["cells"][made.plan.cell.label] += 1
         counts["chain_lengths"][str(len(made.parents))] += 1
         if progress:
-            progress(len(rows), settings.count)
+            progress(len(rows) - singles, settings.count)
         if len(shown.setdefault(made.type, [])) < _ON_SHEET:
             shown[made.type].append(made.image)
     write_manifest(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA_COLUMNS]), root / "manifest.csv")
     counted = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
     report = ComposeReport(
-        settings.count, settings.seed, len(rows), len(composer), skipped_sources=composer.defects, **counted
+        settings.count,
+        settings.seed,
+        len(rows) - singles,
+        len(composer),
+        drawn=singles,
+        skipped_sources=composer.defects,
+        **counted,
     )
     (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
@@ -160,11 +171,9 @@ def _compose_block(composer: Composer, indices: range) -> list[Made]:
 
 
 def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Path) -> Row:
-    buffer = io.BytesIO()
-    Image.fromarray(made.image).save(buffer, format="PNG")
     crop_id = f"composed-{index:06d}"
     path = f"crops/{crop_id}.png"
-    (root / path).write_bytes(buffer.getvalue())
+    digest = _written(made.image, root / path)
     if made.masks is not None:
         Image.fromarray(mask_bits(made.masks)).save(root / f"masks/{crop_id}.png")
     parents = frame.iloc[[placed.row for placed in made.placed]]
@@ -175,7 +184,7 @@ def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Pa
         "type": made.type.label,
         "case_id": first.get("case_id", ""),
         "source": first.get("source", ""),
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "sha256": digest,
         "width": made.image.shape[1],
         "height": made.image.shape[0],
         "label_certain": bool(parents["label_certain"].all()) if "label_certain" in parents else True,
@@ -189,6 +198,20 @@ def _saved(made: Composite, frame: pd.DataFrame, seed: int, index: int, root: Pa
         "index": index,
         "mask": f"masks/{crop_id}.png" if made.masks is not None else "",
     }
+
+
+def _saved_drawn(crops: Sources, row: int, root: Path) -> Row:
+    known = crops.frame.iloc[row]
+    path = f"crops/{known['crop_id']}.png"
+    return {**known, "path": path, "sha256": _written(crops.images[row], root / path)}
+
+
+def _written(image: Grey, path: Path) -> str:
+    """Write a PNG; its SHA-256."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    path.write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def mask_bits(masks: Mask) -> Grey:

@@ -88,7 +88,7 @@ class ComposedStream:
     def _stand_in(self, seed: int, index: int) -> tuple[Grey, int, tuple[int, ...]]:
         """An un-composed source for an index of which nothing came, its label and row."""
         rng = np.random.default_rng((seed, index, 1))
-        row = self._composer.rows[int(rng.integers(len(self._composer)))]
+        row = self._composer.rows[int(rng.integers(len(self._composer.rows)))]
         return self._crops.images[row], int(self._crops.labels[row]), (row,)
 
 

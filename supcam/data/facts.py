@@ -15,6 +15,7 @@ from supcam.cluster_type import TYPE_LABELS, ClusterType, Relation, composed_typ
 from supcam.data.case_ids import CASE_DOUBTS, case_doubts, patient_keys
 from supcam.data.fingerprints import same_pictures
 from supcam.data.groups import merged, same_values
+from supcam.data.manifest import DRAWN, is_drawn
 from supcam.data.measure import OK, measure_crops, near_duplicates
 from supcam.data.sources import is_image
 from supcam.data.split_report import count_parts
@@ -83,11 +84,13 @@ def composed_tables(
 ) -> Tables:
     """Tables of composed crops made of the training rows ``sources``, of which ``requested`` were asked for."""
     facts, _, _ = measure_crops(frame, root, progress=progress)
-    kinds = dict(zip(sources["crop_id"], sources["type"], strict=True))
+    drawn = is_drawn(facts)
+    known = pd.concat([sources, facts[drawn]])
+    kinds = dict(zip(known["crop_id"], known["type"], strict=True))
     checked = [_check_parents(row, kinds) for row in facts.to_dict("records")]
     facts[["parents_known", "algebra"]] = pd.DataFrame(checked, columns=["parents_known", "algebra"], dtype=str)
     # Negative when there are more than were asked for.
-    missing = [] if requested is None else [("all", (requested - len(facts)) / max(requested, 1))]
+    missing = [] if requested is None else [("all", (requested - int((~drawn).sum())) / max(requested, 1))]
     return {"crop": facts, "type": _named(missing, "missing")}
 
 
@@ -164,7 +167,9 @@ def _unlisted(facts: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 
 def _check_parents(row: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[str, str]:
-    """What is wrong with the parents of a composite, and with the type that they make."""
+    """What is wrong with the parents of a composite, and with the type that they make; drawn singles have none."""
+    if row.get("relation") == DRAWN:
+        return OK, OK
     parents = _parents(row, kinds)
     for parent in parents:
         if parent not in kinds:

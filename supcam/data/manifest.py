@@ -5,7 +5,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from supcam.data.tables import read_exact_table
 from supcam.errors import UsageError
@@ -13,6 +15,8 @@ from supcam.files import write_text
 
 COLUMNS = ("crop_id", "path", "type", "case_id", "source", "sha256", "width", "height", "label_certain")
 MANIFEST = "manifest.csv"
+
+DRAWN = "drawn"  # in the column relation: a single chromosome that was drawn, not composed
 
 _TRUTH = {"yes": True, "true": True, "1": True, "": True, "no": False, "false": False, "0": False}
 
@@ -27,6 +31,13 @@ def parse_certain(text: str) -> bool:
     if certain is None:
         raise UsageError(f"label_certain {text!r} is unknown; allowed are yes, no and empty (yes). Correct it.")
     return certain
+
+
+def is_drawn(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,) bool: drawn single chromosomes among real crops and composites."""
+    if "relation" not in frame:
+        return np.zeros(len(frame), dtype=bool)
+    return (frame["relation"] == DRAWN).to_numpy(dtype=bool)
 
 
 # dvc repro records an edited folder, so data.dvc may name the very version that is wrong.

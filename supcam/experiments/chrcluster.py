@@ -26,7 +26,7 @@ from supcam.experiments.parts import split_parts
 from supcam.experiments.single import Recipe, add_options, judge_recipe, print_line, read_recipe
 from supcam.experiments.table import Answers
 from supcam.stages.command import exit_codes
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 
 _CASES = 40  # differently stained slides among the drawn crops
 

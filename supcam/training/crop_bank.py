@@ -108,7 +108,7 @@ def domain_codes(sources: list[str], composed: NDArray[np.bool_]) -> NDArray[np.
 
 
 def is_composed(crops: CropSet) -> NDArray[np.bool_]:
-    """(N,) bool: crops made by composition, which carry a relation."""
+    """(N,) bool: crops that were composed or drawn, which carry a relation."""
     if "relation" not in crops.frame:
         return np.zeros(len(crops), dtype=bool)
     return (crops.frame["relation"].fillna("").astype(str) != "").to_numpy(dtype=bool)

@@ -8,6 +8,7 @@ import torch
 
 from supcam.composition.stream import ComposedEpochs, ComposedStream
 from supcam.data.crops import CropSet
+from supcam.data.manifest import is_drawn
 from supcam.settings import Settings
 from supcam.training.crop_bank import CropBank, canvases, domain_codes, is_composed, label_weights
 
@@ -27,7 +28,7 @@ class FreshBank(CropBank):
     def __init__(
         self, crops: CropSet, settings: Settings, device: torch.device, folder: Path | None = None, *, epochs: int = 1
     ) -> None:
-        real = crops.subset(~is_composed(crops))
+        real = crops.subset(~is_composed(crops) | is_drawn(crops.frame))
         compose, chosen, count = settings.compose, settings.input, len(real)
         images = canvases(real, chosen, device, folder, spare=compose.count)
         labels = torch.zeros(count + compose.count, dtype=torch.int64, device=device)
@@ -36,7 +37,8 @@ class FreshBank(CropBank):
         both = domain_codes([*sources, *sources], np.arange(2 * count) >= count)
         weights, domains = np.ones(len(labels)), np.zeros(len(labels), dtype=np.int64)
         weights[:count], domains[:count] = label_weights(real), both[:count]
-        super().__init__(images, labels, weights, domains, np.arange(len(labels)) >= count)
+        composed = np.append(is_composed(real), np.ones(compose.count, dtype=bool))
+        super().__init__(images, labels, weights, domains, composed)
         self._real = count
         self._composed_domains = both[count:]  # of a composite whose first parent is the real crop of this row
         stream = ComposedStream(real, compose, size=chosen.size, scale=chosen.scale)

@@ -3,7 +3,8 @@
 import pytest
 
 from supcam.composition.sources import SourceCrops
-from supcam.synthetic import Drawing, draw_crops
+from supcam.synthetic.chromosome import Drawing
+from supcam.synthetic.sample import draw_crops
 
 
 @pytest.fixture(scope="session")

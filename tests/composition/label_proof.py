@@ -22,7 +22,8 @@ from supcam.composition.masks import Grey, Mask, dilate
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan
 from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing, draw_crops
+from supcam.synthetic.chromosome import Drawing
+from supcam.synthetic.sample import draw_crops
 
 Matrix: TypeAlias = tuple[float, float, float, float, float, float]
 

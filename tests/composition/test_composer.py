@@ -17,7 +17,8 @@ from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan, Policy
 from supcam.composition.sources import SourceCrops
 from supcam.errors import SettingError
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing, draw_crops
+from supcam.synthetic.chromosome import Drawing
+from supcam.synthetic.sample import draw_crops
 from tests.composition.label_proof import Outline, composites_of, outlines_in, run_label_proof, true_types
 from tests.composition.test_blend import greys
 from tests.composition.test_masks import BAD

@@ -7,7 +7,7 @@ from scipy import ndimage
 from supcam.composition.masks import EIGHT, core_mask, core_width, dilate, find_body, source_defect
 from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
-from supcam.synthetic import Drawing
+from supcam.synthetic.chromosome import Drawing
 
 LIMITS = ComposeSettings()
 

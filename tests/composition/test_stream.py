@@ -128,7 +128,7 @@ _ABANDONED = """
 import sys, time
 from supcam.composition.stream import ComposedEpochs, ComposedStream
 from supcam.settings import ComposeSettings
-from supcam.synthetic import draw_crops
+from supcam.synthetic.sample import draw_crops
 
 if __name__ == "__main__":
     stream = ComposedStream(draw_crops(1, 6, 0)[0], ComposeSettings(), size=32)

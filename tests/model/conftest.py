@@ -14,7 +14,7 @@ from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder
 from supcam.registry.client import Predictor, load_production
 from supcam.registry.package import package_model
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.registry.conftest import make_card
 from tests.training.small import small_settings
 

@@ -14,7 +14,7 @@ from supcam.serving.bodies import connected_regions, dilated, eroded, peeled_siz
 from supcam.serving.gate import Limits, Verdict, judged
 from supcam.serving.images import decode_crop, letterbox, read_crop
 from supcam.serving.reading import Measurements, Reading, read_grey
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.support.resaving import DOUBTFUL_KINDS, SAME_KINDS, padded
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

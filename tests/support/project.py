@@ -15,7 +15,7 @@ SMALL = {
     "runtime": {"threads": 1, "progress": False},
     "input": {"size": 32},
     "validate": {"min_crops_per_type": 2},
-    "compose": {"count": 24},
+    "compose": {"count": 24, "drawn": {"looks": 0, "share": 0.0}},
     "tune": {"trials": 2, "pretrain_epochs": 1, "finetune_epochs": 1},
     "pretrain": {"epochs": 2, "batch_size": 16, "queue_size": 32},
     "finetune": {"epochs": 2, "batch_size": 16},

@@ -12,7 +12,7 @@ from supcam.composition.stream import ComposedStream
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
-from supcam.synthetic import draw_crops
+from supcam.synthetic.sample import draw_crops
 from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, finetune
 from supcam.training.fresh_bank import FreshBank, training_bank
