@@ -54,6 +54,7 @@ SLOW = {
     "registry.test_promotion",
     "registry.test_servers",
     "test_cli",
+    "test_documentation",
     "test_identity",
     "test_pipeline",
     "test_views",
