@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -136,13 +137,27 @@ def draw(explanation: Explanation, path: Path) -> None:
     """Draw the crop, its map, the probabilities and the nearest training crops into a PNG."""
     from matplotlib.figure import Figure
 
-    columns, neighbours = 6, explanation.neighbours[:6]
-    figure = Figure(figsize=(11, 6.4 if neighbours else 3.8), dpi=120, layout="constrained", facecolor="white")
+    neighbours = explanation.neighbours[:6]
+    figure = Figure(figsize=(11, 6.2 if neighbours else 3.8), dpi=120, layout="constrained", facecolor="white")
+    parts = figure.subfigures(2, 1, height_ratios=[1.7, 1]) if neighbours else [figure]
     review = f"; needs review: {explanation.reason}" if explanation.reason else ""
     answer = f"{explanation.type.label}, probability {explanation.probabilities.max():.2f}{review}"
-    figure.suptitle(answer, fontsize=12, fontweight="bold")
-    grid = figure.add_gridspec(2 if neighbours else 1, columns)
-    picture, heat, bars = (figure.add_subplot(grid[0, at : at + 2]) for at in (0, 2, 4))
+    parts[0].suptitle(answer, fontsize=12, fontweight="bold")
+    _draw_answer(explanation, parts[0])
+    if neighbours:
+        parts[1].suptitle("The most similar training crops", fontsize=10)
+        row = parts[1].subplots(1, len(neighbours), squeeze=False)[0]
+        for axes, neighbour in zip(row, neighbours, strict=True):
+            axes.imshow(neighbour.image, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(f"{neighbour.type}\nsimilarity {neighbour.similarity:.2f}", fontsize=8)
+            axes.set_axis_off()
+    with replaced_file(path) as fresh:
+        figure.savefig(fresh, format="png", metadata={"Software": None})
+
+
+def _draw_answer(explanation: Explanation, part: Any) -> None:
+    """The crop, the places that decide with their scale, and the probabilities, side by side."""
+    picture, heat, bars = part.subplots(1, 3)
     for axes in (picture, heat):
         axes.imshow(explanation.canvas, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
@@ -150,20 +165,10 @@ def draw(explanation: Explanation, path: Path) -> None:
     limit = max(float(np.abs(explanation.importance).max()), 1e-6)
     drawn = heat.imshow(explanation.importance, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
     heat.set_title(f"places for (red) and against (blue)\n{explanation.type.label}", fontsize=10)
-    scale = figure.colorbar(drawn, ax=heat, shrink=0.85)
-    scale.set_label("fall of probability when hidden", fontsize=8)
+    scale = part.colorbar(drawn, ax=heat, shrink=0.85)
+    scale.set_label("fall of its probability when hidden", fontsize=8)
     scale.ax.tick_params(labelsize=8)
     bars.barh(TYPE_LABELS[::-1], explanation.probabilities[::-1])
-    bars.set(xlim=(0, 1), title="probability of each type")
-    bars.title.set_fontsize(10)
+    bars.set_xlim(0, 1)
+    bars.set_title("probability of each type", fontsize=10)
     bars.tick_params(labelsize=8)
-    for column, neighbour in enumerate(neighbours):
-        axes = figure.add_subplot(grid[1, column])
-        axes.imshow(neighbour.image, cmap="gray", vmin=0, vmax=255)
-        label = neighbour.type.replace("touching-overlapping", "touching-\noverlapping")
-        axes.set_title(f"{label}\nsimilarity {neighbour.similarity:.2f}", fontsize=8)
-        axes.set_axis_off()
-        if column == 0:
-            axes.text(0, -0.12, "The most similar training crops", transform=axes.transAxes, fontsize=9, va="top")
-    with replaced_file(path) as fresh:
-        figure.savefig(fresh, format="png", metadata={"Software": None})
