@@ -8,7 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help environment data reproduce show test test-fast lint types check stress benchmarks clean
+# More options of pip, such as an index with wheels of torch for machines without a GPU (README).
+PIP_OPTIONS ?=
+
+.PHONY: help environment data reproduce show test test-fast lint types check stress benchmarks docs pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +20,8 @@ help: ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@echo "Installing $$(grep -c == requirements.lock) packages into .venv; sizes: README.md"
+	.venv/bin/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -30,12 +34,8 @@ reproduce: data ## environment, data, pipeline, a model in production, predictio
 	dvc repro
 	@$(MAKE) --no-print-directory show
 
-show: .venv/.complete ## show the production model, its figures and a few predictions
-	@supcam models
-	@supcam predict --limit 6 data/crops
-	@echo
-	@echo "MLflow page:  .venv/bin/supcam ui        (then open the address it prints)"
-	@echo "Data report:  reports/validate/index.html"
+show: .venv/.complete ## show the production model and its answers to a few test crops
+	@supcam show
 
 test: .venv/.complete ## all tests with seeded slices of the exhaustive checks
 	pytest -m "not stress" -n 2 --dist loadfile
@@ -57,6 +57,13 @@ stress: .venv/.complete ## the full counts of the exhaustive checks, as JSON
 
 benchmarks: .venv/.complete ## every benchmark, as JSON lines
 	@for name in composition pretraining data tuning inference serving; do python -m benchmarks.$$name || exit 1; done
+
+docs: .venv/.complete ## the documentation as a site in reports/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir reports/site
+	@echo "reports/site/index.html"
+
+pictures: .venv/.complete ## draw the pictures of the README again (after make reproduce)
+	python -m docs.pictures
 
 clean: ## remove tool caches, pages and the folders of experiments (reports/, runs/)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache reports runs

@@ -1,12 +1,15 @@
 """Stage evaluate: judge the model on the test crops and package it."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from safetensors.torch import load_file
 
 from supcam.evaluation.report import evaluate as judge
-from supcam.registry.candidate import package_candidate
+from supcam.files import write_text
+from supcam.registry.candidate import licence_notices, package_candidate
 from supcam.stages.command import main
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage, code_hash
@@ -42,8 +45,11 @@ def evaluate(stage: Stage) -> str:
         test=test,
         validation_logits=validation_logits,
         validation_labels=validation.labels,
+        licences=licence_notices(stage.data),
     )
-    overall = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
+    write_text(stage.out / "summary.json", json.dumps(headline(evaluation.metrics), indent=1) + "\n")
+    level = "confidence"  # of the intervals, no metric
+    overall = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float) and name != level}
     per_type = {f"sensitivity/{name}": row["sensitivity"] for name, row in evaluation.metrics["per_type"].items()}
     stage.run.log(overall | {name: value for name, value in per_type.items() if value is not None})
     Console(width=100).print(evaluation.summary())
@@ -51,6 +57,17 @@ def evaluate(stage: Stage) -> str:
         f"{len(test)} test crops: accuracy {evaluation.metrics['accuracy']:.4f}, "
         f"macro sensitivity {evaluation.metrics['macro_sensitivity']:.4f}"
     )
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The few metrics that `dvc metrics` compares, four digits; undefined ones are left out."""
+    overall = ("accuracy", "macro_sensitivity", "macro_f1", "macro_auc", "calibration_error_calibrated")
+    sensitivity = {label: row["sensitivity"] for label, row in metrics["per_type"].items()}
+    return _rounded({name: metrics[name] for name in overall}) | {"sensitivity": _rounded(sensitivity)}
+
+
+def _rounded(metrics: Mapping[str, float | None]) -> dict[str, Any]:
+    return {name: round(value, 4) for name, value in metrics.items() if value is not None}
 
 
 if __name__ == "__main__":

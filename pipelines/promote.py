@@ -1,6 +1,8 @@
 """Stage promote: register the model as candidate and, if it passes the gate, move it into production."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from supcam import tracking
 from supcam.data.manifest import read_manifest
@@ -9,9 +11,9 @@ from supcam.registry.promotion import crops_by_hash, write_decision
 from supcam.registry.promotion import promote as decide
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
-from supcam.registry.store import Version
+from supcam.registry.store import Tag, Version
 from supcam.stages.command import main
-from supcam.stages.stage import Stage, upstream_tags
+from supcam.stages.stage import Stage, upstream_inputs
 
 
 def register(stage: Stage) -> str:
@@ -42,14 +44,36 @@ def promote(stage: Stage) -> str:
 
 
 def _register(stage: Stage) -> Version:
+    upstream = upstream_inputs(stage.workspace)
+    stage.run.log_text(json.dumps(upstream, indent=1), "upstream.json")
     return register_candidate(
         stage.read("evaluate/package"),
         run_id=stage.run.run_id,
         tracking_uri=tracking.tracking_uri(stage.workspace.root),
         validation=_validation(stage),
-        tags=upstream_tags(stage.workspace),
+        tags=_origin(stage, upstream),
         name=stage.settings.promote.model_name,
     )
+
+
+def _origin(stage: Stage, upstream: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Tags of a version: the run above, the run that fine-tuned the model, and seconds of training where known.
+
+    Outputs that DVC took from its cache were trained by a run that this store may not know.
+    """
+    pretrained, tuned = (_run_of(stage, name, upstream[name]) for name in ("pretrain", "finetune"))
+    tags = {Tag.RUN: stage.workspace.parent} if stage.workspace.parent else {}
+    if tuned is not None:
+        tags[Tag.TRAINED_BY] = tuned.info.run_id
+    if pretrained is not None and tuned is not None:
+        spans = [run.info.end_time - run.info.start_time for run in (pretrained, tuned)]
+        tags[Tag.SECONDS] = str(sum(spans) // 1000)
+    return tags
+
+
+def _run_of(stage: Stage, name: str, inputs: Mapping[str, Any]) -> Any | None:
+    experiment = stage.run.experiment_id
+    return stage.run.ask(lambda client: tracking.run_of(client, experiment, name, inputs))
 
 
 def _validation(stage: Stage) -> Validation:

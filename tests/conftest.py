@@ -55,6 +55,7 @@ SLOW = {
     "registry.test_promotion",
     "registry.test_servers",
     "test_cli",
+    "test_documentation",
     "test_identity",
     "test_pipeline",
     "test_views",

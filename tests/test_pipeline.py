@@ -148,26 +148,39 @@ def test_every_stage_and_the_ablation_are_entry_points_with_typed_parameters() -
         assert entry["command"].startswith(f"python -m pipelines.{name} --own-folder"), name
 
 
-def test_pictures_are_plots_of_dvc_and_artifacts_of_mlflow(project: Path) -> None:
-    done = call(project, "dvc", "plots", "show", "--json")
-    shown = json.loads(done.stdout)
-    assert "errors" not in shown, done.stdout
+def test_pictures_are_artifacts_of_mlflow_and_curves_plots_of_dvc(project: Path) -> None:
+    shown = json.loads(succeed(project, "dvc", "plots", "show", "--json"))
+    assert "errors" not in shown, shown
+    tables = {"outputs/pretrain/history.csv", "outputs/finetune/history.csv", "outputs/evaluate/confusion.csv"}
+    assert tables | {"pretraining_watched", "finetuning_watched"} <= set(shown["data"])
     pictures = {
         "tune": {"history.png", "importances.png", "slice.png", "contour.png"},
         "pretrain": {"pictures/embedding_start.png", "pictures/embedding_end.png"},
         "evaluate": {"confusion.png", "sensitivity.png", "reliability.png", "errors.png"},
     }
-    curves = {
-        "outputs/pretrain/history.csv",
-        "pretraining_watched",
-        "outputs/finetune/history.csv",
-        "finetuning_watched",
-    }
-    named = {f"outputs/{stage}/{name}" for stage, names in pictures.items() for name in names}
-    assert named | curves <= set(shown["data"])
     for stage, names in pictures.items():
         kept = {path.name for path in (project / "mlartifacts").rglob(f"outputs/{stage}/**/*.png")}
         assert {Path(name).name for name in names} <= kept
+
+
+def test_a_fresh_clone_compares_metrics_and_plots(project: Path, tmp_path: Path) -> None:
+    """It had neither: they were outputs in the cache of the machine that made them."""
+    clone = tmp_path / "clone"
+    succeed(tmp_path, "git", "clone", "--quiet", str(project), str(clone))
+    shown = json.loads(succeed(clone, "dvc", "metrics", "show", "--json"))
+    (metrics,) = shown[""]["data"].values()
+    assert len(metrics["data"]) <= 6 and 0 < len(metrics["data"]["sensitivity"]) <= 4
+    plots = json.loads(succeed(clone, "dvc", "plots", "diff", "HEAD", "--json"))
+    assert "errors" not in plots and "outputs/evaluate/confusion.csv" in plots["data"], plots
+    for command in (("metrics", "diff"), ("exp", "show", "--csv")):
+        said = succeed(clone, "dvc", *command)
+        assert "failed" not in said.lower(), said
+
+
+def test_a_rebuild_on_the_same_machine_leaves_dvc_lock_clean(project: Path) -> None:
+    """The decision of promote was an output: it names times and versions, which differ in every registry."""
+    lock = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))
+    assert "outs" not in lock["stages"]["promote"]
 
 
 def test_supcam_tune_replaces_a_killed_worker_and_holds_the_number_of_trials(project: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,11 +19,27 @@ TRAINING_PACKAGES = frozenset({
 })  # fmt: skip
 
 app = typer.Typer(
-    help="Tell what type of chromosome cluster a crop shows: data, pipeline, registry, predictions.",
+    help="Find out what type of chromosome cluster a crop shows: data, pipeline, registry, predictions.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"supcam {metadata.version('supcam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 for group in (data, models, metaphase, evaluation, experiments, project):
     group.add_commands(app)
 

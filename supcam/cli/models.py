@@ -1,6 +1,7 @@
 """Commands about models: predict, explain, route, pull, and the registry."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ import typer
 
 from supcam import tracking
 from supcam.cli.options import Page
-from supcam.cli.tables import print_table
+from supcam.cli.tables import AsJson, print_json, print_table
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash, read_manifest
 from supcam.errors import GateRefused, UsageError
@@ -29,7 +31,7 @@ Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSI
 
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command."""
-    for command in (predict, explain, route, pull, models, promote, rollback, history, diff):
+    for command in (predict, explain, route, pull, show, models, promote, rollback, history, diff):
         app.command(command.__name__)(command)
 
 
@@ -65,10 +67,19 @@ def predict(
         confidence = [f"{value:.3f}" if pd.notna(value) else "" for value in frame["confidence"]]
         shown = {"path": paths_shown, "type": frame["type"], "confidence": confidence, "reason": frame["reason"]}
         print_table(pd.DataFrame(shown))
+        if len(frame) > 1:
+            print_table(_by_type(frame))
         typer.echo(answers.summary())
     for error in frame.loc[frame["error"] != "", "error"]:
         typer.echo(f"error: {error}", err=True)  # it begins with the path
     raise typer.Exit(1 if answers.failed else 0)
+
+
+def _by_type(frame: pd.DataFrame) -> pd.DataFrame:
+    """Crops and crops to review of each type that was answered."""
+    types = frame["type"].where(frame["type"] != "", "no type").astype(pd.CategoricalDtype([*TYPE_LABELS, "no type"]))
+    counts = frame.assign(type=types).groupby("type", observed=True)["needs_review"].agg(["size", "sum"])
+    return counts.astype(int).reset_index().set_axis(["type", "crops", "to review"], axis=1)
 
 
 def explain(
@@ -102,7 +113,9 @@ def _training_crops(package: Path) -> CropSet | None:
 
 def _refuse_output(output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output} is a folder or lies in none; name a file in an existing folder.")
+        raise UsageError(
+            f"--output {output} is a folder, or its folder does not exist; name a file in an existing folder."
+        )
 
 
 def route(
@@ -127,27 +140,78 @@ def pull(
     typer.echo(f"{alias} is now in {into}; use it with: supcam predict PATH --model {into}")
 
 
-def models() -> None:
-    """List the registered versions with their aliases, and the test metrics of the one in production."""
+def show(crops: Annotated[int, typer.Option(help="Test crops of each type.", min=1)] = 2) -> None:
+    """Show the production model, its answers to a few test crops of each type, and where to look next."""
+    root = tracking.project_root()
+    predictor = load_production()
+    manifest = read_manifest(root / "data" / "manifest.csv")
+    test = manifest[manifest["sha256"].map(predictor.split()) == "test"].sort_values("crop_id")
+    chosen = pd.concat([test[test["type"] == label].head(crops) for label in TYPE_LABELS])
+    answers = client.predict_files(predictor, [root / "data" / path for path in chosen["path"]]).frame
+    print_table(_metrics(predictor.card), f"{predictor.origin}, in production")
+    rows = pd.DataFrame(
+        {
+            "test crop": chosen["crop_id"].to_numpy(),
+            "true type": chosen["type"].to_numpy(),
+            "answer": answers["type"],
+            "confidence": answers["confidence"].map("{:.2f}".format),
+            "review": answers["reason"],
+        }
+    )
+    print_table(rows, "Crops that the model has not seen before")
+    right = int((rows["answer"] == rows["true type"]).sum())
+    typer.echo(f"{right} of {len(rows)} correct. Next:")
+    for line in _NEXT:
+        typer.echo(f"  {line}")
+
+
+_NEXT = (
+    "source .venv/bin/activate                  puts supcam, dvc and mlflow on the path",
+    "supcam ui                                  runs, metrics and models in the browser",
+    "supcam explain data/crops/FILE             why a crop got its type, as a picture",
+    "supcam evaluate --data data --into page    one page about the model: page/report.html",
+    "reports/validate/index.html                the report on the data",
+    "docs/tutorial.md                           your own crops, step by step",
+)
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the registered versions: aliases, metrics, and what each was made of."""
     registry = _registry()
-    print_table(record.models(registry))
+    frame = record.models(registry)
+    if as_json:
+        print_json(frame)
+        return
+    shown = frame[["version", "aliases", "registered", "decision"]].copy()
+    shown["training"] = frame["training_seconds"].map(lambda value: "" if pd.isna(value) else f"{value / 60:.1f} min")
+    for name in ("accuracy", "macro_sensitivity"):
+        test, validation = frame[f"test_{name}"], frame[f"validation_{name}"]
+        values = test.map("{:.3f}".format).where(test.notna(), validation.map("{:.3f} (validation)".format))
+        shown[name.replace("_", " ")] = values.where(test.notna() | validation.notna(), "")
+    print_table(shown, "Metrics are of test crops")
+    origin = frame[["version", "run", "commit", "data", "code"]].copy()
+    for name in ("commit", "data", "code"):
+        origin[name] = origin[name].str[:12]
+    print_table(origin)
     if PRODUCTION in registry.aliases():
-        print_table(_metrics(load_production(f"models:/{registry.name}@{PRODUCTION}").card))
+        predictor = load_production(f"models:/{registry.name}@{PRODUCTION}")
+        print_table(_metrics(predictor.card), f"{predictor.origin}, in production")
 
 
 def _metrics(card: Mapping[str, Any]) -> pd.DataFrame:
-    metrics = {**card["metrics"], **{f"sensitivity, {label}": row for label, row in card["sensitivity"].items()}}
+    sensitivity = {f"sensitivity, {label}": card["sensitivity"][label] for label in TYPE_LABELS}
     rows = []
-    for name, metric in metrics.items():
+    for name, metric in {**card["metrics"], **sensitivity}.items():
         value = f"{metric['value']:.4f}" if metric["crops"] else "no test crop"
         interval = f"{metric['low']:.4f} - {metric['high']:.4f}" if metric["low"] is not None else ""
-        rows.append((name, value, interval, metric["crops"]))
-    return pd.DataFrame(rows, columns=["production, test crops", "value", "interval", "crops"])
+        rows.append((name.replace("_", " "), value, interval, metric["crops"]))
+    return pd.DataFrame(rows, columns=["metric, test crops", "value", "interval", "crops"])
 
 
 def promote(
     run_id: Annotated[
-        str | None, typer.Argument(help="Run of a candidate; default: the best of the present data.")
+        str | None,
+        typer.Argument(help="Run of a candidate, or the beginning of its id; default: the best of the present data."),
     ] = None,
     force: Annotated[
         str | None, typer.Option(help="Reason to promote in spite of the metrics; it is recorded.")
@@ -183,17 +247,38 @@ def rollback(
     typer.echo(f"production is version {event['version']} again, it was version {event['from']}")
 
 
-def history() -> None:
+def history(as_json: AsJson = False) -> None:
     """Show who was production, when, from which version, why, newest first."""
-    print_table(record.history(_registry()))
+    frame = record.history(_registry())
+    if as_json:
+        print_json(frame)
+    else:
+        print_table(frame)
 
 
 def diff(
     first: Annotated[str, typer.Argument(help="Alias or version.")],
     second: Annotated[str, typer.Argument(help="Alias or version.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Compare the cards of two versions: metrics, data, settings."""
-    print_table(record.diff(_registry(), first, second))
+    """Compare the cards of two versions: metrics with their difference, data, settings."""
+    frame = record.diff(_registry(), first, second)
+    if as_json:
+        print_json(frame)
+        return
+    print_table(frame.map(_short))
+
+
+def _short(value: object) -> str:
+    """A value of a card in one cell: numbers with four digits, hashes and lists shortened."""
+    if value is None or value == "" or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        return f"{len(value)} values"
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{32,}(\.dir)?", text) else text
 
 
 def _registry() -> Registry:

@@ -1,5 +1,7 @@
 """Commands about the project itself: its profile, its settings, its MLflow page."""
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +9,13 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from pydantic import BaseModel
 
 from supcam import tracking
-from supcam.cli.tables import print_table
+from supcam.cli.described import described_settings
+from supcam.cli.tables import AsJson, print_table
 from supcam.errors import UsageError
 from supcam.files import write_text
-from supcam.settings import PROFILES, Settings, allowed_values, load_settings, profile_path
+from supcam.settings import PROFILES, load_settings, profile_path
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -57,6 +59,7 @@ def ui(
     if uri.startswith("http"):  # a server shows its page itself
         typer.echo(f"MLflow page: {uri}")
         return
+    _require_free(port)
     typer.echo(f"MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
     location = tracking.artifact_location(root, uri)
@@ -68,17 +71,27 @@ def ui(
         raise typer.Exit(0) from None
 
 
-def settings() -> None:
-    """List every setting with its value in params.yaml, default and allowed range."""
+def _require_free(port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just closed is free
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            raise UsageError(
+                f"port {port} is taken by another program. Name a free one: supcam ui --port {port + 1}"
+            ) from None
+
+
+def settings(as_json: AsJson = False) -> None:
+    """List every setting with its value, default and range; docs/reference/settings.md says what each means."""
     current = load_settings(tracking.project_root() / "params.yaml").model_dump(mode="json", by_alias=True)
     rows = []
-    for section, field in Settings.model_fields.items():
-        model = field.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        name = field.alias or section
-        for key, schema in model.model_json_schema()["properties"].items():
-            value, default = current[name][key], schema.get("default")
-            shown = "" if default is None or value == default else str(default)
-            rows.append((f"{name}.{key}", str(value), shown, allowed_values(schema)))
-    print_table(pd.DataFrame(rows, columns=["setting", "value", "default", "allowed"]))
+    for setting in described_settings():
+        section, _, key = setting.name.partition(".")
+        rows.append({"setting": setting.name, "value": current[section][key], **setting._asdict()})
+    if as_json:
+        typer.echo(json.dumps([{name: row[name] for name in row if name != "name"} for row in rows], indent=1))
+        return
+    for row in rows:
+        row["default"] = "" if row["default"] in (row["value"], None) else row["default"]
+    print_table(pd.DataFrame(rows)[["setting", "value", "default", "allowed"]].astype(str))

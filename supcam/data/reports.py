@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from supcam.cluster_type import TYPE_LABELS
+from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.data.rules import Severity
 from supcam.errors import GateRefused
 from supcam.files import write_text
@@ -121,4 +123,17 @@ def _write_page(report: ValidationReport, root: Path, page: Path) -> None:
         rows = report.failing[report.failing["rule"] == rule.name].head(_SHOWN_PER_RULE).to_dict("records")
         shown = [{**row, "picture": picture(root, row["path"], _THUMBNAIL)} for row in rows]
         sections += [{"rule": rule, "rows": shown}] if shown else []
-    write_text(page, render("validation.html", {"report": report, "sections": sections}))
+    values = {"report": report, "sections": sections, "counts": _counts(root), "types": TYPE_LABELS}
+    write_text(page, render("validation.html", values))
+
+
+def _counts(root: Path) -> list[dict[str, object]]:
+    """Crops of each type, and cases, by source; none where there is no manifest."""
+    if not (root / MANIFEST).is_file():
+        return []
+    frame = read_manifest(root / MANIFEST)
+    table = pd.crosstab(frame["source"], frame["type"]).reindex(columns=list(TYPE_LABELS), fill_value=0)
+    named = frame[frame["case_id"].fillna("") != ""]
+    table["cases"] = named.groupby("source")["case_id"].nunique().reindex(table.index, fill_value=0)
+    table["crops"] = frame["source"].value_counts()
+    return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.files import replaced_file
 
-_TILE = 96
+_TILE = 128  # pixels
 _COLUMNS = 8
 _MAX_ERRORS = 64
 
@@ -49,14 +49,16 @@ def draw_sensitivity(metrics: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_reliability(table: pd.DataFrame, metrics: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against confidence, dot size by the number of crops."""
+    """Accuracy against confidence, of the calibrated model where there is one; dot size by the number of crops."""
+    calibrated = metrics["calibration_error_calibrated"]
+    error = metrics["calibration_error"] if calibrated is None else calibrated
     filled = table[table["count"] > 0]
     with new_figure(path, 4.4, 4.2) as axes:
         axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
         axes.plot(filled["confidence"], filled["accuracy"], color="tab:blue", linewidth=1)
         axes.scatter(filled["confidence"], filled["accuracy"], s=10 + 200 * filled["count"] / filled["count"].sum())
-        axes.set(xlabel="confidence", ylabel="accuracy")
-        axes.set_title(f"calibration error {100 * metrics['calibration_error']:.1f} %")
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_title(f"calibration error {100 * error:.1f} %" + ("" if calibrated is None else ", calibrated"))
 
 
 def draw_risk_coverage(table: pd.DataFrame, path: Path) -> None:
@@ -73,21 +75,23 @@ def draw_errors(wrong: pd.DataFrame, images: Sequence[NDArray[np.uint8]], path: 
 
     The index of ``wrong``, their predictions, is the number of the crop among all ``images``.
     """
-    shown = wrong.head(_MAX_ERRORS)
-    rows = max(1, -(-len(shown) // _COLUMNS))
-    sheet = Image.new("L", (_COLUMNS * (_TILE + 8), rows * (_TILE + 34) + 16), 255)
+    shown, font = wrong.head(_MAX_ERRORS), ImageFont.load_default(12)
+    rows, step = max(1, -(-len(shown) // _COLUMNS)), _TILE + 46
+    sheet = Image.new("L", (_COLUMNS * (_TILE + 12) + 8, rows * step + 26), 255)
     draw = ImageDraw.Draw(sheet)
-    draw.text((4, 2), f"{len(wrong)} of {len(images)} crops wrong, {len(shown)} shown: actual, predicted", fill=0)
+    head = f"{len(wrong)} of {len(images)} crops are typed wrongly; {len(shown)} shown, most confident first"
+    draw.text((8, 4), head, fill=0, font=font)
     for at, (index, row) in enumerate(shown.iterrows()):
-        left, top = at % _COLUMNS * (_TILE + 8) + 4, at // _COLUMNS * (_TILE + 34) + 16
+        left, top = at % _COLUMNS * (_TILE + 12) + 8, at // _COLUMNS * step + 26
         tile = Image.fromarray(images[int(str(index))])
         tile.thumbnail((_TILE, _TILE), Image.Resampling.BOX)
-        sheet.paste(tile, (left, top))
+        sheet.paste(tile, (left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2))
+        draw.rectangle((left - 1, top - 1, left + _TILE, top + _TILE), outline=205)
         actual, predicted = (
             row[name].replace("touching-overlapping", "touch-overlap") for name in ("type", "predicted")
         )
-        draw.text((left, top + _TILE), actual, fill=0)
-        draw.text((left, top + _TILE + 11), f"{predicted} {100 * row['confidence']:.0f} %", fill=0)
+        draw.text((left, top + _TILE + 2), f"is {actual}", fill=0, font=font)
+        draw.text((left, top + _TILE + 16), f"{predicted} {100 * row['confidence']:.0f} %", fill=0, font=font)
     with replaced_file(path) as fresh:
         sheet.save(fresh)
 

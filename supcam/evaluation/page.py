@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from supcam.files import write_text
 from supcam.settings import EvaluateSettings
 
 _ERRORS_SHOWN = 48
-_TILE = 120
+_TILE = 240  # pixels; shown smaller until it is clicked
 _PLOTS = {
     "confusion.png": "Confusion matrix",
     "sensitivity.png": "Sensitivity of each type",
@@ -88,7 +89,7 @@ def write_report(
     if len(judged) > 1:
         first.metrics["comparison"] = _comparison(judged, evaluations, crops, settings)
     first.write(into, crops.images)
-    write_text(into / "report.html", pages.render("evaluation.html", _shown(first, crops, into, title)))
+    write_text(into / "report.html", pages.render("evaluation.html", _shown(first, judged, crops, into, title)))
     return first
 
 
@@ -118,7 +119,7 @@ def _comparison(
     return found
 
 
-def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> dict[str, Any]:
+def _shown(evaluation: Evaluation, judged: Sequence[Judged], crops: CropSet, into: Path, title: str) -> dict[str, Any]:
     """What the template of the page shows; the plots are read from ``into``."""
     metrics = evaluation.metrics
     certain = {"label_certain not no": metrics["certain"]} if "certain" in metrics else {}
@@ -128,6 +129,8 @@ def _shown(evaluation: Evaluation, crops: CropSet, into: Path, title: str) -> di
     return {
         "metrics": metrics,
         "title": title,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "models": [(one.name, one.seen) for one in judged],
         "cases": count_of_cases(metrics["cases"]),
         "overall": _OVERALL,
         "subsets": {**metrics.get("by_source", {}), **certain},

@@ -128,7 +128,7 @@ def evaluate(
     tables = {
         "confusion": predictions[["type", "predicted"]].rename(columns={"type": "actual"}),
         "per_type": pd.DataFrame([{"type": label, **row} for label, row in metrics["per_type"].items()]),
-        "reliability": reliability,
+        "reliability": _calibrated_reliability(logits, labels, metrics["calibration_temperature"], settings),
         "risk_coverage": calibration.risk_coverage(labels, probabilities),
         **_curves(labels, probabilities),
     }
@@ -202,6 +202,14 @@ def _fitted(
         "calibration_error_calibrated": calibration.calibration_error(calibrated),
         "validation": {"crops": len(validation_labels), **{name: validation.values[name] for name in _SUBSET_METRICS}},
     }
+
+
+def _calibrated_reliability(
+    logits: NDArray[Any], labels: Ints, temperature: float | None, settings: EvaluateSettings
+) -> pd.DataFrame:
+    """The curve of the packaged model, which is calibrated where a temperature was fitted."""
+    probabilities = calibration.probabilities_of(logits, temperature or 1.0)
+    return calibration.reliability(labels, probabilities, settings.reliability_bins)
 
 
 def _per_type(found: Metrics, matrix: Ints, confidence: float) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
+from supcam.data.sources import is_licence
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
 from supcam.evaluation.repeats import METRICS
 from supcam.models.classifier import ClusterClassifier, InferenceModel
@@ -21,6 +22,7 @@ from supcam.tracking import package_versions
 
 _SECTIONS = ("profile", "runtime", "input", "model", "split", "compose", "pretrain", "finetune")
 _CURVE_POINTS = 20
+_NOTICE = 300  # characters of a licence file that the card holds
 
 
 def package_candidate(
@@ -34,6 +36,7 @@ def package_candidate(
     test: CropSet,
     validation_logits: NDArray[np.float32],
     validation_labels: NDArray[np.int64],
+    licences: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the package of a model with its card, calibrated and with a review threshold, both from validation crops.
 
@@ -47,6 +50,7 @@ def package_candidate(
         test: Parity of ONNX and torch is measured on these crops.
         validation_logits: (M, 4).
         validation_labels: (M,) types.
+        licences: Of the crops, see :func:`licence_notices`.
 
     Raises:
         GateRefused: when ONNX and torch differ by more than 1e-4.
@@ -59,7 +63,7 @@ def package_candidate(
         input=InputCard(size=settings.input.size, scale=settings.input.scale),
         encoder=settings.model.encoder,
         settings=_recorded_settings(settings),
-        data=_data_card(manifest, hashes),
+        data=_data_card(manifest, hashes, licences or {}),
         code_hash=hashes["code"],
         metrics={name: _metric(metrics, name, "crops") for name in METRICS if metrics[name] is not None},
         sensitivity={label: _sensitivity(row) for label, row in metrics["per_type"].items()},
@@ -104,12 +108,20 @@ def _recorded_settings(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def _data_card(manifest: pd.DataFrame, hashes: Mapping[str, str]) -> DataCard:
+def licence_notices(data: Path) -> dict[str, str]:
+    """The beginning of every licence file below a data folder, by its path there."""
+    found = [path for path in sorted(data.rglob("*")) if is_licence(path.name) and path.is_file()]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in found}
+    return {path.relative_to(data).as_posix(): " ".join(text.split())[:_NOTICE] for path, text in texts.items()}
+
+
+def _data_card(manifest: pd.DataFrame, hashes: Mapping[str, str], licences: Mapping[str, str]) -> DataCard:
     return DataCard(
         manifest_hash=manifest_hash(manifest),
         split_hash=hashes["split"],
         composed_hash=hashes["composed"],
         sources=sorted(manifest["source"].unique()),
+        licences=dict(licences),
         counts={str(part): rows["type"].value_counts().to_dict() for part, rows in manifest.groupby("split")},
     )
 

@@ -35,13 +35,17 @@ class InputCard(CardSection):
 
 
 class DataCard(CardSection):
-    """Which crops made and judged the model; ``counts`` is crops by part and type."""
+    """Which crops made and judged the model; ``counts`` is crops by part and type.
+
+    ``licences`` holds the beginning of every licence file that came with the crops, by its path below ``data/``.
+    """
 
     manifest_hash: str
     split_hash: str
     composed_hash: str = ""
     sources: list[str] = Field(default_factory=list)
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    licences: dict[str, str] = Field(default_factory=dict)
 
 
 class Metric(CardSection):

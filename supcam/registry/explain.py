@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,8 @@ def _nearest(package: Path, canvas: NDArray[np.uint8], training: CropSet, count:
         features = [encoder(to_input(batch)) for batch in torch.split(torch.from_numpy(canvases), _BATCH)]
         embedded = torch.nn.functional.normalize(torch.cat(features)).numpy()
     similar = embedded[1:] @ embedded[0]
-    order = np.argsort(-similar, kind="stable")[:count]
+    similar[(canvases[1:] == canvases[0]).all(axis=(1, 2, 3))] = -np.inf  # the very crop that is explained
+    order = [at for at in np.argsort(-similar, kind="stable")[:count] if np.isfinite(similar[at])]
     rows = training.frame.iloc[order]
     return [
         Neighbour(str(crop_id), str(label), training.images[at], float(similar[at]))
@@ -133,29 +135,40 @@ def _nearest(package: Path, canvas: NDArray[np.uint8], training: CropSet, count:
 
 def draw(explanation: Explanation, path: Path) -> None:
     """Draw the crop, its map, the probabilities and the nearest training crops into a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns, rows = max(3, len(explanation.neighbours)), 2 if explanation.neighbours else 1
-    figure = Figure(figsize=(1.9 * columns, 0.6 + 2.3 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, columns)
-    picture, heat = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
-    bars = figure.add_subplot(grid[0, 2:])
+    neighbours = explanation.neighbours[:6]
+    figure = Figure(figsize=(11, 6.2 if neighbours else 3.8), dpi=120, layout="constrained", facecolor="white")
+    parts = figure.subfigures(2, 1, height_ratios=[1.7, 1]) if neighbours else [figure]
+    review = f"; needs review: {explanation.reason}" if explanation.reason else ""
+    answer = f"{explanation.type.label}, probability {explanation.probabilities.max():.2f}{review}"
+    parts[0].suptitle(answer, fontsize=12, fontweight="bold")
+    _draw_answer(explanation, parts[0])
+    if neighbours:
+        parts[1].suptitle("The most similar training crops", fontsize=10)
+        row = parts[1].subplots(1, len(neighbours), squeeze=False)[0]
+        for axes, neighbour in zip(row, neighbours, strict=True):
+            axes.imshow(neighbour.image, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(f"{neighbour.type}\nsimilarity {neighbour.similarity:.2f}", fontsize=8)
+            axes.set_axis_off()
+    with replaced_file(path) as fresh:
+        figure.savefig(fresh, format="png", metadata={"Software": None})
+
+
+def _draw_answer(explanation: Explanation, part: Any) -> None:
+    """The crop, the places that decide with their scale, and the probabilities, side by side."""
+    picture, heat, bars = part.subplots(1, 3)
     for axes in (picture, heat):
         axes.imshow(explanation.canvas, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-    picture.set_title("as the model sees it", fontsize=9)
+    picture.set_title("the crop as the model sees it", fontsize=10)
     limit = max(float(np.abs(explanation.importance).max()), 1e-6)
-    heat.imshow(explanation.importance, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
-    heat.set_title(f"speaks for {explanation.type.label} (red)", fontsize=9)
+    drawn = heat.imshow(explanation.importance, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
+    heat.set_title(f"places for (red) and against (blue)\n{explanation.type.label}", fontsize=10)
+    scale = part.colorbar(drawn, ax=heat, shrink=0.85)
+    scale.set_label("fall of its probability when hidden", fontsize=8)
+    scale.ax.tick_params(labelsize=8)
     bars.barh(TYPE_LABELS[::-1], explanation.probabilities[::-1])
     bars.set_xlim(0, 1)
-    bars.set_title("probability", fontsize=9)
-    for column, neighbour in enumerate(explanation.neighbours):
-        axes = figure.add_subplot(grid[1, column])
-        axes.imshow(neighbour.image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(f"{neighbour.type}\n{neighbour.similarity:.3f}", fontsize=8)
-        axes.set_axis_off()
-    with replaced_file(path) as fresh:
-        figure.savefig(fresh, format="png", dpi=120, metadata={"Software": None})
+    bars.set_title("probability of each type", fontsize=10)
+    bars.tick_params(labelsize=8)

@@ -1,5 +1,6 @@
 """What is registered, what happened to it, the way back, and what two versions differ in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,27 +12,40 @@ from supcam.registry.record import DECISION_TAG
 from supcam.registry.store import PREVIOUS, PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
 
+_PARTS = {"test": Tag.TEST, "validation": Tag.METRIC}
+_METRICS = ("accuracy", "macro_sensitivity")
 _MOVES = ("promoted", "forced", "rolled back")
 
 
 def models(registry: Registry) -> pd.DataFrame:
-    """One row a version, newest first: version, aliases, when, decision, run, data, code."""
+    """One row a version, newest first: what it is, how good (NaN where it was not recorded), what made it."""
     names: dict[int, list[str]] = {}
     for alias, number in sorted(registry.aliases().items()):
         names.setdefault(number, []).append(alias)
-    rows = [
-        (
-            version.number,
-            ", ".join(names.get(version.number, [])),
-            version.created.strftime("%Y-%m-%d %H:%M"),
-            version.tags.get(DECISION_TAG, ""),
-            version.tags.get(Tag.DATA, "")[:12],
-            version.tags.get(Tag.CODE, "")[:12],
-            version.run_id,
+    rows = []
+    for version in registry.versions():
+        tags = version.tags
+        rows.append(
+            {
+                "version": version.number,
+                "aliases": ", ".join(names.get(version.number, [])),
+                "registered": version.created.strftime("%Y-%m-%d %H:%M"),
+                "decision": tags.get(DECISION_TAG, ""),
+                **{f"{part}_{name}": _number(tags, tag + name) for part, tag in _PARTS.items() for name in _METRICS},
+                "training_seconds": _number(tags, Tag.SECONDS),
+                "data": tags.get(Tag.DATA, ""),
+                "code": tags.get(Tag.CODE, ""),
+                "commit": tags.get(Tag.COMMIT, ""),
+                "run": version.run_id,
+            }
         )
-        for version in registry.versions()
-    ]
-    return pd.DataFrame(rows, columns=["version", "aliases", "registered", "decision", "data", "code", "run"])
+    numbers = [f"{part}_{name}" for part in _PARTS for name in _METRICS] + ["training_seconds"]
+    texts = ["data", "code", "commit", "run"]
+    return pd.DataFrame(rows, columns=["version", "aliases", "registered", "decision", *numbers, *texts])
+
+
+def _number(tags: Mapping[str, str], name: str) -> float:
+    return float(tags.get(name, "nan"))
 
 
 def history(registry: Registry) -> pd.DataFrame:
@@ -63,7 +77,7 @@ def rollback(registry: Registry, reason: str = "", *, to: int | None = None) -> 
 
 
 def diff(registry: Registry, first: str | int, second: str | int) -> pd.DataFrame:
-    """What the cards of two versions (aliases or numbers) differ in: entry, first, second.
+    """What the cards of two versions (aliases or numbers) differ in: entry, first, second, difference of numbers.
 
     Raises:
         RegistryError: when one of them does not exist.
@@ -71,8 +85,13 @@ def diff(registry: Registry, first: str | int, second: str | int) -> pd.DataFram
     """
     cards = [_entries(registry, which) for which in (first, second)]
     rows = [(entry, cards[0].get(entry), cards[1].get(entry)) for entry in sorted(cards[0].keys() | cards[1].keys())]
-    changed = [row for row in rows if row[1] != row[2]]
-    return pd.DataFrame(changed, columns=["entry", str(first), str(second)], dtype=object)
+    changed = [(*row, _difference(row[1], row[2])) for row in rows if row[1] != row[2]]
+    return pd.DataFrame(changed, columns=["entry", str(first), str(second), "difference"], dtype=object)
+
+
+def _difference(first: Any, second: Any) -> float | None:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (first, second))
+    return round(second - first, 10) if numbers else None
 
 
 def _check_target(registry: Registry, target: int, current: int) -> None:

@@ -80,7 +80,7 @@ def best_candidate(
     """The best version by its validation metric, of a run or of the present data; RegistryError when there is none."""
     versions = registry.versions()
     if run_id is not None:
-        versions = [version for version in versions if run_id in (version.run_id, version.tags.get(Tag.RUN))]
+        versions = _of_run(versions, run_id)
         if not versions:
             raise RegistryError(f"run {run_id!r} registered no model {registry.name}. See: supcam models")
     elif data_hash is not None:
@@ -88,6 +88,16 @@ def best_candidate(
     if not versions:
         raise RegistryError(f"no model {registry.name} was registered for the present data. Run: dvc repro")
     return max(versions, key=lambda version: (float(version.tags.get(Tag.METRIC + metric, "-inf")), version.number))
+
+
+def _of_run(versions: list[Version], run_id: str) -> list[Version]:
+    """Versions that a run registered, itself or the `mlflow run` above it; the beginning of its id is enough."""
+    runs = {version.number: (version.run_id, version.tags.get(Tag.RUN, "")) for version in versions}
+    found = {name for names in runs.values() for name in names if run_id and name.startswith(run_id)}
+    if run_id not in found and len(found) > 1:
+        raise RegistryError(f"run {run_id!r} is ambiguous: {', '.join(sorted(found))}. Give more of its id.")
+    chosen = run_id if run_id in found else next(iter(found), None)
+    return [version for version in versions if chosen in runs[version.number]]
 
 
 def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 An event is a tag of the registered model in brief, a tag of its version with every rule, and two files of its run.
 """
 
-import getpass
 import json
 import os
 import socket
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from supcam.pages import render
+from supcam.tracking import user
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,13 +82,8 @@ def write_event(client: "MlflowClient", model: str, event: dict[str, Any]) -> No
 
 def who() -> str:
     """Who acts, for the record: the MLflow user when one is set, else user and host."""
-    if named := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        return named
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+    named = user()
+    return named if "MLFLOW_TRACKING_USERNAME" in os.environ else f"{named}@{socket.gethostname()}"
 
 
 def as_text(values: dict[str, Any]) -> str:

@@ -1,17 +1,20 @@
 """Log a package as an MLflow model made from code, and register it once under the alias ``candidate``."""
 
 import hashlib
+import io
 import json
+import logging
 import shutil
 import tempfile
-import warnings
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from supcam.files import write_text
-from supcam.registry.card import content_hash, load_card
+from supcam.registry.card import ModelCard, content_hash, load_card
+from supcam.registry.description import describe, metric_values
 from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
 from supcam.registry.store import CANDIDATE, Registry, Tag, Version
@@ -30,7 +33,13 @@ REQUIREMENTS = [
     "tifffile>=2024.8",
 ]
 _REGISTRATION_WAIT = 120.0  # seconds
-_DESCRIPTION = "Type of chromosome cluster: instance, touching, overlapping, or both."
+_DESCRIPTION = """Names the type of the chromosome cluster that a crop shows: instance, touching, overlapping or
+touching-overlapping. Input: the bytes of an image file. Output: type, confidence, a probability for each type, and
+whether a person should look at the crop, with the reason.
+
+`mlflow.pyfunc.load_model("models:/{name}@production")` loads the version in production; the aliases `candidate` and
+`previous` are the newest version and the one that was in production before. Every version's description is its card.
+"""
 
 
 def register_candidate(
@@ -68,8 +77,9 @@ def register_candidate(
         version = same[-1] if same else None  # the oldest
         if version is None:
             metrics = {Tag.METRIC + metric: repr(value) for metric, value in card.validation.items()}
+            metrics |= {Tag.TEST + name: repr(metric.value) for name, metric in card.metrics.items()}
             hashes = {Tag.DATA: card.data.manifest_hash, Tag.CODE: card.code_hash, Tag.CONTENT: content}
-            version = _add(registry, package, run_id, {**(tags or {}), **metrics, **hashes, Tag.SHIPPED: shipped})
+            version = _add(registry, package, card, run_id, {**(tags or {}), **metrics, **hashes, Tag.SHIPPED: shipped})
         if validation is not None:
             outcome = json.dumps(asdict(validation), sort_keys=True)
             registry.client.set_model_version_tag(name, str(version.number), Tag.VALIDATION, outcome)
@@ -84,6 +94,7 @@ def save_served(package: Path, out: Path) -> Path:
     Saving runs none of that code, in contrast to MLflow's other way of a model from code.
     """
     import mlflow
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -95,18 +106,27 @@ def save_served(package: Path, out: Path) -> Path:
         for path, source in {"__init__.py": "", **shipped_code()}.items():
             write_text(library / path, source)
         shutil.copytree(package, data)
-        with warnings.catch_warnings():
-            # The signature is explicit, so the advice to give an example input is not for us.
-            warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
-            mlflow.pyfunc.save_model(
-                path=str(out),
-                loader_module=f"{library.name}.{_LOADER}",
-                data_path=str(data),
-                code_paths=[str(library)],
-                pip_requirements=REQUIREMENTS,
-                signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
-            )
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # not that the example fits the signature
+        mlflow.pyfunc.save_model(
+            path=str(out),
+            loader_module=f"{library.name}.{_LOADER}",
+            data_path=str(data),
+            code_paths=[str(library)],
+            pip_requirements=REQUIREMENTS,
+            signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
+            input_example=pd.DataFrame({"image": [_example_crop()]}),
+        )
     return out
+
+
+def _example_crop() -> bytes:
+    """A PNG of one drawn bar on white: no crop of a patient goes into the example of a model."""
+    from PIL import Image, ImageDraw
+
+    crop, file = Image.new("L", (64, 64), 255), io.BytesIO()
+    ImageDraw.Draw(crop).line((20, 10, 44, 54), fill=90, width=12)
+    crop.save(file, "PNG")
+    return file.getvalue()
 
 
 def shipped_code() -> dict[str, str]:
@@ -126,18 +146,40 @@ def _ensure_model(registry: Registry) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        registry.client.create_registered_model(registry.name, description=_DESCRIPTION)
+        registry.client.create_registered_model(registry.name, description=_DESCRIPTION.format(name=registry.name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
 
 
-def _add(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
-    with tempfile.TemporaryDirectory() as scratch:
-        saved = save_served(package, Path(scratch) / "model")
-        # The path names the content: what an interrupted registration left is overwritten by the very same files.
-        artifact = f"supcam-{tags[Tag.CONTENT][:12]}"
-        registry.client.log_artifacts(run_id, str(saved), artifact)
-    source = f"runs:/{run_id}/{artifact}"
-    created = registry.client.create_model_version(registry.name, source=source, run_id=run_id, tags=dict(tags))
+def _add(registry: Registry, package: Path, card: ModelCard, run_id: str, tags: Mapping[str, str]) -> Version:
+    """Log the model with its metrics, then register it: MLflow lists and compares logged models by their metrics."""
+    client, run = registry.client, registry.client.get_run(run_id)
+    experiment, commit = run.info.experiment_id, run.data.tags.get("mlflow.source.git.commit", "")
+    tags = dict(tags) | ({Tag.COMMIT: commit} if commit else {})
+    trained_by = f"#/experiments/{experiment}/runs/{tags[Tag.TRAINED_BY]}" if Tag.TRAINED_BY in tags else ""
+    params = {"encoder": card.encoder, "size": str(card.input.size), "profile": str(card.settings.get("profile", ""))}
+    model = client.create_logged_model(experiment, registry.name, run_id, tags, params, "classifier")
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = save_served(package, Path(scratch) / "model")
+            client.log_model_artifacts(model.model_id, str(saved))
+        now = int(time.time() * 1000)
+        for name, value in metric_values(card).items():
+            client.log_metric(run_id, name, value, now, model_id=model.model_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    created = client.create_model_version(
+        registry.name,
+        # Its address and not models:/ID, which the database's own store resolves at MLflow's global address.
+        source=model.artifact_location,
+        run_id=run_id,
+        tags=tags | {Tag.LOGGED: model.model_id},
+        description=describe(package, card, commit=commit, trained_by=trained_by),
+        model_id=model.model_id,
+    )
+    listed = json.dumps([{"name": registry.name, "version": str(created.version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": listed})  # the page of the model links to it
     return registry.version(int(created.version))

@@ -28,9 +28,14 @@ class Tag:
     DATA = "supcam.data"
     CODE = "supcam.code"
     SHIPPED = "supcam.shipped"  # hash of the code that travels with the model
+    COMMIT = "supcam.git.commit"
+    LOGGED = "supcam.logged_model"  # id of the logged model, which MLflow's own database does not keep with a version
+    TRAINED_BY = "supcam.trained_by"  # the run of fine-tuning
     RUN = "supcam.run"  # the run of `mlflow run .` above the one that registered the version
     VALIDATION = "supcam.data.validation"
     METRIC = "supcam.validation."  # and the name of a metric on the validation crops
+    TEST = "supcam.test."  # and the name of a metric on the test crops
+    SECONDS = "supcam.training_seconds"  # pre-training and fine-tuning
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One stage at work: its inputs, output folder and tracked run, and what determines its result."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +125,7 @@ def execute(name: str, work: Work, workspace: Workspace) -> None:
                 stage.out.rmdir()
             raise
         _keep_artifacts(stage)
+        stage.run.set_tags({"mlflow.note.content": summary})
     Console().print(f"[bold]{name}[/bold]: {escape(summary)}", highlight=False, soft_wrap=True)
 
 
@@ -173,14 +173,10 @@ def code_hash(root: Path) -> str:
     return key_of(code)
 
 
-def upstream_tags(workspace: Workspace) -> dict[str, str]:
-    """The run above, and deps and params of every stage before promote, one tag a stage, as ``dvc.lock`` has them."""
+def upstream_inputs(workspace: Workspace) -> dict[str, Any]:
+    """Deps and params of every stage before promote, as ``dvc.lock`` has them."""
     root = workspace.root
-    tags = {
-        f"supcam.upstream/{stage}": json.dumps(tracking.stage_inputs(root, stage, workspace.located(stage)))
-        for stage in _before_promote(root)
-    }
-    return tags | ({"supcam.run": workspace.parent} if workspace.parent else {})
+    return {stage: tracking.stage_inputs(root, stage, workspace.located(stage)) for stage in _before_promote(root)}
 
 
 def _before_promote(root: Path) -> list[str]:

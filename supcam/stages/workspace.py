@@ -84,7 +84,7 @@ def open_workspace(
     try:
         save_settings(settings, outputs / "params.yaml")
         if parent:
-            tracking.tag_run(root, parent, label, settings)
+            tracking.tag_run(root, parent, label, settings, overrides)
         if from_run:
             tracking.fetch_outputs(root, from_run, outputs / "upstream")
             upstream = (outputs / "upstream" / OUTPUTS, *upstream)

@@ -11,7 +11,7 @@ from supcam.tracking.project import (
     store_root,
     tracking_uri,
 )
-from supcam.tracking.provenance import device_name, git_state, package_versions, run_tags
+from supcam.tracking.provenance import device_name, git_state, package_versions, run_of, run_tags, user
 from supcam.tracking.runs import Run, UntrackedRun, stage_run, tag_run, take_parent_run
 from supcam.tracking.store import open_client
 
@@ -31,6 +31,7 @@ __all__ = [
     "path_hash",
     "project_root",
     "quiet",
+    "run_of",
     "run_tags",
     "stage_inputs",
     "stage_run",
@@ -38,4 +39,5 @@ __all__ = [
     "tag_run",
     "take_parent_run",
     "tracking_uri",
+    "user",
 ]

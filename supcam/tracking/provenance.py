@@ -1,5 +1,6 @@
 """What a run ran on: commit, changes, packages, device."""
 
+import getpass
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from supcam.settings import Settings
 from supcam.tracking.hashes import stage_inputs, stage_names, stage_outs
@@ -115,14 +117,34 @@ def run_tags(root: Path, stage: str, settings: Settings, located: Mapping[str, P
         "supcam.git.dirty": str(state.dirty).lower(),
         "mlflow.source.name": str(root),
         "mlflow.source.type": "LOCAL",
+        "mlflow.user": user(),
     }
     if state.commit:
         tags |= {"supcam.git.commit": state.commit, "mlflow.source.git.commit": state.commit}
     # A run beside the pipeline (a study by hand, a benchmark) has no entry in dvc.yaml and so no hashes to record.
-    inputs = stage_inputs(root, stage, located) if stage in stage_names(root) else {"deps": {}, "params": {}}
-    tags |= {f"supcam.dep/{_safe(name)}": str(value or "missing") for name, value in inputs["deps"].items()}
-    tags |= {f"supcam.param/{_safe(name)}": json.dumps(value) for name, value in inputs["params"].items()}
-    return tags
+    return tags | (_input_tags(stage_inputs(root, stage, located)) if stage in stage_names(root) else {})
+
+
+def run_of(client: Any, experiment: str, stage: str, inputs: Mapping[str, Any]) -> Any | None:
+    """The newest finished run of a stage that had the ``inputs`` of :func:`stage_inputs`; None when there is none."""
+    wanted = _input_tags(inputs)
+    runs = client.search_runs([experiment], f"tags.`supcam.stage` = '{stage}' and attributes.status = 'FINISHED'")
+    return next((run for run in runs if wanted.items() <= run.data.tags.items()), None)
+
+
+def user() -> str:
+    """Who runs this: the MLflow user when one is set, else the user of the system."""
+    if named := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return f"uid {os.getuid()}"
+
+
+def _input_tags(inputs: Mapping[str, Any]) -> dict[str, str]:
+    deps = {f"supcam.dep/{_safe(name)}": str(value or "missing") for name, value in inputs["deps"].items()}
+    return deps | {f"supcam.param/{_safe(name)}": json.dumps(value) for name, value in inputs["params"].items()}
 
 
 def _safe(name: str) -> str:

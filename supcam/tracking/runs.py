@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from supcam.tracking.sender import Answer, Sender, chunks
 from supcam.tracking.store import experiment_of, open_client, project_experiment
 
 _MAX_TAG = 5000  # characters that MLflow takes
+_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-[0-9]+")  # what MLflow makes up, such as gaudy-ant-23
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -228,14 +230,19 @@ def _stage_params(stage: str, settings: Settings) -> dict[str, Any]:
     return {name: values[name] for name in sections if isinstance(values[name], dict)}
 
 
-def tag_run(root: Path, run_id: str, stage: str, settings: Settings) -> None:
-    """Give a run that ``mlflow run`` made the tags of a stage's run.
+def tag_run(root: Path, run_id: str, stage: str, settings: Settings, overrides: Mapping[str, str]) -> None:
+    """Give a run that ``mlflow run`` made the tags of a stage's run, and its name: the stage and what was overridden.
+
+    A name that the user gave stays.
 
     Raises:
         UsageError: when the store has no such run.
     """
     client = open_client(root)
     experiment_of(client, run_id)
+    if _RANDOM_NAME.fullmatch(client.get_run(run_id).info.run_name or ""):
+        given = [f"{name}={value}" for name, value in overrides.items()]
+        client.update_run(run_id, name=" ".join([stage, *given])[:250])
     for name, value in run_tags(root, stage, settings).items():
         if not name.startswith("mlflow."):  # those of its own say what started it
             client.set_tag(run_id, name, value)

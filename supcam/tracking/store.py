@@ -14,6 +14,11 @@ from supcam.errors import SupcamError, UsageError
 from supcam.tracking.project import EXPERIMENT, artifact_location, quiet, state_folder, tracking_uri
 
 _ATTEMPTS = 5
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # else the page offers views of language models
+    "mlflow.note.content": "Runs of the stages of the pipeline, and of `mlflow run`. What each name means: "
+    "docs/glossary.md. The model: registered model `supcam`.",
+}
 
 
 def open_client(root: Path, *, ask: bool = True) -> Any:
@@ -97,6 +102,6 @@ def project_experiment(client: Any, root: Path) -> str:
             return str(found.experiment_id)
         # Another process may make it between the question and the answer; then the next round finds it.
         with contextlib.suppress(MlflowException):
-            return str(client.create_experiment(name, artifact_location(root, tracking_uri(root))))
+            return str(client.create_experiment(name, artifact_location(root, tracking_uri(root)), _EXPERIMENT_TAGS))
         time.sleep(0.2 * (1 + random.random()))
     raise SupcamError(f"experiment {name!r} could neither be found nor made in {tracking_uri(root)}. Run again.")

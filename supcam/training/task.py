@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -25,6 +24,7 @@ from supcam.data.crops import CropSet
 from supcam.errors import SupcamError
 from supcam.identity import identity
 from supcam.processes import processes
+from supcam.progress import ProgressLines, new_bar
 from supcam.settings import FinetuneSettings, PretrainSettings, Settings
 from supcam.training.checkpoints import FINISHED, LAST, load_whole, remove_partials, save_whole
 from supcam.training.crop_bank import CropBank
@@ -279,32 +279,37 @@ class KeepLast(Checkpoint):
 
 
 class LiveProgress(L.Callback):
-    """A progress bar on standard error over all steps of a run; none where standard error is not a terminal."""
+    """How far all steps of a run are: a bar on a terminal, else a line every minute; nothing without progress."""
 
     def __init__(self, task: RunTask, name: str, epochs: int) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        hidden = not (task.settings.runtime.progress and console.is_terminal)
-        self.bar = Progress(
-            *columns, TextColumn("{task.fields[metrics]}"), console=console, disable=hidden, transient=True
-        )
-        self.task, self.shown = task, self.bar.add_task(name, total=task.steps_before(epochs), metrics="")
+        wanted, terminal = task.settings.runtime.progress, Console(stderr=True).is_terminal
+        self.bar = new_bar(hidden=not (wanted and terminal))
+        self.lines = ProgressLines(name) if wanted and not terminal else None
+        self.task, self.name, self.total = task, name, task.steps_before(epochs)
+        self.shown = self.bar.add_task(name, total=self.total)
+        self.done = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that training starts from."""
-        self.bar.update(self.shown, completed=self.task.steps_before(trainer.current_epoch))
+        self.done = self.task.steps_before(trainer.current_epoch)
+        self.bar.update(self.shown, completed=self.done)
         if trainer.is_global_zero:
             self.bar.start()
+        else:
+            self.lines = None
 
     def on_train_batch_end(self, *_: Any) -> None:
         """One step further."""
-        self.bar.advance(self.shown)
+        self.done += 1
+        self.bar.update(self.shown, completed=self.done)
+        if self.lines is not None:
+            self.lines(self.done, self.total)
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Show the metrics of the epoch before."""
         last = self.task.history[-1] if self.task.history else {}
-        text = ", ".join(f"{name} {last[name]:.3f}" for name in BAR_METRICS if name in last)
-        self.bar.update(self.shown, metrics=text)
+        text = [f"{name} {last[name]:.3f}" for name in BAR_METRICS if name in last]
+        self.bar.update(self.shown, description=", ".join([self.name, *text]))
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Close the bar."""

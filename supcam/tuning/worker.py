@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from supcam.errors import SupcamError, UsageError
 from supcam.settings import Settings
 from supcam.tracking import Run, UntrackedRun
@@ -71,6 +73,9 @@ def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Ru
     slot = trial.user_attrs["slot"]
     state_dir = task.state_dir / f"trial_{slot}"
     tags = {"supcam.trial": slot, "supcam.trial.attempt": trial.number}
+    if task.settings.runtime.progress:
+        point_text = ", ".join(f"{name} {value:.4g}" for name, value in point.values.items())
+        Console(stderr=True).print(f"trial {slot + 1} of {task.settings.tune.trials}: {point_text}", highlight=False)
     try:
         with _heartbeat(trial), above.child(f"trial {slot}", tags) as run:
             if run.run_id:  # empty where the store was away: the study adds a run at its end

@@ -213,8 +213,8 @@ def test_models_and_diff(two_versions: Registry) -> None:
     assert list(table["version"]) == [2, 1]
     assert list(table["aliases"]) == ["candidate", "production"]
     changed = history.diff(two_versions, "production", "candidate")
-    assert list(changed.columns) == ["entry", "production", "candidate"]
-    assert changed.set_index("entry").loc["code_hash"].tolist() == ["code-1", "code-2"]
+    assert list(changed.columns) == ["entry", "production", "candidate", "difference"]
+    assert changed.set_index("entry").loc["code_hash"].tolist() == ["code-1", "code-2", None]
     with pytest.raises(RegistryError, match="no alias 'previous'"):
         history.diff(two_versions, "previous", "candidate")
 
@@ -229,6 +229,7 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
     registry = Registry(registry_uri)
     assert best_candidate(registry, "macro_sensitivity", data_hash="data-1").number == 2
     assert best_candidate(registry, "macro_sensitivity", run_id=run_id).number == 2
+    assert best_candidate(registry, "macro_sensitivity", run_id=run_id[:8]).number == 2
     with pytest.raises(RegistryError, match="run 'nope' registered no model"):
         best_candidate(registry, "macro_sensitivity", run_id="nope")
     with pytest.raises(RegistryError, match="present data"):

@@ -10,7 +10,8 @@ import pytest
 
 from supcam.errors import GateRefused, SupcamError
 from supcam.settings import Settings
-from supcam.tracking import git_state, open_client, stage_inputs, stage_run, tracking_uri
+from supcam.tracking import git_state, open_client, run_of, stage_inputs, stage_run, tag_run, tracking_uri
+from supcam.tracking.plugin import ProjectExperiment
 from tests.tracking.conftest import git
 
 
@@ -156,3 +157,37 @@ def test_an_unreachable_server_is_named_at_the_start(project: Path, monkeypatch:
         stage_run("tune", project, Settings()),
     ):
         pass
+
+
+def test_mlflow_itself_uses_the_experiment_of_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mlflow run .` put its run into "Default", apart from those of the stages."""
+    monkeypatch.setattr("mlflow.get_tracking_uri", lambda: tracking_uri(project))
+    provider = ProjectExperiment()
+    assert provider.in_context()
+    found = open_client(project).get_experiment(provider.get_experiment_id())
+    assert found.name == "supcam" and found.tags["mlflow.experimentKind"] == "custom_model_development"
+    monkeypatch.setattr("mlflow.get_tracking_uri", lambda: "http://elsewhere")
+    assert not provider.in_context()
+    monkeypatch.chdir(project.parent)
+    assert not provider.in_context()
+
+
+@pytest.mark.parametrize(("given", "shown"), [("gaudy-ant-23", "pretrain pretrain.epochs=20"), ("my name", "my name")])
+def test_a_made_up_name_becomes_what_the_run_does(project: Path, given: str, shown: str) -> None:
+    client = open_client(project)
+    run = client.create_run("0", run_name=given)
+    tag_run(project, run.info.run_id, "pretrain", Settings(), {"pretrain.epochs": "20"})
+    found = client.get_run(run.info.run_id)
+    assert found.info.run_name == shown
+    assert found.data.tags["supcam.stage"] == "pretrain"
+
+
+def test_the_run_that_had_the_same_inputs_is_found(project: Path) -> None:
+    inputs = stage_inputs(project, "tune")
+    with stage_run("tune", project, Settings()) as run:
+        pass
+    client = open_client(project)
+    assert run_of(client, run.experiment_id, "tune", inputs).info.run_id == run.run_id
+    other = {"deps": inputs["deps"] | {"code": "another"}, "params": inputs["params"]}
+    assert run_of(client, run.experiment_id, "tune", other) is None
+    assert run_of(client, run.experiment_id, "pretrain", inputs) is None

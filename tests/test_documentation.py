@@ -1,0 +1,92 @@
+"""The documentation says what the code does: the reference is complete, the tutorial runs, links lead somewhere."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from docs import reference
+from supcam.cli.app import app
+from supcam.cli.described import described_settings
+from supcam.settings import Settings
+from tests.support.imports import ROOT
+from tests.support.project import change_settings, small_project, succeed
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", reference.pages(), ids=lambda page: page.name)
+def test_the_reference_is_what_the_code_says(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == reference.pages()[page], "run: python -m docs.reference"
+
+
+def test_every_setting_has_a_meaning_and_no_meaning_is_left_over() -> None:
+    described = list(described_settings())
+    assert [setting.name for setting in described if not setting.meaning] == [], "add them to supcam/meanings.yaml"
+    meanings = yaml.safe_load((ROOT / "supcam/meanings.yaml").read_text(encoding="utf-8"))
+    written = {f"{section}.{key}" for section, keys in meanings.items() for key in keys}
+    assert written - {setting.name for setting in described} == set()
+    values = Settings().model_dump(mode="json", by_alias=True)
+    named = {f"{section}.{key}" for section, keys in values.items() if isinstance(keys, dict) for key in keys}
+    assert {setting.name for setting in described} == named
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    text = (reference.FOLDER / "commands.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        for below, inner in getattr(command, "commands", {"": command}).items():
+            section = text.partition(f"## supcam {name} {below}".rstrip() + "\n")[2].partition("\n## ")[0]
+            assert section, f"supcam {name} {below}"
+            for option in inner.params:
+                assert option.opts[0].upper() in section.upper(), f"{option.opts} of supcam {name} {below}"
+                assert option.help, f"{option.opts} of supcam {name} {below} has no help"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
+    missing = [name for name in targets if "://" not in name and not (page.parent / name).exists()]
+    assert missing == []
+
+
+def test_paths_that_the_readme_names_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:docs|supcam|benchmarks|pipelines|tests)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def tutorial_commands(text: str) -> list[str]:
+    """Lines of the tutorial's shell blocks, comments and blocks that are marked as skipped left out."""
+    blocks = re.findall(r"(<!-- test: skip[^\n]*-->\n)?```sh\n(.*?)```", text, flags=re.S)
+    lines = [line for skipped, block in blocks if not skipped for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    commands = tutorial_commands(TUTORIAL.read_text(encoding="utf-8"))
+    assert {"dvc repro", "supcam show", "supcam models"} <= set(commands)
+    project = small_project(tmp_path / "project", crops=96, cases=8)
+    change_settings(project, {"check": dict.fromkeys(CHECKS, 0.0)})  # so little training passes no check
+    for command in commands:
+        said = succeed(project, "bash", "-c", command)
+        if command == "supcam show":
+            assert all(label in said for label in ("instance", "touching", "overlapping", "touching-overlapping"))
+            assert "correct. Next:" in said
+    for made in ("types.csv", "sorted/predictions.csv", "why.png", "reports/evaluation/report.html"):
+        assert (project / made).is_file(), made
+
+
+CHECKS = ("min_unchanged", "min_brightness_kept", "min_blur_kept", "min_single_kept", "min_algebra")
+
+
+def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:
+    if shutil.which("mkdocs") is None:
+        pytest.skip("mkdocs is not installed")
+    said = succeed(ROOT, "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"), NO_MKDOCS_2_WARNING="1")
+    assert (tmp_path / "site" / "reference" / "settings" / "index.html").is_file(), said
