@@ -35,7 +35,7 @@ FLOORS = {
     "supcam.evaluation": 5.5,
     "supcam.tuning": 6,
     "supcam.registry": 6,
-    "supcam.review": 6,
+    "supcam.review": 6.5,
     "supcam.experiments": 6.5,
     "supcam.checks": 6.5,
     "supcam.cli": 7,

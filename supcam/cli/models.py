@@ -20,7 +20,7 @@ from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.store import PRODUCTION, Registry
-from supcam.review.production import doubtful_sheet
+from supcam.review.production import doubtful_sheet, review_of_routed
 from supcam.review.sheet import PAGE
 from supcam.serving.gate import WITHOUT_TYPE
 from supcam.settings import PromoteSettings, load_settings
@@ -119,8 +119,9 @@ def route(
     model: Model = PRODUCTION_URI,
     page: Page = None,
 ) -> None:
-    """Sort crops into a folder per type for downstream segmentation."""
+    """Sort crops into a folder per type for downstream segmentation; review/ holds a page to decide about the rest."""
     routed = client.route(load_production(model), paths, into, page=page)
+    review_of_routed(routed.frame, into)
     counts = ", ".join(f"{count} {name}" for name, count in routed.counts.items())
     typer.echo(f"{into}: {counts}; {routed.summary()}")
     raise typer.Exit(1 if routed.failed else 0)

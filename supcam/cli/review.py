@@ -17,8 +17,8 @@ def add_commands(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Crops that a person should see: sheets, agreement, and the way into the data.", no_args_is_help=True
     )
-    for command in (sheet, apply, compare):
-        group.command(command.__name__)(command)
+    for command in (sheet, apply, compare, to_label_studio, from_label_studio):
+        group.command(command.__name__.replace("_", "-"))(command)
     app.add_typer(group, name="review")
 
 
@@ -77,3 +77,25 @@ def compare(
     if into is not None:
         written = write_sheet(found.differing, Path("/"), into, heading="Crops on which two readers differ")
         typer.echo(f"to settle: {written.with_suffix('.html')}")
+
+
+def to_label_studio(
+    sheet: Annotated[Path, typer.Argument(help="A review.csv.")],
+    into: Annotated[Path, typer.Option(help="Folder for tasks.json and interface.xml.")],
+) -> None:
+    """Write a sheet as tasks of Label Studio, the suggestions as pre-annotations."""
+    from supcam.review.label_studio import write_tasks
+
+    typer.echo(
+        f"{write_tasks(sheet, into)} tasks: {into / 'tasks.json'}; labelling interface: {into / 'interface.xml'}"
+    )
+
+
+def from_label_studio(
+    export: Annotated[Path, typer.Argument(help="JSON export of the project.")],
+    sheet: Annotated[Path, typer.Option(help="Sheet to write, in the folder of the one that went out.")],
+) -> None:
+    """Write a sheet from an export of Label Studio, for: supcam review apply."""
+    from supcam.review.label_studio import read_tasks
+
+    typer.echo(f"{read_tasks(export, sheet)} crops decided: {sheet}")

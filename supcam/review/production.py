@@ -7,6 +7,7 @@ import pandas as pd
 
 from supcam.errors import UsageError
 from supcam.files import replaced_folder
+from supcam.registry.client import REVIEW_FOLDER
 from supcam.review.sheet import write_sheet
 
 CROPS = "crops"
@@ -36,6 +37,16 @@ def doubtful_sheet(answers: pd.DataFrame, into: Path) -> int:
             paths.append(f"{CROPS}/{target.name}")
         write_answers(rows.assign(path=paths), folder)
     return len(rows)
+
+
+def review_of_routed(answers: pd.DataFrame, into: Path) -> None:
+    """Write the sheet of the crops that ``supcam route`` put into ``into/review``, beside them.
+
+    ``answers`` has the columns of ``supcam predict`` and ``routed_to``, the place of each crop below ``into``.
+    """
+    review = into / REVIEW_FOLDER
+    rows = answers[answers["routed_to"].str.startswith(f"{REVIEW_FOLDER}/") & (answers["error"] == "")]
+    write_answers(rows.assign(path=rows["routed_to"].str.removeprefix(f"{REVIEW_FOLDER}/")), review)
 
 
 def write_answers(rows: pd.DataFrame, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from supcam.data.importers import ImportRefused, import_sources
 from supcam.data.manifest import read_manifest
 from supcam.errors import UsageError
 from supcam.review.labels import apply_review
-from supcam.review.production import doubtful_sheet
+from supcam.review.production import doubtful_sheet, review_of_routed
 from tests.support.drawing import write_source
 
 
@@ -89,3 +89,14 @@ def test_the_folder_of_a_review_must_be_new(doubted: Path) -> None:
     with pytest.raises(UsageError, match="exists and is not empty"):
         doubtful_sheet(answers, doubted)
     assert np.all(pd.read_csv(doubted / "review.csv")["type"] == "touching")
+
+
+def test_routed_crops_have_their_sheet_beside_them(tmp_path: Path) -> None:
+    lab = write_source(tmp_path / "sorted" / "review", per_type=1)
+    paths = sorted(path.relative_to(tmp_path / "sorted").as_posix() for path in lab.rglob("*.png"))
+    answers = pd.DataFrame({"path": paths, "routed_to": [*paths[:2], "instance/a.png", ""], "confidence": 0.5})
+    answers["type"], answers["reason"], answers["error"] = "touching", "low confidence", ["", "damaged", "", ""]
+    review_of_routed(answers, tmp_path / "sorted")
+    rows = pd.read_csv(lab / "review.csv")
+    assert list(rows["path"]) == [paths[0].removeprefix("review/")]
+    assert (lab / "review.html").read_text().count("data:image/png;base64,") == 1
