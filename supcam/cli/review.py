@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
+from supcam.cli.tables import print_table
 from supcam.progress import progress_bar
+from supcam.registry.client import PRODUCTION_URI
 from supcam.settings import load_settings
 
 Sheets = Annotated[list[Path], typer.Argument(help="Filled in review.csv, one or several.")]
@@ -20,6 +22,7 @@ def add_commands(app: typer.Typer) -> None:
     for command in (sheet, apply, compare, to_label_studio, from_label_studio):
         group.command(command.__name__.replace("_", "-"))(command)
     app.add_typer(group, name="review")
+    app.command("compare")(compare_models)
 
 
 def sheet(
@@ -99,3 +102,26 @@ def from_label_studio(
     from supcam.review.label_studio import read_tasks
 
     typer.echo(f"{read_tasks(export, sheet)} crops decided: {sheet}")
+
+
+def compare_models(
+    paths: Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")],
+    new: Annotated[str, typer.Option(help="The model that may follow.")] = "models:/supcam@candidate",
+    present: Annotated[str, typer.Option(help="The model in use.")] = PRODUCTION_URI,
+    into: Annotated[Path | None, typer.Option(help="New folder for the differing crops, with a page.")] = None,
+) -> None:
+    """Let two models answer the same crops before anyone promotes: where do they differ?"""
+    from supcam.registry.client import load_production, predict_files
+    from supcam.review.shadow import compare_answers, write_differences
+
+    answers = [predict_files(load_production(model), paths).frame for model in (present, new)]
+    found = compare_answers(*answers)
+    typer.echo(f"rows: {present}, columns: {new}")
+    print_table(found.table.rename_axis("").reset_index())
+    for line in found.lines():
+        typer.echo(line)
+    for error in answers[0].loc[answers[0]["error"] != "", "error"]:
+        typer.echo(f"error: {error}", err=True)
+    if into is not None:
+        typer.echo(f"differing crops: {write_differences(found, into)}")
+    raise typer.Exit(1 if (answers[0]["error"] != "").any() else 0)
