@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from supcam import tracking
-from supcam.cli import data, evaluation, experiments, models, project, review
+from supcam.cli import data, evaluation, experiments, models, monitoring, project, review
 from supcam.errors import MissingExtra, SupcamError, explained
 
 # What only the extra "train" brings.
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, review, models, evaluation, experiments, project):
+for group in (data, review, models, evaluation, monitoring, experiments, project):
     group.add_commands(app)
 
 
