@@ -131,7 +131,9 @@ def _counts(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _has_cases(reference: pd.DataFrame, answers: pd.DataFrame) -> bool:
-    return "case" in reference.columns and "case" in answers.columns and answers["case"].fillna("").ne("").all()
+    if "case" not in reference.columns or "case" not in answers.columns:
+        return False
+    return bool(answers["case"].fillna("").ne("").all())
 
 
 def _distances(before: NDArray[np.int64], now: NDArray[np.int64]) -> Floats:
