@@ -424,6 +424,24 @@ class PromoteSettings(Section):
         return self
 
 
+class WatchLimits(Section):
+    """How far answers may move from the reference, as distances from 0 to 1, before chance is even asked."""
+
+    types: float = Field(0.1, ge=0.0, le=1.0)
+    confidence: float = Field(0.1, ge=0.0, le=1.0)
+    review: float = Field(0.05, ge=0.0, le=1.0)
+    unlike: float = Field(0.03, ge=0.0, le=1.0)
+
+
+class WatchSettings(Section):
+    """When ``supcam watch`` raises an alarm: beyond a limit, and too far for chance."""
+
+    false_alarms: float = Field(0.05, gt=0.0, lt=1.0)  # share of quiet weeks with an alarm, at most
+    limits: WatchLimits = WatchLimits()
+    min_crops: int = Field(30, ge=1)  # smaller groups (of a case, source or day) are not compared
+    seed: int = Field(42, ge=0, lt=2**31)
+
+
 class Settings(Section):
     """All of ``params.yaml``; sections are named like the stages."""
 
@@ -442,6 +460,7 @@ class Settings(Section):
     check: CheckSettings = CheckSettings()
     ablation: AblationSettings = AblationSettings()
     promote: PromoteSettings = PromoteSettings()
+    watch: WatchSettings = WatchSettings()
 
     @model_validator(mode="after")
     def _head_alone_leaves_epochs(self) -> "Settings":

@@ -36,6 +36,8 @@ FLOORS = {
     "supcam.tuning": 6,
     "supcam.registry": 6,
     "supcam.metaphase": 6.3,
+    "supcam.review": 6.5,
+    "supcam.monitoring": 6.5,
     "supcam.experiments": 6.5,
     "supcam.checks": 6.5,
     "supcam.cli": 7,

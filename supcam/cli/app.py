@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from supcam import tracking
-from supcam.cli import data, evaluation, experiments, metaphase, models, project
+from supcam.cli import data, evaluation, experiments, metaphase, models, monitoring, project, review
 from supcam.errors import MissingExtra, SupcamError, explained
 
 # What only the extra "train" brings.
@@ -40,7 +40,7 @@ def options(
     """Options of the command itself."""
 
 
-for group in (data, models, metaphase, evaluation, experiments, project):
+for group in (data, review, models, metaphase, evaluation, monitoring, experiments, project):
     group.add_commands(app)
 
 

@@ -1,4 +1,4 @@
-"""Commands about crops: import, synthesize, validate, data diff, resplit and folds, review."""
+"""Commands about crops: import, synthesize, validate, data diff, resplit and folds."""
 
 import re
 from pathlib import Path
@@ -23,10 +23,6 @@ def add_commands(app: typer.Typer) -> None:
     data.command("resplit")(resplit)
     data.command("folds")(folds_)
     app.add_typer(data, name="data")
-    review = typer.Typer(help="Labels that look wrong: a sheet for people, and back.", no_args_is_help=True)
-    review.command("sheet")(review_sheet)
-    review.command("apply")(review_apply)
-    app.add_typer(review, name="review")
 
 
 def import_(
@@ -147,40 +143,3 @@ def folds_(
     for fold in write_folds(divided, settings, into)["folds"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in fold["counts"].items())
         typer.echo(f"{into / fold['ids']}: {kinds}; sha256 {fold['sha256'][:12]}")
-
-
-def review_sheet(
-    into: Annotated[Path, typer.Option(help="Folder for review.csv and review.html.")] = Path("reports/review"),
-    folds: Annotated[int, typer.Option(help="Classifiers to train, each on the cases of the others.", min=2)] = 3,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each; default: finetune.epochs.", min=1)] = None,
-) -> None:
-    """List crops whose label a confident classifier of other cases denies; nothing is changed."""
-    from supcam.data.crops import CropSet
-    from supcam.data.manifest import read_manifest
-    from supcam.data.reports import read_links
-    from supcam.data.review import suspicious_labels, write_review
-    from supcam.evaluation.out_of_fold import out_of_fold
-
-    root = tracking.project_root()
-    chosen = {"runtime.progress": "false"}  # one bar for all folds
-    if epochs:  # trained from random weights: there are no epochs of the head alone
-        chosen |= {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"}
-    settings = load_settings(root / "params.yaml", chosen)
-    crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
-    linked = read_links(root / "outputs" / "validate" / "validation.json")
-    with progress_bar("folds", folds) as progress:
-        probabilities = out_of_fold(
-            crops, settings, folds, state_dir=root / "state" / "review", linked=linked, progress=progress
-        )
-    rows = suspicious_labels(crops.frame, probabilities)
-    sheet = write_review(rows, root / "data", root / into)
-    typer.echo(f"{len(rows)} of {len(crops)} labels look wrong: {sheet} (pictures: {sheet.with_suffix('.html')})")
-    typer.echo(f"Fill in the column corrected where a label is wrong, then: supcam review apply {sheet}")
-
-
-def review_apply(sheet: Annotated[Path, typer.Argument(help="The filled in review.csv.")]) -> None:
-    """Take a reviewed sheet back as a new version of the data."""
-    from supcam.data.review import apply_review
-
-    for line in apply_review(sheet, tracking.project_root() / "data").lines():
-        typer.echo(line)

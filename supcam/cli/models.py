@@ -22,6 +22,8 @@ from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.store import PRODUCTION, Registry
+from supcam.review.production import doubtful_sheet, review_of_routed
+from supcam.review.sheet import PAGE
 from supcam.serving.gate import WITHOUT_TYPE
 from supcam.settings import PromoteSettings, load_settings
 
@@ -43,6 +45,9 @@ def predict(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
     page: Page = None,
+    review: Annotated[
+        Path | None, typer.Option(help="New folder for the crops that need review, with a page to decide about them.")
+    ] = None,
 ) -> None:
     """Print the type of each crop. A bad image is a row with an error; the exit code is then 1.
 
@@ -54,6 +59,9 @@ def predict(
     predictor = load_production(model)
     answers = client.predict_files(predictor, paths, page=page, limit=limit)
     frame = answers.frame
+    if review is not None:
+        count = doubtful_sheet(frame, review)
+        typer.echo(f"{count} crops to review: {review / PAGE}", err=True)
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:
         typer.echo(table.encode(), nl=False)  # UTF-8, whatever the terminal's own encoding
@@ -124,8 +132,9 @@ def route(
     model: Model = PRODUCTION_URI,
     page: Page = None,
 ) -> None:
-    """Sort crops into a folder per type for downstream segmentation."""
+    """Sort crops into a folder per type for downstream segmentation; review/ holds a page to decide about the rest."""
     routed = client.route(load_production(model), paths, into, page=page)
+    review_of_routed(routed.frame, into)
     counts = ", ".join(f"{count} {name}" for name, count in routed.counts.items())
     typer.echo(f"{into}: {counts}; {routed.summary()}")
     raise typer.Exit(1 if routed.failed else 0)

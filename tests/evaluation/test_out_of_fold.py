@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from supcam.data.crops import CropSet
-from supcam.data.review import suspicious_labels
 from supcam.errors import UsageError
 from supcam.evaluation import out_of_fold as module
 from supcam.evaluation.out_of_fold import out_of_fold
+from supcam.review.labels import suspicious_labels
 from tests.training.small import small_crops, small_settings
 
 SETTINGS = small_settings(finetune={"epochs": 60, "batch_size": 16, "test_views": 1})

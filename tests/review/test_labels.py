@@ -13,9 +13,10 @@ import pytest
 from supcam.data import folder
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
-from supcam.data.review import apply_review, suspicious_labels, write_review
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
+from supcam.review.labels import apply_review, suspicious_labels
+from supcam.review.sheet import write_sheet
 from tests.support.drawing import write_source
 
 Make = Callable[..., pd.DataFrame]
@@ -63,7 +64,7 @@ def sheet(tmp_path: Path, dvc_project: Path) -> Path:
     rows = frame.head(3)[["crop_id", "path"]].assign(
         type="instance", suggestion="touching", confidence="0.950", corrected=""
     )
-    return write_review(rows, data, tmp_path / "review")
+    return write_sheet(rows, data, tmp_path / "review", heading="Labels to review")
 
 
 def fill(sheet: Path, column: str, values: list[str]) -> None:
@@ -78,17 +79,17 @@ def test_corrections_become_a_new_version(sheet: Path, dvc_project: Path) -> Non
     assert page.count("data:image/png;base64,") == 3
     assert "http" not in page
     before, pointer = read_manifest(data / "manifest.csv"), (dvc_project / "data.dvc").read_text()
-    assert apply_review(sheet, data).changed == {}
+    assert apply_review([sheet], data).changed == {}
     assert (dvc_project / "data.dvc").read_text() == pointer
     fill(sheet, "corrected", ["Touching Overlapping", "", "instance"])
-    report = apply_review(sheet, data)
+    report = apply_review([sheet], data)
     after = read_manifest(data / "manifest.csv")
     assert report.changed == {"instance -> touching-overlapping": 1}
     assert report.versioned
     assert (dvc_project / "data.dvc").read_text() != pointer
     assert (before["type"] != after["type"]).sum() == 1
     with pytest.raises(UsageError, match=r"line 2.*the sheet says instance.*Write a new sheet"):
-        apply_review(sheet, data)
+        apply_review([sheet], data)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_wrong_sheets_change_nothing(
     before = (dvc_project / "data" / "manifest.csv").read_bytes()
     fill(sheet, column, values)
     with pytest.raises(UsageError, match=message):
-        apply_review(sheet, dvc_project / "data")
+        apply_review([sheet], dvc_project / "data")
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
 
 
@@ -116,9 +117,9 @@ def test_what_is_not_a_sheet_is_named(sheet: Path, dvc_project: Path) -> None:
     for content, message in ((b"", "is empty"), (bytes(range(256)), "not a readable"), (b"a\n", "lacks the column")):
         sheet.write_bytes(content)
         with pytest.raises(UsageError, match=message):
-            apply_review(sheet, data)
+            apply_review([sheet], data)
     with pytest.raises(UsageError, match="cannot be read"):
-        apply_review(sheet.parent, data)
+        apply_review([sheet.parent], data)
 
 
 def test_doubled_id_of_the_manifest_is_named(sheet: Path, tmp_path: Path, dvc_project: Path) -> None:
@@ -127,7 +128,7 @@ def test_doubled_id_of_the_manifest_is_named(sheet: Path, tmp_path: Path, dvc_pr
     frame = read_manifest(dvc_project / "data" / "manifest.csv")
     write_manifest(pd.concat([frame, frame.head(1)]), data / "manifest.csv")
     with pytest.raises(UsageError, match=r"is in the manifest twice. See: supcam validate"):
-        apply_review(sheet, data)
+        apply_review([sheet], data)
 
 
 def test_failing_dvc_leaves_the_labels_as_before(
@@ -141,24 +142,24 @@ def test_failing_dvc_leaves_the_labels_as_before(
 
     monkeypatch.setattr(folder, "record_version", broken)
     with pytest.raises(SupcamError, match="disk full"):
-        apply_review(sheet, dvc_project / "data")
+        apply_review([sheet], dvc_project / "data")
     assert (dvc_project / "data" / "manifest.csv").read_bytes() == before
 
 
 def test_missing_columns_are_named(sheet: Path, dvc_project: Path) -> None:
     sheet.write_text("crop_id,type\nx,instance\n")
     with pytest.raises(UsageError, match="lacks the column corrected"):
-        apply_review(sheet, dvc_project / "data")
+        apply_review([sheet], dvc_project / "data")
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from supcam.data import folder
-from supcam.data.review import apply_review
+from supcam.review.labels import apply_review
 
 folder.record_version = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-apply_review(Path(sys.argv[1]), Path(sys.argv[2]))
+apply_review([Path(sys.argv[1])], Path(sys.argv[2]))
 """
 
 
@@ -169,7 +170,7 @@ def test_a_killed_review_is_finished_by_the_next(sheet: Path, dvc_project: Path)
     killed = subprocess.run([sys.executable, "-c", KILLED, str(sheet), str(data)], check=False)
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(UsageError, match=r"line 2.*the sheet says instance"):
-        apply_review(sheet, data)
+        apply_review([sheet], data)
     assert read_manifest(data / "manifest.csv")["type"].iloc[0] == "touching"
     require_checked_out(data)
 

@@ -1,0 +1,127 @@
+"""Commands of review: a page on which a person decides about crops, and the way of the decisions into the data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from supcam import tracking
+from supcam.cli.tables import print_table
+from supcam.progress import progress_bar
+from supcam.registry.client import PRODUCTION_URI
+from supcam.settings import load_settings
+
+Sheets = Annotated[list[Path], typer.Argument(help="Filled in review.csv, one or several.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command, as a group."""
+    group = typer.Typer(
+        help="Crops that a person should see: sheets, agreement, and the way into the data.", no_args_is_help=True
+    )
+    for command in (sheet, apply, compare, to_label_studio, from_label_studio):
+        group.command(command.__name__.replace("_", "-"))(command)
+    app.add_typer(group, name="review")
+    app.command("compare")(compare_models)
+
+
+def sheet(
+    into: Annotated[Path, typer.Option(help="Folder for review.csv and review.html.")] = Path("reports/review"),
+    folds: Annotated[int, typer.Option(help="Classifiers to train, each on the cases of the others.", min=2)] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each; default: finetune.epochs.", min=1)] = None,
+) -> None:
+    """List crops whose label a confident classifier of other cases contradicts; nothing is changed."""
+    from supcam.data.crops import CropSet
+    from supcam.data.manifest import read_manifest
+    from supcam.data.reports import read_links
+    from supcam.evaluation.out_of_fold import out_of_fold
+    from supcam.review.labels import suspicious_labels, trust
+    from supcam.review.sheet import PAGE, write_sheet
+
+    root = tracking.project_root()
+    chosen = {"runtime.progress": "false"}  # one bar for all folds
+    if epochs:  # trained from random weights: there are no epochs of the head alone
+        chosen |= {"finetune.epochs": str(epochs), "finetune.head_epochs": "0"}
+    settings = load_settings(root / "params.yaml", chosen)
+    crops = CropSet.load(read_manifest(root / "data" / "manifest.csv"), root / "data")
+    linked = read_links(root / "outputs" / "validate" / "validation.json")
+    with progress_bar("folds", folds) as progress:
+        probabilities = out_of_fold(
+            crops, settings, folds, state_dir=root / "state" / "review", linked=linked, progress=progress
+        )
+    rows = suspicious_labels(crops.frame, probabilities)
+    notes = trust(crops.frame, probabilities, len(rows))
+    written = write_sheet(rows, root / "data", root / into, heading="Labels to review", notes=notes)
+    for note in notes:
+        typer.echo(note)
+    typer.echo(f"Decide in the browser: {written.with_name(PAGE)}, export, then: supcam review apply review.csv")
+
+
+def apply(sheets: Sheets) -> None:
+    """Take the decisions of sheets into the data as a new version: labels of its crops, and new crops."""
+    from supcam.review.labels import apply_review
+
+    for line in apply_review(sheets, tracking.project_root() / "data").lines():
+        typer.echo(line)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Sheet of one reader.")],
+    second: Annotated[Path, typer.Argument(help="The same sheet, filled in by another reader.")],
+    into: Annotated[Path | None, typer.Option(help="New folder for a sheet of the crops on which they differ.")] = None,
+) -> None:
+    """How far two readers agree (Cohen's kappa), and the crops on which they differ, to settle."""
+    from supcam.review.agreement import compare_readers
+    from supcam.review.sheet import write_sheet
+
+    found = compare_readers(first, second)
+    for line in found.lines():
+        typer.echo(line)
+    if into is not None:
+        written = write_sheet(found.differing, Path("/"), into, heading="Crops on which two readers differ")
+        typer.echo(f"to settle: {written.with_suffix('.html')}")
+
+
+def to_label_studio(
+    sheet: Annotated[Path, typer.Argument(help="A review.csv.")],
+    into: Annotated[Path, typer.Option(help="Folder for tasks.json and interface.xml.")],
+) -> None:
+    """Write a sheet as tasks of Label Studio, the suggestions as pre-annotations."""
+    from supcam.review.label_studio import write_tasks
+
+    typer.echo(
+        f"{write_tasks(sheet, into)} tasks: {into / 'tasks.json'}; labelling interface: {into / 'interface.xml'}"
+    )
+
+
+def from_label_studio(
+    export: Annotated[Path, typer.Argument(help="JSON export of the project.")],
+    sheet: Annotated[Path, typer.Option(help="Sheet to write, in the folder of the one that went out.")],
+) -> None:
+    """Write a sheet from an export of Label Studio, for: supcam review apply."""
+    from supcam.review.label_studio import read_tasks
+
+    typer.echo(f"{read_tasks(export, sheet)} crops decided: {sheet}")
+
+
+def compare_models(
+    paths: Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")],
+    new: Annotated[str, typer.Option(help="The model that may follow.")] = "models:/supcam@candidate",
+    present: Annotated[str, typer.Option(help="The model in use.")] = PRODUCTION_URI,
+    into: Annotated[Path | None, typer.Option(help="New folder for the differing crops, with a page.")] = None,
+) -> None:
+    """Let two models answer the same crops before anyone promotes: where do they differ?"""
+    from supcam.registry.client import load_production, predict_files
+    from supcam.review.shadow import compare_answers, write_differences
+
+    answers = [predict_files(load_production(model), paths).frame for model in (present, new)]
+    found = compare_answers(*answers)
+    typer.echo(f"rows: {present}, columns: {new}")
+    print_table(found.table.rename_axis("").reset_index())
+    for line in found.lines():
+        typer.echo(line)
+    for error in answers[0].loc[answers[0]["error"] != "", "error"]:
+        typer.echo(f"error: {error}", err=True)
+    if into is not None:
+        typer.echo(f"differing crops: {write_differences(found, into)}")
+    raise typer.Exit(1 if (answers[0]["error"] != "").any() else 0)

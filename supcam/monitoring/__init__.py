@@ -1,0 +1,1 @@
+"""Watching production: are its answers still those that were validated?"""
