@@ -41,7 +41,9 @@ def is_drawn(frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 # dvc repro records an edited folder, so data.dvc may name the very version that is wrong.
-_RESTORE = "Go back: git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where it is not cached)"
+_RESTORE = (
+    "Go back: git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where it is not cached)"
+)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

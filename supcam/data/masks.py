@@ -29,7 +29,8 @@ from supcam.errors import UsageError
 from supcam.progress import Progress
 from supcam.serving.bodies import dilated
 from supcam.serving.decoding import ImageError, decode_plane
-from supcam.serving.reading import WHITE, Grey, on_white, upright
+from supcam.serving.paper import WHITE, Grey, on_white
+from supcam.serving.surroundings import upright
 
 OVERLAP = 255
 
@@ -89,6 +90,10 @@ class MaskSource(ImportSource):
         self._content = {cut.path: cut.content for cut in crops}
         self._content[LABELS] = _table(crops, self._verdicts(crops), cases)
         self.files = [*self._content, *filter(is_licence, base.files)]
+
+    def place(self) -> str:
+        """Nowhere: crops are cut in memory."""
+        return ""
 
     def read(self, path: str) -> bytes:
         """Bytes of a crop, of the table or of a licence."""

@@ -12,7 +12,7 @@ from scipy import ndimage
 from supcam.metaphase.objects import Scene, Thing, scene_of
 from supcam.metaphase.segmentation import find_objects
 from supcam.serving.decoding import Source, decode_plane
-from supcam.serving.reading import WHITE
+from supcam.serving.paper import WHITE
 
 if TYPE_CHECKING:
     from supcam.registry.client import Predictor

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy import ndimage
 
 from supcam.serving.levels import Grey
-from supcam.serving.reading import WHITE, frame_sides, on_white, upright
+from supcam.serving.paper import WHITE, on_white
+from supcam.serving.surroundings import frame_sides, upright
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
