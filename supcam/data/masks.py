@@ -91,6 +91,7 @@ class MaskSource(ImportSource):
         self._content[LABELS] = _table(crops, self._verdicts(crops), cases)
         self.files = [*self._content, *filter(is_licence, base.files)]
 
+    @property
     def place(self) -> str:
         """Nowhere: crops are cut in memory."""
         return ""
