@@ -12,6 +12,8 @@ _MAX_FRAME = 24
 # A filling has one level in at least this share of it, and ends in a step of at least so many grey levels; uneven
 # paper has many levels and goes on smoothly.
 _FILL_SHARE, _FILL_STEP, _SEAM_STEP = 0.75, 8, 12
+# A body cut out softly darkens inwards by more than a share of its rise at the outline; hardly any of it is brighter.
+_FADING, _BRIGHT_RIM = 0.05, 0.76
 # Around a body cut out of dark paper and set on white, the rim is darker than this.
 _DARK_RIM = 110
 
@@ -87,13 +89,13 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     if not len(rim) or not len(inside):
         return (values if level >= 128 else WHITE - values), hidden
     rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
-    if not hidden.any() and abs(inside_level - level) <= 2 and abs(rim_level - level) > 8:
+    if not hidden.any() and abs(rim_level - level) > 8 and float(np.mean(np.abs(inside - level) <= 2)) > 0.5:
         # A line drawn around the body: within it the paper goes on, so the surroundings are no cut-out's.
         return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
     # A body with a pale inside on bright paper: nothing of it is brighter than the paper.
     pale_inside = 128 <= level >= rim_level > _DARK_RIM and float(np.percentile(inside, 95)) <= level + 4
     bright = rim_level >= inside_level or pale_inside
-    if not bright and not hidden.any():
+    if not bright and not hidden.any() and rim_level > level:
         bright = _fades_inwards(values, depths, level)
     if not bright:
         values, level, rim_level = _inverted(values, notes), WHITE - level, WHITE - rim_level
@@ -125,21 +127,25 @@ def _depths(outside: Mask, count: int = 9) -> NDArray[np.int8]:
 def _fades_inwards(values: Grey, depths: NDArray[np.int8], level: float) -> bool:
     """Whether a body is darkest at its outline only because it was cut out softly: behind that it darkens inwards.
 
-    The brightest quarter of its pixels then lies nearer to the outline than the darkest quarter does.
+    Near its outline it is then about as bright as anywhere, and the brightest quarter of its pixels lies nearer to the
+    outline than the darkest quarter does.
     """
-    within = depths > 1
-    order = np.argsort(values[within], kind="stable")
-    quarter = len(order) // 4
-    if not quarter:
-        return False
-    ordered = depths[within][order]
-    if float(ordered[-quarter:].mean()) >= float(ordered[:quarter].mean()) - 0.05 * float(depths[depths > 0].mean()):
-        return False
     rings = [float(np.median(ring)) for depth in range(1, 8) if len(ring := values[depths == depth]) >= 8]
+    if not rings:
+        return False
     peak = int(np.argmax(rings[:4]))
-    return bool(
-        rings[peak + 1 : peak + 4] and rings[peak] - min(rings[peak + 1 : peak + 4]) > 0.05 * (rings[peak] - level)
-    )
+    rise = rings[peak] - level
+    behind = rings[peak + 1 : peak + 4]
+    top = float(np.percentile(values[depths > 0], 98)) - level
+    if not behind or rings[peak] - min(behind) <= _FADING * rise or rise < _BRIGHT_RIM * top:
+        return False
+    soft = next(depth for depth, ring in enumerate(rings) if ring - level >= 0.9 * rise)
+    within = depths > (soft if soft <= 2 else 1)
+    order = np.argsort(values[within], kind="stable")
+    quarter = max(1, len(order) // 4)
+    ordered = depths[within][order]
+    nearer = float(ordered[:quarter].mean() - ordered[-quarter:].mean())
+    return nearer > _FADING * float(depths[depths > 0].mean())
 
 
 def _unmixed(values: Grey, hidden: Mask, level: float, rings: int) -> Grey:
@@ -159,6 +165,7 @@ def _unmixed(values: Grey, hidden: Mask, level: float, rings: int) -> Grey:
         out[ring] = (np.maximum(values, level) + (1 - share) * (WHITE - level))[ring]
         body[ring] = near[ring]
         known = known | ring
+    out[(depths > 0) & ~known] = WHITE  # ripples beside the outline
     return np.minimum(out, WHITE)
 
 
