@@ -30,7 +30,9 @@ def parse_certain(text: str) -> bool:
 
 
 # dvc repro records an edited folder, so data.dvc may name the very version that is wrong.
-_RESTORE = "Go back: git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where it is not cached)"
+_RESTORE = (
+    "Go back: git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where it is not cached)"
+)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
