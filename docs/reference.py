@@ -4,6 +4,7 @@ The pages come from typer and pydantic themselves, and a test compares the commi
 """
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def settings_page() -> str:
     rows: dict[str, list[list[str]]] = {}
     for setting in described_settings():
         section, _, key = setting.name.partition(".")
-        default = "" if setting.default in (None, [], {}) else f"`{setting.default}`"
+        default = "" if setting.default in (None, [], {}) else f"`{json.dumps(setting.default)}`"
         rows.setdefault(section, []).append([f"`{key}`", setting.meaning, setting.unit, setting.allowed, default])
     for section, lines in rows.items():
         parts += [f"## {section}\n", _table(["setting", "meaning", "unit", "allowed", "default"], lines)]

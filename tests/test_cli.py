@@ -1,13 +1,19 @@
 """The supcam command: what users do wrong ends with the exit code of the design, one clear message, nothing written."""
 
+import io
+import json
+import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from supcam.cli import main
 from supcam.cli.tables import print_table
@@ -242,3 +248,31 @@ def test_import_of_the_real_sources(project: Path, call: Call, shared_data: Path
     assert ended.code == 0
     assert "464 crops added" in ended.out
     assert call("import", shared_data / "clinical-12-cases").out.startswith("0 crops added, 464 already there")
+
+
+def test_the_version_is_printed(call: Call) -> None:
+    assert call("--version").out.strip() == f"supcam {metadata.version('supcam')}"
+
+
+def test_settings_as_json_have_meaning_and_range(project: Path, call: Call) -> None:
+    rows = {row["setting"]: row for row in json.loads(call("settings", "--json").out)}
+    assert rows["input.size"]["value"] == 64 and rows["input.size"]["unit"] == "px"
+    assert rows["tune.margin"]["allowed"].startswith("two rising numbers") and rows["tune.margin"]["meaning"]
+
+
+def test_a_taken_port_is_named_before_the_page_starts(project: Path, call: Call) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = call("ui", "--port", port)
+    assert ended.code == 2 and f"port {port} is taken" in ended.err and f"--port {port + 1}" in ended.err
+
+
+def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("supcam.cli.tables.Console", lambda: Console(file=stream, force_terminal=True, width=80))
+    frame = pd.DataFrame({"path": ["a/very/long/" + "name/" * 30], "type": ["touching-overlapping"], "crops": [3]})
+    print_table(frame, "A title")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80 and "touching-overlapping" in stream.getvalue()

@@ -1,6 +1,8 @@
 """The commands about models, called as a user calls them: what they print, and the exit codes of the design."""
 
 import io
+import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -53,6 +55,8 @@ def test_predict_prints_a_table_or_the_whole_answer(project: Path, call: Call) -
     code, out, err = call("predict", "crops")
     assert (code, err) == (0, "")
     assert "confidence" in out and "p_instance" not in out
+    counted = re.findall(r"^(?:instance|touching|overlapping|touching-overlapping|no type) +(\d) +(\d)", out, re.M)
+    assert sum(int(crops) for crops, _ in counted) == sum(int(review) for _, review in counted) == 4
     assert "4 images, 0 failed, 4 need review (no grey values 4" in out  # drawn bars
     (project / "crops" / "bad, broken.png").write_bytes(b"none")
     code, out, err = call("predict", "crops", "--output", "-")
@@ -119,16 +123,25 @@ def test_explain_in_a_project_without_crops_and_outside_of_one(
 def test_registry_from_promotion_to_rollback(project: Path, two_versions: Registry, call: Call) -> None:
     code, out, _ = call("models")
     assert code == 0 and "production" in out and "sensitivity, touching" in out
+    assert all(version.run_id in out for version in two_versions.versions())  # whole: other commands take it
+    code, out, _ = call("models", "--json")
+    rows = json.loads(out)
+    assert [row["version"] for row in rows] == [2, 1] and rows[0]["test_accuracy"] == 0.9
+    assert rows[1]["aliases"] == "production" and rows[0]["training_seconds"] is None
     code, _, err = call("rollback")
     assert code == 1 and "first in production" in err
     code, out, _ = call("diff", "production", "candidate")
-    assert code == 0 and "code_hash" in out
+    assert code == 0 and "code_hash" in out and "difference" in out
+    code, out, _ = call("diff", "production", "candidate", "--json")
+    assert {"entry": "code_hash", "production": "code-1", "candidate": "code-2", "difference": None} in json.loads(out)
     assert call("diff", "production", "9")[0] == 1
     promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=2)
     code, out, _ = call("rollback", "--reason", "misses crossings")
     assert code == 0 and "production is version 1 again" in out
     code, out, _ = call("history")
     assert code == 0 and "rolled back" in out and "misses crossings" in out
+    code, out, _ = call("history", "--json")
+    assert json.loads(out)[0]["why"] == "misses crossings"
     assert two_versions.aliases()["production"] == 1
 
 
