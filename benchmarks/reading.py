@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from supcam.resaving import KINDS, encoded, padded
 from supcam.serving import reading as steps
 from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
 from supcam.serving.images import ImageError, letterbox, read_crop
 from supcam.serving.reading import read_grey
 from supcam.synthetic import synthesize
-from tests.support.resaving import KINDS, encoded, padded
 
 Grey = NDArray[np.uint8]
 SIDE, DARK = 64, 230

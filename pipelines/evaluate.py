@@ -39,9 +39,11 @@ def evaluate(stage: Stage) -> str:
             "code": code_hash(stage.workspace.root),
         },
         metrics=evaluation.metrics,
+        training=crops.part("train"),
+        validation=validation,
         test=test,
         validation_logits=validation_logits,
-        validation_labels=validation.labels,
+        test_logits=test_logits,
     )
     overall = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
     per_type = {f"sensitivity/{name}": row["sensitivity"] for name, row in evaluation.metrics["per_type"].items()}

@@ -1,5 +1,6 @@
 """Commands about models: predict, explain, route, pull, and the registry."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="CSV file with all columns, - for standard output; default: a short table.")
     ] = None,
+    summary: Annotated[Path | None, typer.Option(help="JSON file for the counts of the summary line.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
     page: Page = None,
 ) -> None:
@@ -49,8 +51,12 @@ def predict(
     piped = output == Path("-")
     if output is not None and not piped:
         _refuse_output(output)
+    if summary is not None:
+        _refuse_output(summary, "--summary")
     predictor = load_production(model)
     answers = client.predict_files(predictor, paths, page=page, limit=limit)
+    if summary is not None:
+        write_text(summary, json.dumps(answers.as_dict(), indent=1) + "\n")
     frame = answers.frame
     table = frame.to_csv(index=False, lineterminator="\n")
     if piped:
@@ -100,9 +106,9 @@ def _training_crops(package: Path) -> CropSet | None:
     return explanation.training_crops(package, read_manifest(manifest), data) if manifest.is_file() else None
 
 
-def _refuse_output(output: Path) -> None:
+def _refuse_output(output: Path, option: str = "--output") -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output} is a folder or lies in none; name a file in an existing folder.")
+        raise UsageError(f"{option} {output} is a folder or lies in none; name a file in an existing folder.")
 
 
 def route(
