@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from supcam.resaving import KINDS, encoded, padded
 from supcam.serving import surroundings
 from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
@@ -23,7 +24,6 @@ from supcam.serving.images import ImageError, letterbox, read_crop
 from supcam.serving.paper import on_white
 from supcam.serving.reading import bodies_alone, read_grey
 from supcam.synthetic.sample import synthesize
-from tests.support.resaving import KINDS, encoded, padded
 
 Grey = NDArray[np.uint8]
 SIDE, DARK = 64, 230

@@ -42,9 +42,11 @@ def evaluate(stage: Stage) -> str:
             "code": code_hash(stage.workspace.root),
         },
         metrics=evaluation.metrics,
+        training=crops.part("train"),
+        validation=validation,
         test=test,
         validation_logits=validation_logits,
-        validation_labels=validation.labels,
+        test_logits=test_logits,
         licences=licence_notices(stage.data),
     )
     write_text(stage.out / "summary.json", json.dumps(headline(evaluation.metrics), indent=1) + "\n")

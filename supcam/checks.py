@@ -1,11 +1,12 @@
 """Model tests: what must hold for a good model of crops whatever its metrics are, each a share with its threshold."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
@@ -16,11 +17,14 @@ from supcam.data.crops import CropSet
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import wilson
 from supcam.evaluation.metrics import Ints, confusion, rates
+from supcam.resaving import KINDS, encoded
 from supcam.settings import CheckSettings, ComposeSettings
 
 Grey: TypeAlias = NDArray[np.uint8]
 # Probabilities (N, 4) of N crops.
 Predict: TypeAlias = Callable[[Sequence[Grey]], NDArray[np.floating[Any]]]
+# Columns type ("" for no crop) and needs_review of N encoded files.
+Answer: TypeAlias = Callable[[Sequence[bytes]], pd.DataFrame]
 
 _CELLS = ("instance+instance:touch", "instance+instance:overlap", "instance+touching:overlap")
 _TRIES = 4  # composites tried for each one wanted
@@ -54,11 +58,14 @@ class CheckReport:
         rules: One per check. Where it is the model that leaves nothing to check, the check fails.
         sources: Metrics of each source: crops, accuracy with its Wilson interval, macro sensitivity.
         crops: Crops that were used.
+        resaving: Of each kind of saving crops again: ``kind, family, expected, crops``, and the shares ``changed``,
+            ``flagged`` and ``silent`` (changed and not flagged).
     """
 
     rules: list[CheckResult]
     sources: dict[str, dict[str, Any]]
     crops: int
+    resaving: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -70,8 +77,16 @@ class CheckReport:
         return {"passed": self.passed, **asdict(self)}
 
 
-def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compose: ComposeSettings) -> CheckReport:
+def run_checks(
+    predict: Predict,
+    crops: CropSet,
+    settings: CheckSettings,
+    compose: ComposeSettings,
+    answer: Answer | None = None,
+) -> CheckReport:
     """Test a model on labelled crops that it was not trained on: ``check.crops`` of them, spread evenly.
+
+    With ``answer``, ``check.resaved`` of them are saved again in every kind of :mod:`supcam.resaving` as well.
 
     Raises:
         UsageError: when there is no crop.
@@ -97,7 +112,27 @@ def run_checks(predict: Predict, crops: CropSet, settings: CheckSettings, compos
         *(_single_stays(share, predict, crops, answers, settings) for share in settings.padding),
         *_algebra(predict, crops, answers, settings, compose),
     ]
-    return CheckReport(results, source_metrics(crops, answers), len(crops))
+    resaving = resaving_table(answer, crops.images, settings) if answer is not None and settings.resaved else []
+    results += _resaved(resaving, settings)
+    return CheckReport(results, source_metrics(crops, answers), len(crops), resaving)
+
+
+def resaving_table(answer: Answer, images: Sequence[Grey], settings: CheckSettings) -> list[dict[str, Any]]:
+    """How many of ``check.resaved`` crops change their type when saved again, by kind; see :class:`CheckReport`."""
+    chosen = [
+        images[at] for at in np.unique(np.linspace(0, len(images) - 1, min(settings.resaved, len(images))).astype(int))
+    ]
+    before = answer([encoded(image) for image in chosen])
+    rows = []
+    for name, kind in KINDS.items():
+        rng = np.random.default_rng(settings.seed)
+        after = answer([kind.save(image, rng) for image in chosen])
+        changed = (after["type"] != before["type"]).to_numpy()
+        flagged = after["needs_review"].to_numpy(dtype=bool)
+        shares = {"changed": changed.mean(), "flagged": flagged.mean(), "silent": (changed & ~flagged).mean()}
+        described = {"kind": name, "family": kind.family, "expected": kind.expected, "crops": len(chosen)}
+        rows.append(described | {what: float(share) for what, share in shares.items()})
+    return rows
 
 
 def symmetries(image: Grey) -> list[Grey]:
@@ -174,6 +209,20 @@ def _single_stays(
     framed = [padded(one, max(1, round(share * max(one.shape)))) for one in singles]
     kept = _answers(predict, framed) == int(ClusterType.INSTANCE)
     return _share(name, kept, threshold, f"{len(singles)} crops that the model calls single")
+
+
+def _resaved(table: list[dict[str, Any]], settings: CheckSettings) -> list[CheckResult]:
+    """Whether crops saved again keep their type or go to review, by what is expected of the kind."""
+    limits = {"same": settings.min_resaved_same, "same or flagged": settings.min_resaved_doubtful}
+    results = []
+    for expected, threshold in limits.items() if table else ():
+        rows = [row for row in table if row["expected"] == expected]
+        value = 1 - float(np.mean([row["silent"] for row in rows]))
+        worst = max(rows, key=lambda row: row["silent"])
+        note = f"{len(rows)} kinds of {rows[0]['crops']} crops; worst {worst['kind']} {worst['silent']:.2f}"
+        name = f"saved again, {expected}"
+        results.append(CheckResult(name, value >= threshold, value, f"at least {threshold:g}", note))
+    return results
 
 
 def _algebra(

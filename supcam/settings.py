@@ -389,6 +389,10 @@ class CheckSettings(Section):
     min_blur_kept: float = Field(0.95, ge=0.0, le=1.0)
     min_single_kept: float = Field(1.0, ge=0.0, le=1.0)  # singles never become clusters by padding
     min_algebra: float = Field(0.7, ge=0.0, le=1.0)  # composites are harder than most real clusters
+    resaved: int = Field(24, ge=0, le=1_000_000)  # crops saved again in every kind; 0 leaves that check out
+    # Of crops saved again, the share whose type stays or that goes to review: kinds that change nothing, and doubtful.
+    min_resaved_same: float = Field(0.99, ge=0.0, le=1.0)
+    min_resaved_doubtful: float = Field(0.97, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _frames_are_frames(self) -> "CheckSettings":
@@ -414,7 +418,10 @@ class PromoteSettings(Section):
     max_calibration_error: float = Field(0.3, ge=0.0, le=1.0)
     max_parity_difference: float = Field(1e-4, gt=0.0, le=1.0)
     max_latency_ms: float = Field(500.0, gt=0.0)  # one crop on one thread, median
-    review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops answered without review
+    # Of the crops of each type, the share that may be answered as another type without review; null: one threshold.
+    review_risk: float | None = Field(0.1, gt=0.0, lt=0.5)
+    review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops that one threshold for all types answers
+    unlike_share: float = Field(0.01, gt=0.0, le=0.2)  # of validation crops that count as unlike the training crops
 
     @model_validator(mode="after")
     def _floors_are_shares(self) -> "PromoteSettings":

@@ -28,6 +28,7 @@ FLOORS = {
     "supcam.stages": 2.5,
     "supcam.composition": 3,
     "supcam.views": 3,
+    "supcam.resaving": 3,
     "supcam.synthetic": 3.5,
     "supcam.losses": 4,
     "supcam.models": 4,

@@ -1,6 +1,7 @@
 """Commands that judge a model on labelled crops: check, evaluate."""
 
 import json
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -42,7 +43,10 @@ def check(
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
 ) -> None:
-    """Test a model's behaviour: rotations, brightness, blur, padding, composed crops. Exit code 3: a check failed."""
+    """Test a model's behaviour: rotations, brightness, blur, padding, composed crops, crops saved again in other ways.
+
+    Exit code 3: a check failed.
+    """
     from supcam.checks import run_checks
 
     predictor = _predictor(model)
@@ -50,7 +54,8 @@ def check(
     if data is None and (type_map is not None or case_pattern is not None):
         raise UsageError("--map and --case-pattern say how to read --data. Give labelled crops with it.")
     crops, notes = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
-    report = run_checks(predictor.probabilities, crops, settings.check, settings.compose)
+    answer = partial(predictor.predict, errors="row")
+    report = run_checks(predictor.probabilities, crops, settings.check, settings.compose, answer)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     verdicts = {True: "passed", False: "FAILED", None: "not applied"}
@@ -59,6 +64,10 @@ def check(
         for rule in report.rules
     ]
     print_table(pd.DataFrame(rows, columns=["check", "verdict", "share", "allowed", ""]))
+    silent = [row for row in report.resaving if row["silent"]]
+    if silent:
+        typer.echo("Kinds of saving again by which types change without review (shares of crops):")
+        print_table(pd.DataFrame(silent).sort_values("silent", ascending=False).round(3))
     print_table(pd.DataFrame([{"source": name, **metrics} for name, metrics in report.sources.items()]).round(4))
     if output is not None:
         content = {"model": predictor.origin, **report.as_dict()}
@@ -84,8 +93,11 @@ def evaluate(
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = _settings()
     crops, notes = _labelled(data, type_map, case_pattern)
-    judged = [Judged(one.origin, *one.judge(crops.images), _seen(one, crops.frame)) for one in predictors]
-    metrics = write_report(judged, crops, settings.evaluate, into, title=str(data), notes=notes).metrics
+    judged = [Judged(one.origin, *one.judge(crops.sources), _seen(one, crops.frame)) for one in predictors]
+    expected = predictors[0].expected_unlike
+    metrics = write_report(
+        judged, crops, settings.evaluate, into, title=str(data), notes=notes, unlike=expected
+    ).metrics
     for note in metrics["notes"]:
         typer.echo(f"note: {note}", err=True)
     typer.echo(

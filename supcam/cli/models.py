@@ -1,5 +1,6 @@
 """Commands about models: predict, explain, route, pull, and the registry."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="CSV file with all columns, - for standard output; default: a short table.")
     ] = None,
+    summary: Annotated[Path | None, typer.Option(help="JSON file for the counts of the summary line.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, spread evenly.", min=1)] = None,
     page: Page = None,
     review: Annotated[
@@ -56,8 +58,12 @@ def predict(
     piped = output == Path("-")
     if output is not None and not piped:
         _refuse_output(output)
+    if summary is not None:
+        _refuse_output(summary, "--summary")
     predictor = load_production(model)
     answers = client.predict_files(predictor, paths, page=page, limit=limit)
+    if summary is not None:
+        write_text(summary, json.dumps(answers.as_dict(), indent=1) + "\n")
     frame = answers.frame
     if review is not None:
         count = doubtful_sheet(frame, review)
@@ -119,10 +125,10 @@ def _training_crops(package: Path) -> CropSet | None:
     return explanation.training_crops(package, read_manifest(manifest), data) if manifest.is_file() else None
 
 
-def _refuse_output(output: Path) -> None:
+def _refuse_output(output: Path, option: str = "--output") -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise UsageError(
-            f"--output {output} is a folder, or its folder does not exist; name a file in an existing folder."
+            f"{option} {output} is a folder, or its folder does not exist; name a file in an existing folder."
         )
 
 

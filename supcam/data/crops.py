@@ -1,7 +1,7 @@
 """The in-memory crop set: the rows of a manifest and their decoded images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +10,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.serving.images import decode_crop, letterbox, native_canvas
+from supcam.serving.images import Reading, letterbox, native_canvas, read_crop
+from supcam.serving.reading import Measurements
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """Crops in memory: ``frame`` has one manifest row per entry of ``images``, each (H, W) 8-bit grey on white."""
+    """Crops in memory: ``frame`` has one manifest row per entry of ``images``, each (H, W) 8-bit grey on white.
+
+    ``measured`` is what was measured on each file when it was read, empty for crops that come from no file.
+    """
 
     frame: pd.DataFrame
     images: list[NDArray[np.uint8]]
+    measured: list[Measurements] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if len(self.frame) != len(self.images):
-            raise ValueError(f"{len(self.frame)} rows but {len(self.images)} images")
+        if len(self.frame) != len(self.images) or len(self.measured) not in (0, len(self.images)):
+            raise ValueError(
+                f"{len(self.frame)} rows but {len(self.images)} images and {len(self.measured)} measurements"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -34,7 +41,8 @@ class CropSet:
         Raises:
             ImageError: for the first crop that cannot be read.
         """
-        return cls(frame.reset_index(drop=True), [decode_crop(root / path) for path in frame["path"]])
+        read = [read_crop(root / path) for path in frame["path"]]
+        return cls(frame.reset_index(drop=True), [one.image for one in read], [one.measurements for one in read])
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -52,6 +60,14 @@ class CropSet:
         pairs = zip(self.frame["source"], self.frame["case_id"], strict=True)
         return [f"{source}/{case}" if case else str(source) for source, case in pairs]
 
+    @property
+    def sources(self) -> "list[NDArray[np.uint8]] | list[Reading]":
+        """What an engine predicts: the crops as they were read from their files, so that they are not read again."""
+        if not self.measured:
+            return self.images
+        pairs = zip(self.images, self.measured, strict=True)
+        return [Reading(image, image.shape, measurements=measured) for image, measured in pairs]
+
     def canvas(self, size: int, scale: Literal["letterbox", "native"] = "letterbox") -> NDArray[np.uint8]:
         """All crops as squares on white, shape (N, 1, size, size), 8-bit."""
         fit = letterbox if scale == "letterbox" else native_canvas
@@ -67,11 +83,13 @@ class CropSet:
             raise ValueError(f"mask has {len(chosen)} entries for {len(self)} crops")
         positions = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
         images = [self.images[position] for position in positions]
-        return CropSet(self.frame.iloc[positions].reset_index(drop=True), images)
+        measured = [self.measured[position] for position in positions] if self.measured else []
+        return CropSet(self.frame.iloc[positions].reset_index(drop=True), images, measured)
 
     def concat(self, other: "CropSet") -> "CropSet":
         """These crops followed by others; a column that one side lacks is empty text there."""
         frame = pd.concat([self.frame, other.frame], ignore_index=True)
         text = [name for name in frame.columns if name not in ("width", "height", "label_certain")]
         frame[text] = frame[text].fillna("")
-        return CropSet(frame, self.images + other.images)
+        measured = self.measured + other.measured
+        return CropSet(frame, self.images + other.images, measured if len(measured) == len(frame) else [])

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from supcam import pages
@@ -17,7 +19,10 @@ from supcam.errors import UsageError
 from supcam.evaluation.cases import count_of_cases
 from supcam.evaluation.repeats import METRICS, compare_repeats
 from supcam.evaluation.report import Evaluation, evaluate
+from supcam.evaluation.review import achieved_risk
 from supcam.files import write_text
+from supcam.serving.gate import WITHOUT_TYPE
+from supcam.serving.novelty import UnlikeShare
 from supcam.settings import EvaluateSettings
 
 _ERRORS_SHOWN = 48
@@ -63,10 +68,13 @@ def write_report(
     *,
     title: str,
     notes: Sequence[str] = (),
+    unlike: float | None = None,
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
 
-    ``notes`` on how the crops were read come first among those of the report, and ``title`` says where they come from.
+    Pictures that are no crop have no type: they count for no metric and are listed in ``no_crops.csv``. ``notes`` on
+    how the crops were read come first among those of the report, ``title`` says where they come from, and ``unlike`` is
+    the share (0-1) of crops unlike the training crops that the first model expects; None where it cannot tell them.
     Returns the evaluation of the first model, the comparison in its ``metrics``.
 
     Raises:
@@ -74,23 +82,68 @@ def write_report(
     """
     if into.exists() and not into.is_dir():
         raise UsageError(f"{into} is a file; name a folder for the report.")
+    given = len(crops)
+    no_crops, judged, crops = _without_no_crops(judged, crops)
     evaluations = [_evaluated(one, crops, settings) for one in judged]
     first = evaluations[0]
-    seen = [f"{one.seen} of {len(crops)} crops trained or tuned {one.name}" for one in judged if one.seen]
+    seen = [f"{one.seen} of {given} crops trained or tuned {one.name}" for one in judged if one.seen]
     first.metrics["model"] = judged[0].name
+    if len(no_crops):
+        held = Counter(no_crops["reason"])
+        first.metrics["no_crops"] = dict(held)
+        first.tables["no_crops"] = no_crops
+        listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
+        notes = [*notes, f"{len(no_crops)} of {given} pictures are no crop and were not judged: {listed}"]
     first.metrics["notes"] = [*notes, *first.metrics["notes"], *(f"{text}: its metrics are too good" for text in seen)]
     if judged[0].reasons:
-        first.predictions["reason"] = list(judged[0].reasons)
-        held = Counter(reason for text in judged[0].reasons if text for reason in text.split("; "))
-        listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
-        flagged = sum(map(bool, judged[0].reasons))
-        first.metrics["notes"] += [f"{flagged} of {len(crops)} crops would go to review: {listed}"] if flagged else []
-        first.metrics["reasons"] = dict(held)
+        _add_review(first, judged[0].reasons, crops, settings, unlike)
     if len(judged) > 1:
         first.metrics["comparison"] = _comparison(judged, evaluations, crops, settings)
     first.write(into, crops.images)
     write_text(into / "report.html", pages.render("evaluation.html", _shown(first, judged, crops, into, title)))
     return first
+
+
+def _without_no_crops(judged: Sequence[Judged], crops: CropSet) -> tuple[pd.DataFrame, Sequence[Judged], CropSet]:
+    """Rows of the pictures that the first model's gate calls no crop, and everything without them."""
+    reasons = list(judged[0].reasons) or [""] * len(crops)
+    typed = np.array([not WITHOUT_TYPE.intersection(text.split("; ")) for text in reasons], dtype=bool)
+    names = [name for name in ("crop_id", "type", "case_id", "source") if name in crops.frame]
+    rows = crops.frame.loc[~typed, names].assign(reason=list(compress(reasons, ~typed)))
+    if typed.all():
+        return rows, judged, crops
+    if not typed.any():
+        raise UsageError(f"none of the {len(crops)} pictures is a crop: {rows['reason'].iloc[0]}. Give labelled crops.")
+    kept = [
+        replace(one, probabilities=one.probabilities[typed], reasons=list(compress(one.reasons, typed)))
+        for one in judged
+    ]
+    return rows, kept, crops.subset(typed)
+
+
+def _add_review(
+    evaluation: Evaluation, reasons: Sequence[str], crops: CropSet, settings: EvaluateSettings, unlike: float | None
+) -> None:
+    """Add what would go to review, what is answered wrongly without it, and how many crops are unlike those trained."""
+    metrics, predictions = evaluation.metrics, evaluation.predictions
+    predictions["reason"] = list(reasons)
+    answered = np.array([not text for text in reasons], dtype=bool)
+    held = Counter(reason for text in reasons if text for reason in text.split("; "))
+    listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
+    if held:
+        metrics["notes"] += [f"{int((~answered).sum())} of {len(crops)} crops would go to review: {listed}"]
+    metrics["reasons"] = dict(held)
+    right = (predictions["type"] == predictions["predicted"]).to_numpy()
+    metrics["answered"] = {
+        "crops": int(answered.sum()),
+        "accuracy": float(right[answered].mean()) if answered.any() else None,
+    }
+    predicted = np.array([TYPE_LABELS.index(label) for label in predictions["predicted"]], dtype=np.int64)
+    metrics["review"] = achieved_risk(crops.labels, predicted, answered, settings.confidence)
+    share = UnlikeShare.of(reasons, unlike)
+    if share is not None:
+        metrics["unlike_training"] = share.as_dict()
+        metrics["notes"] += [share.sentence]
 
 
 def _evaluated(judged: Judged, crops: CropSet, settings: EvaluateSettings) -> Evaluation:

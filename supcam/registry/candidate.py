@@ -1,6 +1,7 @@
 """From a trained and judged model to the package that is registered: calibration, review threshold, card."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,25 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.data.sources import is_licence
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
+from supcam.evaluation.metrics import Floats, Ints
+from supcam.evaluation.novelty import fit_novelty
 from supcam.evaluation.repeats import METRICS
+from supcam.evaluation.review import achieved_risk, type_thresholds
 from supcam.models.classifier import ClusterClassifier, InferenceModel
-from supcam.registry.card import CalibrationCard, DataCard, InputCard, Metric, ModelCard, ReviewCard
+from supcam.registry.card import (
+    AchievedRisk,
+    CalibrationCard,
+    DataCard,
+    InputCard,
+    Metric,
+    ModelCard,
+    ReviewCard,
+    TypeReviewCard,
+    UnlikeCard,
+)
 from supcam.registry.package import package_model
+from supcam.serving.gate import one_type_fits
+from supcam.serving.novelty import Novelty, statistics_of
 from supcam.settings import Settings, without_effect
 from supcam.tracking import package_versions
 
@@ -33,12 +49,14 @@ def package_candidate(
     manifest: pd.DataFrame,
     hashes: Mapping[str, str],
     metrics: Mapping[str, Any],
+    training: CropSet,
+    validation: CropSet,
     test: CropSet,
     validation_logits: NDArray[np.float32],
-    validation_labels: NDArray[np.int64],
+    test_logits: NDArray[np.float32],
     licences: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the package of a model with its card, calibrated and with a review threshold, both from validation crops.
+    """Write the package of a model with its card, calibrated and with what goes to review, all from validation crops.
 
     Args:
         classifier: It is moved to the processor.
@@ -47,16 +65,23 @@ def package_candidate(
         manifest: Every crop with its column ``split``.
         hashes: ``split``, ``composed`` and ``code`` hash.
         metrics: Those of the evaluation on the test crops, with the calibration temperature.
-        test: Parity of ONNX and torch is measured on these crops.
+        training: Real training crops: crops unlike these go to review.
+        validation: M crops, on which every threshold is set.
+        test: N crops, on which the card says what the thresholds achieve, and parity of ONNX and torch is measured.
         validation_logits: (M, 4).
-        validation_labels: (M,) types.
+        test_logits: (N, 4).
         licences: Of the crops, see :func:`licence_notices`.
 
     Raises:
         GateRefused: when ONNX and torch differ by more than 1e-4.
     """
     temperature = metrics["calibration_temperature"] or 1.0
-    calibrated = probabilities_of(validation_logits.astype(np.float64), temperature)
+    calibrated, judged = (
+        probabilities_of(logits.astype(np.float64), temperature) for logits in (validation_logits, test_logits)
+    )
+    novelty = fit_novelty(training.images, validation.images, settings.promote.unlike_share)
+    review = review_threshold(calibrated, validation.labels, settings.promote.review_coverage)
+    by_type = _by_type(calibrated, validation.labels, judged, test.labels, settings.promote.review_risk)
     # Parity is that of the plain layout, which whoever loads the weights gets.
     classifier.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     card = ModelCard(
@@ -69,7 +94,7 @@ def package_candidate(
         sensitivity={label: _sensitivity(row) for label, row in metrics["per_type"].items()},
         validation={name: value for name, value in metrics.get("validation", {}).items() if value is not None},
         calibration=CalibrationCard(temperature=temperature, error=metrics["calibration_error_calibrated"]),
-        review=review_threshold(calibrated, validation_labels, settings.promote.review_coverage),
+        review=review.model_copy(update={"by_type": by_type, "unlike": _unlike(novelty, test)}),
         versions=package_versions(),
     )
     return package_model(
@@ -79,7 +104,32 @@ def package_candidate(
         split=manifest,
         test=test.frame,
         canvases=test.canvas(settings.input.size, settings.input.scale),
+        novelty=novelty,
     )
+
+
+def _by_type(
+    validation: Floats, validation_labels: Ints, test: Floats, test_labels: Ints, risk: float | None
+) -> dict[str, TypeReviewCard]:
+    """Thresholds by type from probabilities (M, 4) of validation crops, and what they achieve on those of test crops.
+
+    None without ``risk`` or validation crops: then one threshold decides for all types.
+    """
+    if risk is None or not len(validation_labels):
+        return {}
+    thresholds = type_thresholds(validation, validation_labels, risk)
+    answered = one_type_fits(test, np.array([row.threshold for row in thresholds.values()]))
+    achieved = achieved_risk(test_labels, test.argmax(axis=1), answered)
+    return {
+        label: TypeReviewCard(**asdict(row), test=AchievedRisk(**achieved[label])) for label, row in thresholds.items()
+    }
+
+
+def _unlike(novelty: Novelty | None, test: CropSet) -> UnlikeCard | None:
+    if novelty is None:
+        return None
+    unlike = novelty.unlike(np.stack([statistics_of(image) for image in test.images]))
+    return UnlikeCard(expected=novelty.share, share=float(unlike.mean()), crops=len(test))
 
 
 def review_threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int64], coverage: float) -> ReviewCard:

@@ -64,9 +64,45 @@ class CalibrationCard(CardSection):
     error: float | None = Field(None, ge=0, le=1)
 
 
-class ReviewCard(CardSection):
-    """Confidence below which a crop goes to review, chosen on validation to keep ``coverage`` of the crops."""
+class AchievedRisk(CardSection):
+    """Of the test crops of a type: shares ``answered`` without review, and answered so as another type (``risk``)."""
 
+    crops: int
+    answered: float | None = None
+    risk: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class TypeReviewCard(CardSection):
+    """Probability from which a type counts as possible, set on ``crops`` validation crops of the type.
+
+    The share of such crops that is answered as another type without review is ``risk`` at most; None without crops.
+    """
+
+    threshold: float = Field(ge=0, le=1)
+    crops: int = Field(ge=0)
+    risk: float | None = Field(None, ge=0, le=1)
+    test: AchievedRisk | None = None
+
+
+class UnlikeCard(CardSection):
+    """Share of crops unlike the training crops that is ``expected``, and what was found on test crops."""
+
+    expected: float = Field(ge=0, le=1)
+    share: float | None = Field(None, ge=0, le=1)
+    crops: int = Field(0, ge=0)
+
+
+class ReviewCard(CardSection):
+    """What goes to review. ``by_type``: crops for which not exactly one type is possible.
+
+    Where that is empty, as in packages of earlier versions: crops whose confidence is below ``threshold``, chosen on
+    validation to keep ``coverage`` of the crops.
+    """
+
+    by_type: dict[str, TypeReviewCard] = Field(default_factory=dict)
+    unlike: UnlikeCard | None = None
     threshold: float = Field(0.0, ge=0, le=1)
     coverage: float = Field(1.0, ge=0, le=1)
     risk: float | None = Field(None, ge=0, le=1)
@@ -147,6 +183,8 @@ def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> s
         "input": card.input.model_dump(),
         "review": card.review.threshold,
     }
+    if card.review.by_type:
+        parts["review_by_type"] = {label: row.threshold for label, row in card.review.by_type.items()}
     if shipped:
         parts["shipped"] = shipped
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

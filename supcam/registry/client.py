@@ -1,5 +1,6 @@
 """The light client: find the production model, predict with it, sort crops by type, keep the model for use offline."""
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -15,13 +16,14 @@ from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.files import is_free, replaced_folder
+from supcam.files import is_free, replaced_folder, write_text
 from supcam.registry.card import content_hash, load_card
 from supcam.registry.package import read_split
 from supcam.registry.store import PRODUCTION, Registry, Tag, Version, package_below
 from supcam.serving.decoding import shown_path
 from supcam.serving.engine import CARD_FILE, CropInput, Engine, PackageError, verify_package
 from supcam.serving.images import IMAGE_SUFFIXES, ImageError
+from supcam.serving.novelty import UnlikeShare
 
 PRODUCTION_URI = "models:/supcam@production"
 REVIEW_FOLDER = "review"
@@ -51,10 +53,19 @@ class Predictor:
         rows = read_split(self.package)
         return dict(zip(rows["sha256"], rows["split"], strict=True))
 
-    def judge(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], list[str]]:
-        """Probabilities (N, 4) of read crops, each (H, W), and the reason for which each would go to review, or ""."""
-        predictions = self._engine.predict(images, strict=True)
+    def judge(self, crops: Sequence[CropInput]) -> tuple[NDArray[np.float32], list[str]]:
+        """Probabilities (N, 4) of crops and the reason for which each would go to review, or "".
+
+        Readings, as :attr:`supcam.data.crops.CropSet.sources` gives them, keep what was measured on their files.
+        """
+        predictions = self._engine.predict(crops, strict=True)
         return predictions.probabilities, self._engine.answer(predictions)["reason"]
+
+    @property
+    def expected_unlike(self) -> float | None:
+        """Expected share (0-1) of crops unlike the training crops; None where the package cannot tell them."""
+        novelty = self._engine.novelty
+        return None if novelty is None else novelty.share
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities (N, 4) of decoded crops, each (H, W)."""
@@ -101,11 +112,13 @@ class FilePredictions:
         frame: one row an image: path (absolute; bytes that are not UTF-8 as \\xNN), the answer, error ("" when read).
         ignored: files in folders that were left out, counted by suffix, or as hidden files or linked folders.
         counts: crops by the folder they were routed to.
+        unlike: crops unlike the training crops; None where the package cannot tell them, or no crop has a type.
     """
 
     frame: pd.DataFrame
     ignored: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(default_factory=dict)
+    unlike: UnlikeShare | None = None
 
     @property
     def failed(self) -> int:
@@ -121,11 +134,23 @@ class FilePredictions:
         """What became of the files, as one line."""
         review = _counted(self.reasons)
         ignored = _counted(self.ignored)
+        unlike = f"; {self.unlike.sentence}" if self.unlike else ""
         return (
             f"{len(self.frame)} images, {self.failed} failed, "
             f"{int(self.frame['needs_review'].sum())} need review{review}, "
-            f"{self.ignored.total()} other files ignored{ignored}"
+            f"{self.ignored.total()} other files ignored{ignored}{unlike}"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for a script, as JSON; ``unlike_training`` is None where there is nothing to say."""
+        return {
+            "images": len(self.frame),
+            "failed": self.failed,
+            "need_review": int(self.frame["needs_review"].sum()),
+            "reasons": dict(self.reasons),
+            "ignored": dict(self.ignored),
+            "unlike_training": self.unlike.as_dict() if self.unlike else None,
+        }
 
 
 def load_production(uri: str | None = None, *, threads: int | None = None) -> Predictor:
@@ -183,7 +208,8 @@ def predict_files(
     files, ignored = image_files(paths)
     if limit is not None:
         files = dict(list(files.items())[:: max(1, len(files) // limit)][:limit])
-    return FilePredictions(_answers(predictor, files, page), ignored)
+    frame = _answers(predictor, files, page)
+    return FilePredictions(frame, ignored, unlike=UnlikeShare.of(frame["reason"], predictor.expected_unlike))
 
 
 def _answers(predictor: Predictor, files: Mapping[Path, ImageError | None], page: int | None) -> pd.DataFrame:
@@ -195,7 +221,8 @@ def _answers(predictor: Predictor, files: Mapping[Path, ImageError | None], page
 def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int | None = None) -> FilePredictions:
     """Copy crops into a folder for each type, doubtful and unreadable ones into ``review/``.
 
-    Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went; pipes, and links
+    Two crops of one name in one folder get a number. ``predictions.csv`` names where each one went, ``summary.json``
+    holds the counts; pipes, and links
     that lead out of a folder given, go nowhere.
 
     Raises:
@@ -219,9 +246,11 @@ def route(predictor: Predictor, paths: Sequence[Path], into: Path, *, page: int 
             routed.append(shown_path(target.relative_to(folder)))
         frame["routed_to"] = routed
         frame.to_csv(folder / "predictions.csv", index=False)
-    return FilePredictions(
-        frame, ignored, {name: int(((folders == name) & (frame["routed_to"] != "")).sum()) for name in names}
-    )
+        counts = {name: int(((folders == name) & (frame["routed_to"] != "")).sum()) for name in names}
+        unlike = UnlikeShare.of(frame["reason"], predictor.expected_unlike)
+        done = FilePredictions(frame, ignored, counts, unlike)
+        write_text(folder / "summary.json", json.dumps(done.as_dict(), indent=1) + "\n")
+    return done
 
 
 def image_files(paths: Sequence[Path]) -> tuple[dict[Path, ImageError | None], Counter[str]]:

@@ -69,7 +69,7 @@ def _predictions(
     )
     to_run = np.flatnonzero(hashes.isin(list(crops)).to_numpy() & (again | np.isnan(result).any(axis=1)))
     if len(to_run):
-        answers, errors, _ = Engine(package).predict([crops[digest] for digest in hashes.iloc[to_run]])
-        read = [error is None for error in errors]
-        result[to_run[read]] = answers[read]
+        answers = Engine(package).predict([crops[digest] for digest in hashes.iloc[to_run]])
+        read = [error is None for error in answers.errors]
+        result[to_run[read]] = answers.probabilities[read]
     return result

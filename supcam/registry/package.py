@@ -21,6 +21,7 @@ from supcam.serving.engine import (
     file_hash,
     open_session,
 )
+from supcam.serving.novelty import Novelty
 
 if TYPE_CHECKING:
     import onnx
@@ -43,6 +44,7 @@ def package_model(
     split: pd.DataFrame,
     test: pd.DataFrame,
     canvases: NDArray[np.uint8],
+    novelty: Novelty | None = None,
     tolerance: float = PARITY_TOLERANCE,
 ) -> Path:
     """Write the package of a model into ``out``, replacing what was there; the same model gives the same bytes.
@@ -55,6 +57,7 @@ def package_model(
             ``case_id`` where they are known.
         test: ``sha256`` and ``type`` of the test crops.
         canvases: The test crops as the graph takes them, (N, 1, S, S), in the same order.
+        novelty: What tells crops unlike the training crops; None leaves that out.
         tolerance: Largest allowed difference of probabilities between ONNX and torch.
 
     Raises:
@@ -79,6 +82,8 @@ def package_model(
                 f"the ONNX graph differs from torch by {parity.difference:.2g} in probability; allowed: {tolerance:g}. "
                 "The model was not packaged: check its layers against the exporter."
             )
+        if novelty is not None:
+            novelty.write(folder)
         rows = split[["sha256", "split"]].assign(case=_case_hashes(split)).drop_duplicates(["sha256", "split"])
         _write_rows(rows, folder / SPLIT_FILE)
         answers = dict(zip(PROBABILITY_COLUMNS, probabilities.T, strict=True))

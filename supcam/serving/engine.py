@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..cluster_type import TYPE_LABELS
 from ..errors import SupcamError
-from .gate import judged
-from .images import ImageError, Source, letterbox, native_canvas, read_crop
+from .gate import judged, one_type_fits
+from .images import ImageError, Reading, Source, letterbox, native_canvas, read_crop
+from .novelty import Novelty, statistics_of
 from .reading import Measurements
 
 CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
@@ -29,12 +30,22 @@ PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for 
 REMEDY = "Register the model again with this version, or install the supcam that made it."
 ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review", "reason")
 
-CropInput = Source
-_Read = tuple[NDArray[np.uint8], Measurements] | ImageError
+CropInput = Source | Reading
 
 
 class PackageError(SupcamError):
     """A model package is incomplete, was changed, or is of a format this version cannot read."""
+
+
+class _Crop(NamedTuple):
+    """A read crop: what the graph takes, (1, S, S), what the gate judges, and the statistics (K,) of its novelty."""
+
+    canvas: NDArray[np.uint8]
+    measured: Measurements
+    statistics: NDArray[np.float64] | None
+
+
+_Read = _Crop | ImageError
 
 
 class Predictions(NamedTuple):
@@ -44,11 +55,13 @@ class Predictions(NamedTuple):
         probabilities: (N, 4), rows of NaN where a source could not be read.
         errors: N texts, None where it was read.
         measured: N measurements of the pictures, None where it was not.
+        unlike: (N,) whether a crop is unlike the training crops; False where the package cannot tell.
     """
 
     probabilities: NDArray[np.float32]
     errors: list[str | None]
     measured: list[Measurements | None]
+    unlike: NDArray[np.bool_]
 
 
 class Engine:
@@ -58,7 +71,9 @@ class Engine:
         folder: where the package is.
         card: the content of ``card.json``.
         size: side of the square the graph takes, pixels.
-        threshold: confidence below which a crop goes to review, 0-1.
+        threshold: confidence below which a crop goes to review, 0-1, where the card has no thresholds by type.
+        type_thresholds: (4,) probability from which each type counts as possible, 0-1; None in older packages.
+        novelty: tells crops unlike the training crops; None in older packages.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None, batch_size: int = 64) -> None:
@@ -73,9 +88,13 @@ class Engine:
         try:
             self.size = int(self.card["input"]["size"])
             self.threshold = float(self.card["review"]["threshold"])
+            by_type = self.card["review"].get("by_type") or {}
+            thresholds = [float(by_type[label]["threshold"]) for label in TYPE_LABELS if by_type]
+            self.type_thresholds = np.array(thresholds) if thresholds else None
             self._square = native_canvas if self.card["input"]["scale"] == "native" else letterbox
         except (KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{folder / CARD_FILE} lacks a usable entry: {error}. {REMEDY}") from None
+        self.novelty = Novelty.read(folder)
         self.batch_size = batch_size
         self._session = open_session(folder / GRAPH_FILE, threads)
         self._input = self._session.get_inputs()[0].name
@@ -83,7 +102,7 @@ class Engine:
 
     def canvas(self, source: CropInput, *, page: int | None = None) -> NDArray[np.uint8]:
         """Turn one encoded crop, path or array into the graph's input, (1, S, S); ImageError says why it cannot."""
-        return self._read(source, page)[0]
+        return self._read(source, page).canvas
 
     def probabilities(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the graph on (N, 1, S, S) uint8; returns (N, 4), each row sums to 1."""
@@ -103,26 +122,32 @@ class Engine:
         result = np.full((len(sources), len(TYPE_LABELS)), np.nan, dtype=np.float32)
         errors: list[str | None] = [None] * len(sources)
         measured: list[Measurements | None] = [None] * len(sources)
+        unlike = np.zeros(len(sources), dtype=bool)
         for start, batch in self._batches(sources, page):
-            good: dict[int, NDArray[np.uint8]] = {}
+            good: dict[int, _Crop] = {}
             for row, item in enumerate(batch, start):
                 if not isinstance(item, ImageError):
-                    good[row], measured[row] = item
+                    good[row], measured[row] = item, item.measured
                 elif strict:
                     raise item
                 else:
                     errors[row] = str(item)
             if good:
-                result[list(good)] = self.probabilities(np.stack(list(good.values())))
-        return Predictions(result, errors, measured)
+                rows, crops = list(good), list(good.values())
+                result[rows] = self.probabilities(np.stack([crop.canvas for crop in crops]))
+                unlike[rows] = self._unlike(crops)
+        return Predictions(result, errors, measured, unlike)
 
     def answer(self, predictions: Predictions) -> dict[str, list[Any]]:
         """Columns of the answer; what is no crop has the type ``""`` and no numbers, see :mod:`.gate`."""
         probabilities = predictions.probabilities.astype(np.float64)
         confidence = probabilities.max(axis=1)
+        doubtful = confidence < self.threshold
+        if self.type_thresholds is not None:
+            doubtful = ~one_type_fits(probabilities, self.type_thresholds)
         verdicts = [
-            judged(measured, low_confidence=bool(value < self.threshold))
-            for measured, value in zip(predictions.measured, confidence, strict=True)
+            judged(measured, unlike_training=bool(unlike), low_confidence=bool(low))
+            for measured, unlike, low in zip(predictions.measured, predictions.unlike, doubtful, strict=True)
         ]
         typed = np.array([verdict.has_type for verdict in verdicts], dtype=bool)
         best = np.where(typed, probabilities.argmax(axis=1), 0)
@@ -159,9 +184,15 @@ class Engine:
                 batch.append(error)
         return batch
 
-    def _read(self, source: CropInput, page: int | None) -> tuple[NDArray[np.uint8], Measurements]:
-        reading = read_crop(source, page=page)
-        return self._square(reading.image, self.size)[np.newaxis], reading.measurements
+    def _read(self, source: CropInput, page: int | None) -> _Crop:
+        reading = source if isinstance(source, Reading) else read_crop(source, page=page)
+        statistics = statistics_of(reading.image) if self.novelty is not None else None
+        return _Crop(self._square(reading.image, self.size)[np.newaxis], reading.measurements, statistics)
+
+    def _unlike(self, crops: Sequence[_Crop]) -> NDArray[np.bool_]:
+        if self.novelty is None:
+            return np.zeros(len(crops), dtype=bool)
+        return self.novelty.unlike(np.stack([crop.statistics for crop in crops if crop.statistics is not None]))
 
 
 def open_session(graph: Path, threads: int | None = None) -> Any:

@@ -1,7 +1,7 @@
 """The model as MLflow serves it. MLflow imports this module by the name that MLmodel records; nothing is pickled."""
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -19,7 +19,7 @@ class ServedClassifier:
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer every row; one image that cannot be read refuses the request and names the row.
 
-        What is no crop has an empty type and no numbers (null in JSON).
+        What is no crop has an empty type and NaN for numbers (null in JSON).
 
         Raises:
             MlflowException: (HTTP 400) for a row that is not a crop.
@@ -33,9 +33,16 @@ class ServedClassifier:
         for row, error in enumerate(predictions.errors):
             if error is not None:
                 _refuse(row, error)
-        frame = pd.DataFrame(self.engine.answer(predictions), index=model_input.index)
-        # MLflow would write NaN, which is not JSON.
-        return frame.astype(object).where(frame.notna(), None) if frame.isna().any(axis=None) else frame
+        return Answers(self.engine.answer(predictions), index=model_input.index)
+
+
+class Answers(pd.DataFrame):
+    """Answers whose records have None for NaN: MLflow's server makes them to JSON, which has no NaN."""
+
+    def to_dict(self, *args: Any, **options: Any) -> Any:
+        """As of :class:`pandas.DataFrame`."""
+        plain = pd.DataFrame(self)
+        return plain.astype(object).where(plain.notna(), None).to_dict(*args, **options)
 
 
 def _load_pyfunc(data_path: str) -> ServedClassifier:

@@ -44,15 +44,56 @@ def judged(made: CropSet, correct: float, seed: int, name: str) -> Judged:
 
 def test_crops_that_would_go_to_review_are_counted_and_listed(tmp_path: Path) -> None:
     made = crops()
-    reasons = ["blank"] * 2 + ["several bodies; low confidence"] + [""] * 77
+    reasons = ["cut off at the edge"] * 2 + ["several bodies; low confidence"] + [""] * 77
     answered = replace(judged(made, 0.9, 1, "model"), reasons=reasons)
     write_report([answered], made, SETTINGS, tmp_path, title="lab")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["reasons"] == {"blank": 2, "several bodies": 1, "low confidence": 1}
-    note = "3 of 80 crops would go to review: blank 2, several bodies 1, low confidence 1"
+    assert metrics["reasons"] == {"cut off at the edge": 2, "several bodies": 1, "low confidence": 1}
+    note = "3 of 80 crops would go to review: cut off at the edge 2, several bodies 1, low confidence 1"
     assert note in metrics["notes"] and note in (tmp_path / "report.html").read_text()
     listed = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     assert listed["reason"].tolist() == reasons
+
+
+def test_no_crops_count_for_no_metric(tmp_path: Path) -> None:
+    """A blank picture was counted as an answer, right or wrong by chance."""
+    made = crops()
+    pair = [judged(made, 1.0, 1, "model"), judged(made, 0.5, 2, "other")]
+    wrong = pair[0].probabilities.copy()
+    wrong[:3] = np.roll(wrong[:3], 1, axis=1)
+    reasons = ["blank", "blank", "no clear background; cut off at the edge"] + [""] * 77
+    pair[0] = replace(pair[0], probabilities=wrong, reasons=reasons)
+    write_report(pair, made, SETTINGS, tmp_path, title="lab")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["crops"], metrics["accuracy"]) == (77, 1.0)
+    assert metrics["no_crops"] == {"blank": 2, "no clear background; cut off at the edge": 1}
+    note = "3 of 80 pictures are no crop and were not judged: blank 2, no clear background; cut off at the edge 1"
+    assert note in metrics["notes"]
+    assert pd.read_csv(tmp_path / "no_crops.csv")["crop_id"].tolist() == made.frame["crop_id"].tolist()[:3]
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 77
+    with pytest.raises(UsageError, match="none of the 80 pictures is a crop: blank"):
+        write_report([replace(pair[0], reasons=["blank"] * 80)], made, SETTINGS, tmp_path, title="lab")
+
+
+def test_risk_by_type_and_the_share_of_unlike_crops_are_given(tmp_path: Path) -> None:
+    made = crops()
+    answered = judged(made, 1.0, 1, "model")
+    wrong = answered.probabilities.copy()
+    touching = np.flatnonzero(made.labels == 1)
+    wrong[touching[:6]] = np.roll(wrong[touching[:6]], 1, axis=1)
+    reasons = np.array([""] * 80, dtype=object)
+    reasons[touching[:2]] = "low confidence"
+    reasons[made.labels == 0] = "unlike the training crops"
+    answered = replace(answered, probabilities=wrong, reasons=reasons.tolist())
+    write_report([answered], made, SETTINGS, tmp_path, title="lab", unlike=0.01)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    row = metrics["review"]["touching"]
+    assert (row["crops"], row["answered"], row["risk"]) == (20, 0.9, 0.2) and row["low"] < 0.2 < row["high"]
+    assert metrics["review"]["instance"]["answered"] == 0.0
+    assert metrics["answered"] == {"crops": 58, "accuracy": 54 / 58}
+    assert metrics["unlike_training"]["share"] == 0.25 and metrics["unlike_training"]["reliable"] is False
+    sentence = "25 % of 80 crops are unlike the training crops, 1 % expected: answers are not to be relied on"
+    assert sentence in metrics["notes"] and sentence in (tmp_path / "report.html").read_text()
 
 
 def test_page_and_json_hold_the_comparison(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import Predictor
+from supcam.resaving import KINDS
 from supcam.settings import CheckSettings, ComposeSettings
 from tests.support.imports import ROOT
 
@@ -221,6 +224,34 @@ def test_without_data_the_command_takes_the_crops_that_the_model_was_judged_on(
     done = CliRunner().invoke(app, ["check", "--model", str(package)])
     assert isinstance(done.exception, UsageError)
     assert f"none of the {int((crops.frame['split'] == 'train').sum())} crops" in str(done.exception)
+
+
+RESAVED = CheckSettings(crops=8, angles=1, composites=1, padding=[0.25], resaved=3)
+
+
+def test_crops_saved_again_are_counted_by_kind(predictor: Predictor, crops: CropSet) -> None:
+    """A model that says the same to all but what is no crop changes nothing silently."""
+    answer = partial(predictor.predict, errors="row")
+    report = run_checks(predictor.probabilities, crops, RESAVED, ComposeSettings(), answer)
+    assert {row["kind"] for row in report.resaving} == set(KINDS)
+    assert all(row["crops"] == 3 and row["silent"] == 0 for row in report.resaving)
+    assert [one.passed for one in report.rules[-2:]] == [True, True]
+    json.dumps(report.as_dict(), allow_nan=False)
+
+
+def test_a_reading_that_changes_answers_silently_fails(predictor: Predictor, crops: CropSet) -> None:
+    """A program that takes every file but a PNG for another type, as misread depths made models do."""
+
+    def answer(files: Sequence[bytes]) -> pd.DataFrame:
+        types = ["instance" if content.startswith(b"\x89PNG") else "touching" for content in files]
+        return pd.DataFrame({"type": types, "needs_review": [content.startswith(b"BM") for content in files]})
+
+    report = run_checks(predictor.probabilities, crops, RESAVED, ComposeSettings(), answer)
+    rows = {row["kind"]: row for row in report.resaving}
+    assert rows["u12"]["silent"] == rows["jpeg75"]["silent"] == rows["bmp"]["changed"] == 1.0
+    assert rows["rgb8"]["silent"] == rows["bmp"]["silent"] == 0.0
+    assert [one.passed for one in report.rules[-2:]] == [False, False]
+    assert "3 crops; worst" in report.rules[-1].note
 
 
 def test_singles_where_there_are_none_are_no_singles_kept(crops: CropSet) -> None:

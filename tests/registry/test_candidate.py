@@ -45,10 +45,10 @@ def crop_set(part: str, seed: int, count: int = 24) -> CropSet:
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], CropSet]:
     torch.manual_seed(0)
     state = ClusterClassifier(build_encoder(SETTINGS.model)).state_dict()
-    validation, test = crop_set("validation", 1), crop_set("test", 2)
-    logits = predict_logits(state, validation, SETTINGS)
+    training, validation, test = crop_set("train", 3), crop_set("validation", 1), crop_set("test", 2)
+    logits, test_logits = (predict_logits(state, part, SETTINGS) for part in (validation, test))
     judged = evaluate(
-        predict_logits(state, test, SETTINGS),
+        test_logits,
         test.frame,
         SETTINGS.evaluate,
         validation_logits=logits,
@@ -58,12 +58,14 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         load_classifier(state, SETTINGS),
         SETTINGS,
         tmp_path_factory.mktemp("candidate") / "package",
-        manifest=pd.concat([validation.frame, test.frame], ignore_index=True),
+        manifest=pd.concat([training.frame, validation.frame, test.frame], ignore_index=True),
         hashes={"split": "s", "composed": "c", "code": "k"},
         metrics=judged.metrics,
+        training=training,
+        validation=validation,
         test=test,
         validation_logits=logits,
-        validation_labels=validation.labels,
+        test_logits=test_logits,
     )
     return out, state, test
 
@@ -88,7 +90,7 @@ def test_package_answers_as_torch_does(packaged: tuple[Path, dict[str, torch.Ten
     )
     with torch.inference_mode():
         expected = module.eval()(torch.from_numpy(test.canvas(32))).numpy()
-    got, errors, _ = engine.predict(test.images)
+    got, errors, *_ = engine.predict(test.images)
     assert errors == [None] * len(test)
     assert np.abs(got - expected).max() < 1e-4
 

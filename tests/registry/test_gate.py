@@ -1,8 +1,10 @@
 """The gate before every answer: no crop, no type; what is doubtful goes to review; and every output says why."""
 
 import errno
+import io
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -10,10 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from supcam.cli.app import app
+from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
+from supcam.evaluation.novelty import fit_novelty
 from supcam.registry.client import Predictor, load_production, predict_files, route
-from supcam.serving.engine import PROBABILITY_COLUMNS
+from supcam.registry.package import write_checksums
+from supcam.serving.engine import PROBABILITY_COLUMNS, PackageError
 from supcam.serving.served import ServedClassifier
 from tests.support.drawing import draw_crop, encode
 
@@ -52,6 +59,94 @@ def test_a_served_answer_is_json_even_without_a_type(package: Path) -> None:
     rows = json.loads(json.dumps(frame.to_dict(orient="records"), allow_nan=False))
     assert (rows[0]["type"], rows[0]["confidence"], rows[0]["reason"]) == ("", None, "blank")
     assert 0 < rows[1]["confidence"] <= 1
+
+
+def test_pyfunc_keeps_numbers_where_a_picture_has_no_type(package: Path) -> None:
+    """Columns became objects as soon as one picture was no crop, and no mean could be taken of them."""
+    answers = ServedClassifier(package).predict(pd.DataFrame({"image": [encode(BLANK), encode(CROP)]}))
+    assert (answers[["confidence", *PROBABILITY_COLUMNS]].dtypes == np.float64).all()
+    assert np.isnan(answers["confidence"][0]) and answers["confidence"].mean() > 0
+    assert answers["needs_review"].dtype == bool
+
+
+def test_mlflow_serves_no_type_as_null(package: Path) -> None:
+    from mlflow.pyfunc.scoring_server import predictions_to_json
+
+    answers = ServedClassifier(package).predict(pd.DataFrame({"image": [encode(BLANK), encode(CROP)]}))
+    body = io.StringIO()
+    predictions_to_json(answers, body)
+    rows = json.loads(body.getvalue(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["predictions"]
+    assert (rows[0]["confidence"], rows[0]["reason"]) == (None, "blank") and rows[1]["confidence"] > 0
+
+
+@pytest.fixture(scope="module")
+def knowing(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A package that knows its training crops, and holds any type but touching-overlapping for possible."""
+    copy = shutil.copytree(package, tmp_path_factory.mktemp("knowing") / "model")
+    novelty = fit_novelty([draw_crop(seed) for seed in range(60)], [draw_crop(seed) for seed in range(60, 90)], 0.02)
+    assert novelty is not None
+    novelty.write(copy)
+    card = json.loads((copy / "card.json").read_text())
+    rows = {label: {"threshold": 0.0 if label == "instance" else 0.99, "crops": 30} for label in TYPE_LABELS}
+    card["review"]["by_type"] = rows
+    (copy / "card.json").write_text(json.dumps(card))
+    write_checksums(copy)
+    return load_production(str(copy))
+
+
+PALE = [np.asarray(255 - (255 - draw_crop(seed).astype(int)) // 3, dtype=np.uint8) for seed in range(20)]
+
+
+def test_crops_unlike_the_training_crops_go_to_review_and_keep_their_type(knowing: Predictor) -> None:
+    frame = knowing.predict([*PALE, BLANK])
+    assert all("unlike the training crops" in text.split("; ") for text in frame["reason"][:20])
+    assert (frame["type"] != "").tolist() == [True] * 20 + [False]
+    assert frame["needs_review"].all() and frame["reason"][20] == "blank"
+    fresh = knowing.predict([draw_crop(seed) for seed in range(100, 140)])
+    assert fresh["reason"].str.contains("unlike").mean() <= 0.1
+
+
+def test_a_folder_of_unlike_crops_is_named_in_summary_and_numbers(knowing: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "sent").mkdir()
+    for number, crop in enumerate([*PALE, BLANK]):
+        (tmp_path / "sent" / f"{number}.png").write_bytes(encode(crop))
+    found = predict_files(knowing, [tmp_path / "sent"])
+    sentence = "100 % of 20 crops are unlike the training crops, 2 % expected: answers are not to be relied on"
+    assert found.summary().endswith(f"; {sentence}")
+    routed = route(knowing, [tmp_path / "sent"], tmp_path / "sorted")
+    written = json.loads((tmp_path / "sorted" / "summary.json").read_text())
+    assert written == routed.as_dict() and written["unlike_training"]["share"] == 1.0
+    assert written["unlike_training"]["expected"] == 0.02 and written["unlike_training"]["reliable"] is False
+    assert written["reasons"]["blank"] == 1 and written["images"] == 21
+
+
+def test_predict_writes_its_summary_as_json(knowing: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "crop.png").write_bytes(encode(PALE[0]))
+    given = ["predict", tmp_path / "crop.png", "--model", knowing.package, "--summary", tmp_path / "summary.json"]
+    done = CliRunner().invoke(app, list(map(str, given)))
+    assert done.exit_code == 0, done.output
+    assert "100 % of 1 crops are unlike the training crops" in done.output
+    assert json.loads((tmp_path / "summary.json").read_text())["unlike_training"]["unlike"] == 1
+
+
+def test_label_sets_of_the_card_decide_about_confidence(knowing: Predictor) -> None:
+    """Only single chromosomes are possible for these thresholds: any other answer goes to review."""
+    frame = knowing.predict([draw_crop(seed) for seed in range(100, 160)])
+    low = frame["reason"].str.contains("low confidence")
+    assert (low == (frame["type"] != "instance")).all()
+
+
+def test_a_package_of_an_earlier_version_answers_without_both(predictor: Predictor) -> None:
+    assert predictor.expected_unlike is None
+    assert not predictor.predict(PALE)["reason"].str.contains("unlike").any()
+    assert predictor._engine.type_thresholds is None
+
+
+def test_a_changed_novelty_file_is_found(knowing: Predictor, tmp_path: Path) -> None:
+    copy = shutil.copytree(knowing.package, tmp_path / "copy")
+    (copy / "novelty.npz").write_bytes(b"PK" + (copy / "novelty.npz").read_bytes()[2:-1])
+    with pytest.raises(PackageError, match=r"novelty.npz was changed"):
+        load_production(str(copy))
 
 
 def test_pillow_images_and_pages_of_stacks(predictor: Predictor, tmp_path: Path) -> None:
@@ -131,7 +226,8 @@ def test_summary_counts_review_by_reason(predictor: Predictor, tmp_path: Path) -
 
 def test_route_copies_no_target_of_a_link_out_of_the_folder(predictor: Predictor, mess: Path, tmp_path: Path) -> None:
     routed = route(predictor, [mess], tmp_path / "sorted")
-    copied = [path for path in (tmp_path / "sorted").rglob("*.*") if path.name != "predictions.csv"]
+    written = ("predictions.csv", "summary.json")
+    copied = [path for path in (tmp_path / "sorted").rglob("*.*") if path.name not in written]
     assert sorted(path.name for path in copied) == ["crop.png", "inside.png", "named.gif"]
     written = pd.read_csv(tmp_path / "sorted" / "predictions.csv", keep_default_na=False)
     where = dict(zip((Path(path).name for path in written["path"]), written["routed_to"], strict=True))

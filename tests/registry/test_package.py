@@ -56,7 +56,7 @@ def test_graph_and_weights_agree_with_torch(package: Path) -> None:
     squares = np.stack([letterbox(crop, engine.size) for crop in crops])[:, np.newaxis]
     with torch.inference_mode():
         expected = module(torch.from_numpy(squares)).numpy()
-    got, errors, _ = engine.predict(list(crops))
+    got, errors, *_ = engine.predict(list(crops))
     assert errors == [None] * 9
     assert np.abs(got - expected).max() < 1e-4
     weights = load_file(package / WEIGHTS_FILE)

@@ -12,10 +12,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from supcam.resaving import tiff
 from supcam.serving.decoding import ImageError, decode_plane, shown_path
 from supcam.serving.levels import LevelsError, grey_of_colour, scaled_grey
 from tests.support.drawing import draw_crop, encode
-from tests.support.resaving import tiff
 
 CROP = draw_crop(1)
 SINGLE = Path(__file__).resolve().parents[3] / "shared" / "trials" / "inputs" / "single"
@@ -54,7 +54,7 @@ def test_compressions_that_tifffile_leaves_to_another_library(kind: str) -> None
 
 def test_sixteen_bit_colours_keep_their_low_byte_in_tiff_and_png() -> None:
     """Pillow alone reads the high byte: 12 bits in 16 became 4."""
-    from tests.support.resaving import KINDS
+    from supcam.resaving import KINDS
 
     for name in ("rgb16_12bit", "u16_planar_rgb_12bit", "png16_rgb_12bit"):
         assert np.array_equal(decoded(KINDS[name].save(CROP, np.random.default_rng(0))), CROP), name
@@ -168,7 +168,7 @@ def test_frames_of_a_gif_are_a_stack_and_those_of_a_phone_are_not() -> None:
 
 
 def test_a_thumbnail_before_the_picture_is_left_out() -> None:
-    from tests.support.resaving import KINDS
+    from supcam.resaving import KINDS
 
     plane = decode_plane(KINDS["thumbnail_first"].save(CROP, np.random.default_rng(0)))
     assert np.array_equal(plane.values, CROP)

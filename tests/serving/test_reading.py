@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from supcam.resaving import DOUBTFUL_KINDS, SAME_KINDS, padded
 from supcam.serving import gate
 from supcam.serving.bodies import connected_regions, dilated, eroded, peeled_sizes
 from supcam.serving.gate import Limits, Verdict, judged
 from supcam.serving.images import decode_crop, letterbox, read_crop
 from supcam.serving.reading import Measurements, Reading, read_grey
 from supcam.synthetic.sample import synthesize
-from tests.support.resaving import DOUBTFUL_KINDS, SAME_KINDS, padded
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TRIALS = SHARED / "trials" / "inputs"

@@ -9,7 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from tests.support.resaving import Crop, Expected, Kind, encoded, padded, tiff
+from supcam.resaving import Crop, Expected, Kind, encoded, padded, tiff
 
 Random = np.random.Generator
 # One crop as a picture: grey (H, W) or colours (H, W, 3 or 4), 8 bits.

@@ -1,0 +1,172 @@
+"""How unlike the training crops a crop is: its greys, texture and outline against those of its nearest training crops.
+
+Features of the network are not used: it learned to ignore stain and texture, and so hardly sees that these are new
+(table in docs/evaluation.md).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gate import UNLIKE_TRAINING, WITHOUT_TYPE
+from .images import FOREGROUND, WHITE
+
+NOVELTY_FILE = "novelty.npz"
+NEIGHBOURS = 5
+STATISTICS = (
+    "grey below which 10 % of the foreground lie",
+    "50 %",
+    "90 %",
+    "standard deviation of the greys",
+    "step between neighbours exceeded by 10 %",
+    "mean mixed second difference, which grows with noise and sharpness",
+    "logarithm of the area",
+    "area over length of the outline, which grows with the width",
+)
+# Crops of one slide resemble each other, so that in good folders up to some times the expected share is unlike.
+_TOLERATED, _SIGNIFICANCE = 5, 0.01
+_QUANTILES = np.array([0.1, 0.5, 0.9])
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Statistics of training crops, and the distance to them from which a crop is unlike all of them.
+
+    Attributes:
+        mean: (K,) mean of each statistic of the training crops.
+        whitening: (K, K) makes the statistics, less their mean, uncorrelated and of variance 1.
+        bank: (M, K) training crops after that.
+        threshold: squared distance to the fifth nearest of them above which a crop is unlike them.
+        share: expected share of crops above it among crops like those of training, 0-1.
+    """
+
+    mean: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+    bank: NDArray[np.float32]
+    threshold: float
+    share: float
+
+    @classmethod
+    def read(cls, folder: Path) -> "Novelty | None":
+        """That of a package; None in packages of earlier versions, which have none."""
+        path = folder / NOVELTY_FILE
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            threshold, share = (float(stored[name]) for name in ("threshold", "share"))
+            return cls(stored["mean"], stored["whitening"], stored["bank"], threshold, share)
+
+    def write(self, folder: Path) -> None:
+        """Write it into a package; the same values give the same bytes."""
+        np.savez(folder / NOVELTY_FILE, **vars(self))
+
+    def distances(self, statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances (N,) to the fifth nearest training crop of crops with such statistics (N, K)."""
+        points = (statistics - self.mean) @ self.whitening
+        bank = self.bank.astype(np.float64)
+        squared = (points**2).sum(axis=1)[:, np.newaxis] + (bank**2).sum(axis=1) - 2 * points @ bank.T
+        near = min(NEIGHBOURS, len(bank)) - 1
+        return np.asarray(np.partition(squared, near, axis=1)[:, near])
+
+    def unlike(self, statistics: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether crops (N,) with such statistics (N, K) are unlike the training crops; not where they are NaN."""
+        return np.asarray(self.distances(statistics) > self.threshold)
+
+
+def statistics_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The :data:`STATISTICS` (K,) of a read crop (H, W) on white 255; NaN where nothing stands on the paper.
+
+    They are of the foreground alone, in pixels as given: white around the body changes nothing.
+    """
+    found = image < FOREGROUND
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    if not len(rows):
+        return np.full(len(STATISTICS), np.nan)
+    # With a white line around it, so that its outline is seen where it reaches an edge.
+    grey = np.pad(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1, constant_values=WHITE)
+    ink, dark = grey < FOREGROUND, WHITE - grey.astype(np.int16)
+    area = int(np.count_nonzero(ink))
+    levels = np.searchsorted(np.cumsum(np.bincount(grey[ink])), _QUANTILES * area)
+    beside, below = ink[:, 1:] & ink[:, :-1], ink[1:] & ink[:-1]
+    across, down = np.diff(dark, axis=1), np.diff(dark, axis=0)
+    steps = np.abs(np.concatenate([across[beside], down[below]]))
+    square = below[:, 1:] & below[:, :-1]
+    mixed = np.abs(np.diff(across, axis=0)[square])
+    outline = area - int(np.count_nonzero(below[:-1, 1:-1] & below[1:, 1:-1] & beside[1:-1, :-1] & beside[1:-1, 1:]))
+    return np.array(
+        [
+            *levels,
+            dark[ink].std(),
+            np.quantile(steps, 0.9) if len(steps) else 0.0,
+            mixed.mean() if len(mixed) else 0.0,
+            np.log(area),
+            area / outline,
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class UnlikeShare:
+    """How many of a folder's crops are unlike the training crops, against what is expected.
+
+    Attributes:
+        crops: those that have a type.
+        unlike: of these, those unlike the training crops.
+        expected: share (0-1) that is expected of crops like those of training.
+    """
+
+    crops: int
+    unlike: int
+    expected: float
+
+    @classmethod
+    def of(cls, reasons: Iterable[str], expected: float | None) -> "UnlikeShare | None":
+        """Counted in the column ``reason``; None without crops, or where a model cannot tell them."""
+        listed = [set(text.split("; ")) for text in reasons]
+        typed = [found for found in listed if not found & WITHOUT_TYPE]
+        if expected is None or not typed:
+            return None
+        return cls(len(typed), sum(UNLIKE_TRAINING in found for found in typed), expected)
+
+    @property
+    def p_value(self) -> float:
+        """Of the binomial test that the share is at most five times the expected one."""
+        chance, size = min(_TOLERATED * self.expected, 1.0), self.crops
+        if chance == 1.0 or not self.unlike:
+            return 1.0
+        ways = math.lgamma(size + 1)
+        return min(
+            1.0,
+            math.fsum(
+                math.exp(
+                    ways
+                    - math.lgamma(k + 1)
+                    - math.lgamma(size - k + 1)
+                    + k * math.log(chance)
+                    + (size - k) * math.log1p(-chance)
+                )
+                for k in range(self.unlike, size + 1)
+            ),
+        )
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the answers to these crops may be relied on, as far as this test can say."""
+        return self.p_value >= _SIGNIFICANCE
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        found = f"{100 * self.unlike / self.crops:.0f} % of {self.crops} crops are {UNLIKE_TRAINING}"
+        remedy = "" if self.reliable else ": answers are not to be relied on"
+        return f"{found}, {100 * self.expected:g} % expected{remedy}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a script, as JSON."""
+        share = {"share": self.unlike / self.crops, "expected": self.expected}
+        return {"crops": self.crops, "unlike": self.unlike, **share, "p_value": self.p_value, "reliable": self.reliable}
