@@ -18,7 +18,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS
 from supcam.settings import ComposeSettings
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"

@@ -9,6 +9,7 @@ from supcam import tracking
 from supcam.cli.tables import print_table
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import PRODUCTION_URI, load_production
+from supcam.registry.package import REFERENCE_FILE
 from supcam.settings import Settings, WatchSettings, load_settings
 
 
@@ -71,7 +72,7 @@ def _settings() -> WatchSettings:
 
 
 def _reference_of(package: Path) -> Path:
-    file = package / "reference.csv"
+    file = package / REFERENCE_FILE
     if not file.is_file():
         raise UsageError(
             f"the package {package} holds no reference; it was made by an earlier version. Give --reference: answers "

@@ -105,6 +105,7 @@ def package_candidate(
         test=test.frame,
         canvases=test.canvas(settings.input.size, settings.input.scale),
         novelty=novelty,
+        validation=validation,
     )
 
 

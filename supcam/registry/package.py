@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from supcam.data.crops import CropSet
 from supcam.errors import GateRefused, UsageError
 from supcam.files import replaced_folder
 from supcam.registry.card import ModelCard, ParityCard
@@ -18,6 +19,7 @@ from supcam.serving.engine import (
     GRAPH_FILE,
     PREDICTIONS_FILE,
     PROBABILITY_COLUMNS,
+    Engine,
     file_hash,
     open_session,
 )
@@ -34,6 +36,8 @@ _PARITY_CROPS = 256
 _OPSET = 18
 _INPUT = "image"
 _BATCH = 64
+REFERENCE_FILE = "reference.csv"
+REFERENCE_COLUMNS = ("type", "confidence", "needs_review", "reason")
 
 
 def package_model(
@@ -45,6 +49,7 @@ def package_model(
     test: pd.DataFrame,
     canvases: NDArray[np.uint8],
     novelty: Novelty | None = None,
+    validation: CropSet | None = None,
     tolerance: float = PARITY_TOLERANCE,
 ) -> Path:
     """Write the package of a model into ``out``, replacing what was there; the same model gives the same bytes.
@@ -58,6 +63,7 @@ def package_model(
         test: ``sha256`` and ``type`` of the test crops.
         canvases: The test crops as the graph takes them, (N, 1, S, S), in the same order.
         novelty: What tells crops unlike the training crops; None leaves that out.
+        validation: Crops whose answers ``supcam watch`` compares those of production with; None leaves that out.
         tolerance: Largest allowed difference of probabilities between ONNX and torch.
 
     Raises:
@@ -90,7 +96,20 @@ def package_model(
         _write_rows(test[["sha256", "type"]].assign(**answers), folder / PREDICTIONS_FILE)
         (folder / CARD_FILE).write_text(card.model_copy(update={"parity": parity}).to_json(), encoding="utf-8")
         write_checksums(folder)
+        if validation is not None and len(validation):
+            _write_reference(folder, validation)
+            write_checksums(folder)
     return out
+
+
+def _write_reference(folder: Path, validation: CropSet) -> None:
+    """The answers of the packaged model to validation crops, each with the hash of its case."""
+    engine = Engine(folder)
+    answers = pd.DataFrame(engine.answer(engine.predict(validation.sources, strict=True)))
+    rows = answers[list(REFERENCE_COLUMNS)].assign(case=_case_hashes(validation.frame))
+    rows.sort_values(["case", "confidence"]).to_csv(
+        folder / REFERENCE_FILE, index=False, lineterminator="\n", float_format="%.7g"
+    )
 
 
 def _export_onnx(module: "nn.Module", size: int, path: Path) -> None:

@@ -16,7 +16,7 @@ from supcam.data.manifest import read_manifest
 from supcam.data.splits import split_manifest
 from supcam.serving.images import decode_crop
 from supcam.settings import SplitSettings, ValidateSettings
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.support.drawing import encode
 
 Picture = NDArray[np.uint8]
