@@ -1,6 +1,5 @@
 """Log a package as an MLflow model made from code, and register it once under the alias ``candidate``."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from supcam.files import write_text
-from supcam.registry.card import content_hash, load_card
+from supcam.registry.card import load_card
+from supcam.registry.integrity import LOADER, hash_of_code
 from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
 from supcam.registry.store import CANDIDATE, Registry, Tag, Version
-from supcam.serving.engine import ANSWER_COLUMNS, verify_package
+from supcam.serving.engine import ANSWER_COLUMNS, content_hash, verify_package
 
 # What travels with a model, below the folder of supcam: all that serving/ imports, by relative imports.
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
-_LOADER = "serving.served"
 # What a model needs to predict, no training package among it.
 REQUIREMENTS = [
     "mlflow-skinny>=3.13",
@@ -45,6 +44,7 @@ def register_candidate(
     """Register a package and point ``candidate`` at it; the same model on the same data is never registered twice.
 
     The code that ships with it counts as a part of the model: a model with corrected code is a version of its own.
+    Files of a registered version that were damaged or deleted are written again.
 
     Args:
         package: Folder written by :func:`supcam.registry.package.package_model`.
@@ -60,12 +60,12 @@ def register_candidate(
     """
     card = load_card(package)
     shipped = shipped_hash()
-    content = content_hash(card, verify_package(package), shipped)
+    content = content_hash(verify_package(package), shipped)
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
-        same = [version for version in registry.versions() if version.tags.get(Tag.CONTENT) == content]
-        version = same[-1] if same else None  # the oldest
+        same = [version for version in registry.versions()[::-1] if version.tags.get(Tag.CONTENT) == content]
+        version = next((one for one in same if _restored(registry, one, package)), None)  # the oldest
         if version is None:
             metrics = {Tag.METRIC + metric: repr(value) for metric, value in card.validation.items()}
             hashes = {Tag.DATA: card.data.manifest_hash, Tag.CODE: card.code_hash, Tag.CONTENT: content}
@@ -91,7 +91,8 @@ def save_served(package: Path, out: Path) -> Path:
     outputs: list[Any] = [ColSpec(kinds.get(column, "double"), column) for column in ANSWER_COLUMNS]
     with tempfile.TemporaryDirectory() as scratch:
         # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.
-        library, data = Path(scratch) / f"supcam_model_{shipped_hash()[:12]}", Path(scratch) / "package"
+        shipped = shipped_hash()
+        library, data = Path(scratch) / f"supcam_model_{shipped[:12]}", Path(scratch) / "package"
         for path, source in {"__init__.py": "", **shipped_code()}.items():
             write_text(library / path, source)
         shutil.copytree(package, data)
@@ -100,10 +101,12 @@ def save_served(package: Path, out: Path) -> Path:
             warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
             mlflow.pyfunc.save_model(
                 path=str(out),
-                loader_module=f"{library.name}.{_LOADER}",
+                loader_module=f"{library.name}.{LOADER}",
                 data_path=str(data),
                 code_paths=[str(library)],
                 pip_requirements=REQUIREMENTS,
+                # The loader compares the package with these: its own list of hashes could be changed with its files.
+                metadata={Tag.CONTENT: content_hash(verify_package(data), shipped), Tag.SHIPPED: shipped},
                 signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
             )
     return out
@@ -118,8 +121,7 @@ def shipped_code() -> dict[str, str]:
 
 def shipped_hash() -> str:
     """SHA-256 of the code and the requirements that travel with a model, hexadecimal."""
-    shipped = {"code": shipped_code(), "requirements": REQUIREMENTS}
-    return hashlib.sha256(json.dumps(shipped, sort_keys=True).encode()).hexdigest()
+    return hash_of_code(shipped_code(), REQUIREMENTS)
 
 
 def _ensure_model(registry: Registry) -> None:
@@ -132,12 +134,29 @@ def _ensure_model(registry: Registry) -> None:
             raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
 
 
-def _add(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
+def _restored(registry: Registry, version: Version, package: Path) -> bool:
+    """Whether the files of a version are those that were registered, written again from ``package`` if need be."""
+    from mlflow.exceptions import MlflowException
+
+    if registry.readable(version.number):
+        return True
+    try:
+        run_id, path = registry.source(version)
+        _log(registry, package, run_id, path)
+    except (MlflowException, OSError):  # its run was deleted: the model gets a version of its own
+        return False
+    return registry.readable(version.number)
+
+
+def _log(registry: Registry, package: Path, run_id: str, path: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        saved = save_served(package, Path(scratch) / "model")
-        # The path names the content: what an interrupted registration left is overwritten by the very same files.
-        artifact = f"supcam-{tags[Tag.CONTENT][:12]}"
-        registry.client.log_artifacts(run_id, str(saved), artifact)
+        registry.client.log_artifacts(run_id, str(save_served(package, Path(scratch) / "model")), path)
+
+
+def _add(registry: Registry, package: Path, run_id: str, tags: Mapping[str, str]) -> Version:
+    # The path names the content: what an interrupted registration left is overwritten by the very same files.
+    artifact = f"supcam-{tags[Tag.CONTENT][:12]}"
+    _log(registry, package, run_id, artifact)
     source = f"runs:/{run_id}/{artifact}"
     created = registry.client.create_model_version(registry.name, source=source, run_id=run_id, tags=dict(tags))
     return registry.version(int(created.version))
