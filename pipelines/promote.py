@@ -7,8 +7,9 @@ from typing import Any
 from supcam import tracking
 from supcam.data.manifest import read_manifest
 from supcam.errors import GateRefused
-from supcam.registry.promotion import crops_by_hash, write_decision
+from supcam.registry.evidence import ProjectCrops
 from supcam.registry.promotion import promote as decide
+from supcam.registry.promotion import write_decision
 from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import Tag, Version
@@ -23,7 +24,7 @@ def register(stage: Stage) -> str:
 
 
 def promote(stage: Stage) -> str:
-    """Register, then decide. A refusal by metrics is a result and ends well; failed validation stops the pipeline."""
+    """Register, then decide. A refusal by metrics is a result and ends well; any other stops the pipeline."""
     version = _register(stage)
     root = stage.workspace.root
     decision = decide(
@@ -31,14 +32,14 @@ def promote(stage: Stage) -> str:
         settings=stage.settings.promote,
         candidate=version.number,
         validation=_validation(stage),
-        crops=crops_by_hash(read_manifest(stage.read("split/manifest.csv")), stage.data),
+        crops=ProjectCrops(read_manifest(stage.read("split/manifest.csv")), stage.data),
         experiment=tracking.in_dvc_experiment(root),
     )
     record = stage.out / "decision.json"
     # Where there is nothing to do, the record of how this model came into production stays.
     if decision.outcome != "nothing to do" or not record.is_file():
         write_decision(decision, record)
-    if decision.data_failed:
+    if decision.stops_pipeline:
         raise GateRefused(decision.refusal)
     return f"version {version.number}: {decision.outcome} ({decision.reason})"
 

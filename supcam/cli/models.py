@@ -22,6 +22,7 @@ from supcam.registry import client, promotion
 from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
+from supcam.registry.evidence import ProjectCrops
 from supcam.registry.store import PRODUCTION, Registry
 from supcam.review.production import doubtful_sheet, review_of_routed
 from supcam.review.sheet import PAGE
@@ -244,13 +245,20 @@ def promote(
         tracking_uri=registry.uri,
         settings=settings,
         candidate=version.number,
-        crops=promotion.crops_by_hash(manifest, root / "data"),
+        crops=ProjectCrops(_divided(manifest, root), root / "data"),
         experiment=tracking.in_dvc_experiment(root),
         force=force or "",
     )
     if decision.outcome == "refused":
         raise GateRefused(decision.refusal)
     typer.echo(f"version {version.number}: {decision.outcome} ({decision.reason})")
+
+
+def _divided(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The manifest with the parts of the project's split, where that is of the same data."""
+    path = root / "outputs" / "split" / "manifest.csv"
+    divided = read_manifest(path) if path.is_file() else manifest
+    return divided if manifest_hash(divided) == manifest_hash(manifest) else manifest
 
 
 def rollback(

@@ -66,16 +66,15 @@ def describe_split(
     ``asked`` are the protocol, seed and wanted shares of the settings. Without a kept group the division is new, and
     becomes the last entry of the history.
     """
-    texts = {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
-    split_hash = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    divisions = [*history] if kept else [*history, {**asked, "crops": len(frame), "split_hash": split_hash}]
+    texts, found = _texts(frame), split_hash(frame)
+    divisions = [*history] if kept else [*history, {**asked, "crops": len(frame), "split_hash": found}]
     made = divisions[-1] if divisions else asked
     counts = count_parts(frame)
     groups = frame.groupby("split")["group"].nunique().reindex(PARTS, fill_value=0)
     return SplitReport(
         protocol=asked["protocol"],
         seed=made["seed"],
-        split_hash=split_hash,
+        split_hash=found,
         part_hashes={part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()},
         wanted=made["wanted"],
         counts=counts,
@@ -85,6 +84,15 @@ def describe_split(
         history=divisions,
         warnings=[*warnings, *_settings_not_used(made, asked), *_uneven_types(counts, asked["wanted"])],
     )
+
+
+def split_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 over the ids of the crops of each part of a manifest with the column ``split``."""
+    return hashlib.sha256(json.dumps(_texts(frame), sort_keys=True).encode()).hexdigest()
+
+
+def _texts(frame: pd.DataFrame) -> dict[str, str]:
+    return {part: "\n".join(sorted(frame.loc[frame["split"] == part, "crop_id"])) for part in PARTS}
 
 
 def count_parts(frame: pd.DataFrame) -> dict[str, dict[str, int]]:

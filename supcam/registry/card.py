@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.serving.engine import CARD_FILE, CARD_FORMAT, PREDICTIONS_FILE, REMEDY, PackageError, read_card
@@ -24,7 +24,7 @@ LIMITS = (
 class CardSection(BaseModel):
     """A section of the card: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputCard(CardSection):
@@ -137,6 +137,13 @@ class ModelCard(CardSection):
     intended_use: str = INTENDED_USE
     limits: list[str] = Field(default_factory=lambda: list(LIMITS))
 
+    @field_validator("types")
+    @classmethod
+    def _types_in_order(cls, types: list[str]) -> list[str]:
+        if types != list(TYPE_LABELS):
+            raise ValueError(f"allowed are {', '.join(TYPE_LABELS)}, in this order")
+        return types
+
     def missing(self) -> list[str]:
         """Names of entries that promotion needs and that are empty."""
         needed = {
@@ -147,7 +154,7 @@ class ModelCard(CardSection):
             "licence": self.licence,
             "intended_use": self.intended_use,
             "settings": self.settings,
-            "metrics": self.metrics,
+            **{f"metrics.{name}": self.metrics.get(name) for name in ("accuracy", "macro_sensitivity")},
             "limits": self.limits,
             **{f"sensitivity.{label}": self.sensitivity.get(label) for label in self.types},
         }
@@ -169,16 +176,14 @@ def load_card(folder: Path) -> ModelCard:
         raise PackageError(f"{folder / CARD_FILE} is not a card of format {CARD_FORMAT}: {wrong}. {REMEDY}") from None
 
 
-def content_hash(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:
-    """SHA-256 of what makes two models the same: graph, weights, data, input, review threshold and shipped code.
+def content_hash_of_earlier_versions(card: ModelCard, files: dict[str, str], shipped: str = "") -> str:
+    """The hash with which versions were registered that left the card and the stored answers out of it.
 
     ``files`` holds the SHA-256 of every file of the package by name; ``shipped`` that of the code that ships with the
-    model, "" for versions registered before it was kept.
+    model, "" for the earliest.
     """
-    # The card describes the model, and stored answers follow from it (their last digit may differ by machine).
-    derived = (CARD_FILE, PREDICTIONS_FILE)
     parts: dict[str, Any] = {
-        "files": {name: digest for name, digest in files.items() if name not in derived},
+        "files": {name: digest for name, digest in files.items() if name not in (CARD_FILE, PREDICTIONS_FILE)},
         "data": [card.data.manifest_hash, card.data.split_hash],
         "input": card.input.model_dump(),
         "review": card.review.threshold,

@@ -17,11 +17,11 @@ from PIL import Image
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.files import is_free, replaced_folder, write_text
-from supcam.registry.card import content_hash, load_card
+from supcam.registry.integrity import package_below
 from supcam.registry.package import read_split
-from supcam.registry.store import PRODUCTION, Registry, Tag, Version, package_below
+from supcam.registry.store import PRODUCTION, Registry
 from supcam.serving.decoding import shown_path
-from supcam.serving.engine import CARD_FILE, CropInput, Engine, PackageError, verify_package
+from supcam.serving.engine import CARD_FILE, CHECKSUM_FILE, GRAPH_FILE, CropInput, Engine, verify_package
 from supcam.serving.images import IMAGE_SUFFIXES, ImageError
 from supcam.serving.novelty import UnlikeShare
 
@@ -171,9 +171,7 @@ def load_production(uri: str | None = None, *, threads: int | None = None) -> Pr
         registry, which = _parse_uri(wanted)
         version = registry.resolve(which)
         package = registry.package(version)
-        engine = Engine(package, threads=threads)
-        _check_content(package, version, registry.name)
-        return Predictor(engine, f"{registry.name} version {version.number}")
+        return Predictor(Engine(package, threads=threads), f"{registry.name} version {version.number}")
     folder = Path(wanted)
     if not folder.is_dir():
         raise UsageError(f"model {wanted!r} is neither models:/NAME@ALIAS, models:/NAME/VERSION nor a folder.")
@@ -188,13 +186,13 @@ def pull(into: Path, alias: str = PRODUCTION, *, name: str = "supcam", tracking_
         RegistryError: when the registry cannot be reached or has no such model.
         PackageError: when the registry's files were changed.
     """
-    if not (into / CARD_FILE).is_file() and not is_free(into):
+    if not is_free(into) and not any((into / name).is_file() for name in (CARD_FILE, GRAPH_FILE, CHECKSUM_FILE)):
         raise UsageError(f"{into} exists and does not hold a model; give a new or empty folder.")
     registry = Registry(tracking_uri or default_uri(), name)
     version = registry.resolve(alias)
     with replaced_folder(into) as folder:
         shutil.copytree(registry.package(version), folder, dirs_exist_ok=True)
-        _check_content(folder, version, name)
+        verify_package(folder)
     return into
 
 
@@ -334,17 +332,6 @@ def _parse_uri(uri: str) -> tuple[Registry, str]:
     if not name or not which:
         raise UsageError(f"model {uri!r} is not allowed; allowed are models:/NAME@ALIAS and models:/NAME/VERSION.")
     return Registry(default_uri(), name), which
-
-
-def _check_content(package: Path, version: Version, name: str) -> None:
-    """Compare a package with what was registered, so that files and their list cannot be changed together."""
-    files = verify_package(package)
-    found = content_hash(load_card(package), files, version.tags.get(Tag.SHIPPED, ""))
-    if found != version.tags.get(Tag.CONTENT, found):
-        raise PackageError(
-            f"the files of version {version.number} of {name} in {package} are not those that were registered. "
-            "Register it again."
-        )
 
 
 def _sources(crops: Any) -> list[CropInput]:

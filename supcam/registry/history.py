@@ -1,5 +1,6 @@
 """What is registered, what happened to it, the way back, and what two versions differ in."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +9,12 @@ import pandas as pd
 from supcam.errors import UsageError
 from supcam.registry.card import load_card
 from supcam.registry.reach import RegistryError
-from supcam.registry.record import DECISION_TAG
+from supcam.registry.record import DECISION_TAG, ROLLED_BACK, served, withdrawn
 from supcam.registry.store import PREVIOUS, PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
 
 _PARTS = {"test": Tag.TEST, "validation": Tag.METRIC}
 _METRICS = ("accuracy", "macro_sensitivity")
-_MOVES = ("promoted", "forced", "rolled back")
 
 
 def models(registry: Registry) -> pd.DataFrame:
@@ -52,28 +52,57 @@ def history(registry: Registry) -> pd.DataFrame:
     """The record, newest first: number, when (UTC), who, action, version, from (the version before), why."""
     columns = ["number", "when", "who", "action", "version", "from", "reason"]
     frame = pd.DataFrame(registry.events()[::-1], columns=columns).rename(columns={"reason": "why"})
-    return frame.astype({"from": "Int64"})
+    return frame.astype({"version": "Int64", "from": "Int64"})
 
 
 def rollback(registry: Registry, reason: str = "", *, to: int | None = None) -> dict[str, Any]:
-    """Put ``previous``, or a version that was in production before, back into production; recorded.
+    """Put the version before, or one that was in production before, back into production; recorded.
+
+    The version before is ``previous``; where production was deleted, the last version that was in production. Only a
+    version whose files are those that were registered comes back.
 
     Raises:
-        RegistryError: when there is no such version.
-        UsageError: when the version never was in production, or is there now.
+        RegistryError: when there is no such version, or its files cannot be read.
+        UsageError: when the version never was in production, is there now, or was itself rolled back and is not named.
         Busy: when a promotion is running.
     """
     with registry.lock():
-        aliases = registry.aliases()
-        current = registry.resolve(PRODUCTION).number
-        if to is None and PREVIOUS not in aliases:
-            first = f"version {current} is the first in production. There is nothing to go back to."
-            raise RegistryError(f"model {registry.name} has no alias {PREVIOUS!r}: {first}")
-        target = aliases[PREVIOUS] if to is None else registry.version(to).number
-        _check_target(registry, target, current)
+        events, current = registry.events(), registry.aliases().get(PRODUCTION)
+        target = _version_before(registry, events, current) if to is None else registry.version(to).number
+        _check_target(registry, events, target, current)
         why = reason.strip() or "no reason given"
-        event = {"action": "rolled back", "version": target, "from": current, "reason": why}
+        event = {"action": ROLLED_BACK, "version": target, "from": current, "reason": why}
         return registry.move_production(target, event)
+
+
+def _version_before(registry: Registry, events: list[dict[str, Any]], current: int | None) -> int:
+    previous, out = registry.aliases().get(PREVIOUS), withdrawn(events)
+    existing = {version.number for version in registry.versions()}
+    if current is None:
+        before = [number for number in served(events) if number not in out]
+        choice = next((number for number in [*before, previous] if number in existing), None)
+        if choice is None and not served(events):
+            registry.resolve(PRODUCTION)  # it says that nothing was ever promoted
+    else:
+        choice = previous if previous in existing else None
+    if choice is None:
+        why = "its version was deleted" if previous else f"none was in production before version {current}"
+        others = _others(events, existing, current)
+        raise RegistryError(f"model {registry.name} has no alias {PREVIOUS!r} to go back to: {why}. {others}")
+    if choice in out:
+        raise UsageError(
+            f"version {choice}, the one before, was itself taken out of production by a rollback. "
+            f"{_others(events, existing, current)}"
+        )
+    return int(choice)
+
+
+def _others(events: list[dict[str, Any]], existing: set[int], current: int | None) -> str:
+    """How to name another version: those that were in production and exist."""
+    was = [str(number) for number in served(events) if number in existing and number != current]
+    if not was:
+        return "No other version was in production; bring a new one: supcam promote"
+    return f"Name the version: supcam rollback --to N; those that were in production: {', '.join(was)}"
 
 
 def diff(registry: Registry, first: str | int, second: str | int) -> pd.DataFrame:
@@ -85,7 +114,7 @@ def diff(registry: Registry, first: str | int, second: str | int) -> pd.DataFram
     """
     cards = [_entries(registry, which) for which in (first, second)]
     rows = [(entry, cards[0].get(entry), cards[1].get(entry)) for entry in sorted(cards[0].keys() | cards[1].keys())]
-    changed = [(*row, _difference(row[1], row[2])) for row in rows if row[1] != row[2]]
+    changed = [(entry, *map(_text, values), _difference(*values)) for entry, *values in rows if values[0] != values[1]]
     return pd.DataFrame(changed, columns=["entry", str(first), str(second), "difference"], dtype=object)
 
 
@@ -94,16 +123,18 @@ def _difference(first: Any, second: Any) -> float | None:
     return round(second - first, 10) if numbers else None
 
 
-def _check_target(registry: Registry, target: int, current: int) -> None:
+def _check_target(registry: Registry, events: list[dict[str, Any]], target: int, current: int | None) -> None:
+    existing = {version.number for version in registry.versions()}
     if target == current:
         raise UsageError(f"version {target} is in production already. See: supcam history")
-    moves = [event for event in registry.events() if event["action"] in _MOVES]
-    served = {event[end] for event in moves for end in ("version", "from")}
-    if target not in served:
-        was = ", ".join(str(number) for number in sorted(served - {None, current})) or "none"
-        raise UsageError(
-            f"version {target} never was in production; those that were: {was}. To bring a new one: supcam promote"
-        )
+    if target not in served(events):
+        raise UsageError(f"version {target} never was in production. {_others(events, existing, current)}")
+    try:
+        registry.package(registry.version(target))
+    except (RegistryError, PackageError) as error:
+        raise RegistryError(
+            f"version {target} cannot come back: {error}. {_others(events, existing - {target}, current)}"
+        ) from None
 
 
 def _entries(registry: Registry, which: str | int) -> dict[str, Any]:
@@ -113,6 +144,11 @@ def _entries(registry: Registry, which: str | int) -> dict[str, Any]:
         return _flat(load_card(registry.package(version)).model_dump(mode="json"))
     except PackageError as error:
         raise PackageError(f"version {version.number}: {error}") from None
+
+
+def _text(value: Any) -> Any:
+    """A list as text: a cell of a table holds one value."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,20 +1,20 @@
 """Take a candidate through the gate and, if it passes, move it into production; every decision is recorded."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-import pandas as pd
 
 from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
-from supcam.registry.comparison import compare_packages, latency_ms
+from supcam.registry.comparison import compare_packages, latency_ms, shared_rows
+from supcam.registry.evidence import ProjectCrops, computed_answers, evidence_of, stored_answers
+from supcam.registry.integrity import covers_every_file
 from supcam.registry.reach import RegistryError
-from supcam.registry.record import parsed
-from supcam.registry.rules import Decision, RegisteredModel, Validation, decide
-from supcam.registry.store import CANDIDATE, PRODUCTION, Registry, Tag, Version
-from supcam.serving.engine import PackageError, verify_package
+from supcam.registry.record import DECISION_TAG, MOVES, parsed, served, withdrawn
+from supcam.registry.rules import PACKAGE_RULE, Decision, GateRule, Measured, RegisteredModel, Validation, decide
+from supcam.registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Registry, Tag, Version
+from supcam.serving.engine import Engine, PackageError
 from supcam.settings import PromoteSettings
 
 
@@ -24,7 +24,7 @@ def promote(
     settings: PromoteSettings,
     candidate: str | int = CANDIDATE,
     validation: Validation | None = None,
-    crops: Mapping[str, Path] | None = None,
+    crops: ProjectCrops | None = None,
     experiment: bool = False,
     force: str = "",
 ) -> Decision:
@@ -38,7 +38,7 @@ def promote(
         settings: Of the gate.
         candidate: Alias or number of the version.
         validation: Of the candidate's data; by default the record made when it was registered.
-        crops: Files of test crops by SHA-256, as far as they are available (see :func:`crops_by_hash`).
+        crops: Those of the project, on which both models are run.
         experiment: In a DVC experiment only ``candidate`` moves, never production.
         force: Reason to promote in spite of the metrics.
 
@@ -53,25 +53,113 @@ def promote(
         if experiment:
             reason = "a DVC experiment moves only the alias candidate, never production"
             return Decision("candidate only", reason, version.number, number)
-        current = registry.version(number) if number is not None else None
-        if current is not None and current.tags.get(Tag.CONTENT) == version.tags.get(Tag.CONTENT):
-            same = _registered_model(version), _registered_model(current)
-            return decide(*same, settings, validation=None, comparison=None, latency_ms=0.0)
-        recorded = parsed(version.tags.get(Tag.VALIDATION, "")) or {}
-        package = registry.package(version)
-        production, other = _in_production(registry, current)
-        decision = decide(
-            _registered_model(version, load_card(package)),
-            production,
-            settings,
-            validation=validation or (Validation(**recorded) if set(recorded) == {"passed", "manifest_hash"} else None),
-            comparison=compare_packages(package, other, crops or {}) if other is not None else None,
-            latency_ms=latency_ms(package),
-            withdrawn=_withdrawn(registry, version),
-            force=force.strip(),
-        )
+        if number is not None and _is_in_production(registry, version, number):
+            return Decision("nothing to do", "production already is this model on these data", version.number, number)
+        try:
+            decision = _judged(registry, version, settings, validation, crops, force.strip())
+            if decision.outcome == "promoted":
+                registry.package(version)  # still the files that were judged
+        except PackageError as error:
+            rule = GateRule(PACKAGE_RULE, False, str(error), "whole, sound and as it was registered")
+            decision = Decision("refused", f"{PACKAGE_RULE}: {error}", version.number, number, [rule])
+        decision = replace(decision, production=number)
         _record(registry, version, decision)
     return decision
+
+
+def _is_in_production(registry: Registry, version: Version, number: int) -> bool:
+    """Whether production is this content, with files that can be read."""
+    content = version.tags.get(Tag.CONTENT)
+    current = next((one for one in registry.versions() if one.number == number), None)
+    return current is not None and current.tags.get(Tag.CONTENT) == content and registry.readable(number)
+
+
+def _judged(
+    registry: Registry,
+    version: Version,
+    settings: PromoteSettings,
+    validation: Validation | None,
+    crops: ProjectCrops | None,
+    force: str,
+) -> Decision:
+    """The decision about a version from what its graph answers now; PackageError when its files are not sound."""
+    package = registry.package(version)
+    if not covers_every_file(package, version.tags):
+        raise PackageError("an earlier supcam registered it, without a hash of card and answers. Run: dvc repro")
+    card, reference = load_card(package), _reference(registry, version)
+    rows = None
+    if reference.package is not None:
+        rows = shared_rows(package, reference.package, crops.types if crops is not None else None)
+    tested = stored_answers(package)["sha256"]
+    answers = computed_answers(package, [*tested, *([] if rows is None else rows["sha256"])], crops)
+    evidence = evidence_of(package, card, crops, answers)
+    comparison = None
+    if rows is not None and reference.package is not None:
+        other = computed_answers(reference.package, rows["sha256"], crops)
+        stored = (package, reference.package) if settings.allow_stored_answers else None
+        comparison = compare_packages(rows, answers, other, stored)
+    return decide(
+        _registered_model(version, card),
+        reference.model,
+        settings,
+        validation=validation or _recorded_validation(version),
+        measured=Measured(evidence, latency_ms(package), comparison),
+        withdrawn=version.number in withdrawn(registry.events()),
+        force=force,
+        note=reference.note,
+    )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The model that a candidate is compared with, its package if it can be read, and what is unusual about it."""
+
+    model: RegisteredModel | None = None
+    package: Path | None = None
+    note: str = ""
+
+
+def _reference(registry: Registry, candidate: Version) -> _Reference:
+    """Production; where it was deleted or damaged, the last version that was in production and can be read."""
+    events, aliases = registry.events(), registry.aliases()
+    known = {version.number: version for version in registry.versions()}
+    current = aliases.get(PRODUCTION)
+    # Versions keep what became of them: a registry whose record was deleted has had a production all the same.
+    tagged = [number for number, version in known.items() if version.tags.get(DECISION_TAG) in MOVES]
+    before = dict.fromkeys([*served(events), *([aliases[PREVIOUS]] if PREVIOUS in aliases else []), *tagged])
+    order = [number for number in before if number != current and number not in withdrawn(events)]
+    order = order if current is None else [current, *order]
+    unread: list[int] = []
+    for number in order:
+        version = known.get(number)
+        if version is not None and version.tags.get(Tag.CONTENT) == candidate.tags.get(Tag.CONTENT):
+            note = f"version {number}, which was in production, is the same model"
+            return _Reference(_registered_model(version), None, note)
+        try:
+            package = registry.package(version or registry.version(number))
+            model = _registered_model(known[number], load_card(package))
+            stored_answers(package)
+            Engine(package)
+        except (PackageError, RegistryError):
+            unread.append(number)
+            continue
+        note = "" if number == current else f"compared with version {number}, which was in production before"
+        return _Reference(model, package, "; ".join(filter(None, (_unread(unread), note))))
+    if not order:
+        return _Reference()
+    return _Reference(RegisteredModel(order[0], "", None), None, _unread(unread))
+
+
+def _unread(numbers: list[int]) -> str:
+    listed = ", ".join(map(str, numbers))
+    return f"version {listed}, which was in production, cannot be read" if numbers else ""
+
+
+def _recorded_validation(version: Version) -> Validation | None:
+    """The record of data validation that registration made; None when there is none, or it was damaged."""
+    recorded = parsed(version.tags.get(Tag.VALIDATION, "")) or {}
+    passed, looked_at = recorded.get("passed"), recorded.get("manifest_hash")
+    return Validation(passed, looked_at) if isinstance(passed, bool) and isinstance(looked_at, str) else None
 
 
 def best_candidate(
@@ -87,7 +175,7 @@ def best_candidate(
         versions = [version for version in versions if version.tags.get(Tag.DATA) == data_hash]
     if not versions:
         raise RegistryError(f"no model {registry.name} was registered for the present data. Run: dvc repro")
-    return max(versions, key=lambda version: (float(version.tags.get(Tag.METRIC + metric, "-inf")), version.number))
+    return max(versions, key=lambda version: (_metric(version, metric), version.number))
 
 
 def _of_run(versions: list[Version], run_id: str) -> list[Version]:
@@ -100,10 +188,13 @@ def _of_run(versions: list[Version], run_id: str) -> list[Version]:
     return [version for version in versions if chosen in runs[version.number]]
 
 
-def crops_by_hash(manifest: pd.DataFrame, root: Path) -> dict[str, Path]:
-    """Files of a manifest by the SHA-256 of their bytes, those that exist below ``root``."""
-    found = {digest: root / path for digest, path in zip(manifest["sha256"], manifest["path"], strict=True)}
-    return {digest: path for digest, path in found.items() if path.is_file()}
+def _metric(version: Version, name: str) -> float:
+    """A validation metric of a version; one that is missing or damaged is below all others."""
+    try:
+        value = float(version.tags.get(Tag.METRIC + name, ""))
+    except ValueError:
+        return -math.inf
+    return value if math.isfinite(value) else -math.inf
 
 
 def write_decision(decision: Decision, out: Path) -> None:
@@ -111,32 +202,8 @@ def write_decision(decision: Decision, out: Path) -> None:
     write_text(out, json.dumps(asdict(decision), indent=2, sort_keys=True) + "\n")
 
 
-def _in_production(registry: Registry, current: Version | None) -> tuple[RegisteredModel | None, Path | None]:
-    if current is None:
-        return None, None
-    try:
-        package = registry.package(current)
-        verify_package(package)
-        return _registered_model(current, load_card(package)), package
-    except (PackageError, RegistryError):
-        # What cannot be read any more cannot be compared with; the floors decide, and the decision says so.
-        return _registered_model(current), None
-
-
 def _registered_model(version: Version, card: ModelCard | None = None) -> RegisteredModel:
     return RegisteredModel(version.number, version.tags.get(Tag.CONTENT, ""), card, version.tags.get(Tag.SHIPPED, ""))
-
-
-def _withdrawn(registry: Registry, version: Version) -> bool:
-    """Whether the last time this version was moved, a rollback took it out of production."""
-    for event in reversed(registry.events()):
-        if event["action"] == "refused":
-            continue
-        if event["version"] == version.number:
-            return False
-        if event["action"] == "rolled back" and event["from"] == version.number:
-            return True
-    return False
 
 
 def _record(registry: Registry, version: Version, decision: Decision) -> None:

@@ -1,15 +1,17 @@
 """Where a registry is: its address, whether it answers, and the explicit MLflow client for it."""
 
+import logging
 import socket
+from functools import wraps
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 from supcam.errors import SupcamError, UsageError
-from supcam.tracking import quiet
+from supcam.tracking import quiet, settle, shown, store_trouble
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,28 +24,50 @@ class RegistryError(SupcamError):
     """The registry cannot be reached, or does not hold what was asked for."""
 
 
+class _Client:
+    """An ``MlflowClient`` whose calls say in one line what keeps the store from answering (``store_trouble``)."""
+
+    def __init__(self, client: "MlflowClient", uri: str) -> None:
+        self._client, self._uri = client, uri
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found):
+            return found
+
+        @wraps(found)
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return found(*arguments, **named)
+            except Exception as error:  # MLflow's, the database driver's and those of HTTP have no class in common
+                if said := store_trouble(error, self._uri):
+                    raise RegistryError(said) from None
+                raise
+
+        return call
+
+
 def open_client(uri: str, *, create: bool = False) -> "MlflowClient":
     """An MLflow client for ``uri``, after a short check that something is there.
 
+    The database of a project that was moved or copied is pointed at its own artifacts.
+
     Raises:
         UsageError: when ``uri`` is of no known kind.
-        RegistryError: when the database does not exist (unless ``create``) or the server does not answer.
+        RegistryError: when the database does not exist (unless ``create``) or the server does not answer; of its calls
+            when the store is locked, read-only or refuses the user.
     """
     _check_reachable(uri, create)
     quiet()
+    settle(uri)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs every error with its traceback
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return cast("MlflowClient", _Client(MlflowClient(tracking_uri=uri, registry_uri=uri), uri))
     except (MlflowException, ImportError) as error:
         raise UsageError(f"{shown(uri)} is not a registry address: {error}. Set MLFLOW_TRACKING_URI.") from None
-
-
-def shown(uri: str) -> str:
-    """The address without a password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if "@" in rest else uri
 
 
 def _check_reachable(uri: str, create: bool) -> None:

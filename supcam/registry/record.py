@@ -6,6 +6,7 @@ An event is a tag of the registered model in brief, a tag of its version with ev
 import json
 import os
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +21,80 @@ PENDING_TAG = "supcam.pending"
 DECISION_TAG = "supcam.decision"
 REASON_TAG = "supcam.decision.reason"
 
+ROLLED_BACK = "rolled back"
+MOVED, REMOVED = "moved by hand", "removed by hand"
+BY_HAND = (MOVED, REMOVED)
+MOVES = ("promoted", "forced", ROLLED_BACK, *BY_HAND)
+DAMAGED = "damaged"
+
 _EVENT = "supcam.event."
 _WHOLE = "supcam.decision."  # and the number of the event, on its version
 _REASON_LENGTH = 2000
 
 
 def events_of(found: "RegisteredModel | None", production: int | None) -> list[dict[str, Any]]:
-    """Events of a registered model, oldest first; an interrupted move that took effect counts."""
+    """Events of a registered model, oldest first; an interrupted move that took effect counts.
+
+    A tag that somebody damaged is an event with the action ``damaged``.
+    """
     if found is None:
         return []
-    events = {key: parsed(value) for key, value in found.tags.items() if key.startswith(_EVENT)}
+    events: dict[int, dict[str, Any]] = {}
+    for key, value in found.tags.items():
+        number = key.removeprefix(_EVENT)
+        if key.startswith(_EVENT) and number.isdecimal():
+            events[int(number)] = _checked(parsed(value), int(number))
     pending = pending_move(found)
     if pending and production == pending["to"]:
-        events.setdefault(_numbered(_EVENT, pending["event"]), pending["event"])
-    return [event for _, event in sorted(events.items()) if event]
+        events.setdefault(pending["event"]["number"], pending["event"])
+    return [event for _, event in sorted(events.items())]
+
+
+def by_hand(events: list[dict[str, Any]], production: int | None) -> list[dict[str, Any]]:
+    """Where ``production`` is not what the last event made it: one more, which no tag holds yet."""
+    moves = [event for event in events if event["action"] in MOVES]
+    last = moves[-1] if moves else None
+    recorded = None if last is None or last["action"] == REMOVED else last["version"]
+    if production == recorded or (production is None and not moves):
+        return []
+    event = {
+        "number": 1 + max((item["number"] for item in events), default=0),
+        "when": "",
+        "who": "",
+        "action": MOVED if production is not None else REMOVED,
+        "version": production if production is not None else recorded,
+        "from": recorded,
+        "reason": "the alias production was changed without supcam, by whom and when is not recorded",
+    }
+    return [event]
+
+
+def served(events: list[dict[str, Any]]) -> list[int]:
+    """Versions that were in production, each once, the last one first."""
+    ends = [event[end] for event in reversed(events) if event["action"] in MOVES for end in ("version", "from")]
+    return list(dict.fromkeys(number for number in ends if number is not None))
+
+
+def withdrawn(events: list[dict[str, Any]]) -> set[int]:
+    """Versions that a rollback took out of production and nothing brought back."""
+    out: set[int] = set()
+    for event in events:
+        if event["action"] in MOVES:
+            out.discard(event["version"])
+        if event["action"] == ROLLED_BACK and event["from"] is not None:
+            out.add(event["from"])
+    return out
 
 
 def pending_move(found: "RegisteredModel | None") -> dict[str, Any] | None:
     """The move of production that was announced and not completed: ``to``, ``from`` and ``event``."""
-    return parsed(found.tags.get(PENDING_TAG, "")) if found is not None else None
+    pending = parsed(found.tags.get(PENDING_TAG, "")) if found is not None else None
+    if pending is None or not _is_number(pending.get("to")) or not _is_number(pending.get("from"), or_none=True):
+        return None
+    event = pending.get("event")
+    if not isinstance(event, dict) or not _is_number(event.get("number")):
+        return None
+    return None if _checked(event, event["number"])["action"] == DAMAGED else pending
 
 
 def announce(client: "MlflowClient", model: str, event: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
@@ -50,6 +106,12 @@ def announce(client: "MlflowClient", model: str, event: dict[str, Any], before: 
     event = {"number": number, "when": datetime.now(UTC).isoformat(timespec="seconds"), "who": who(), **event}
     client.set_model_version_tag(model, str(event["version"]), _numbered(_WHOLE, event), as_text(event))
     return event
+
+
+def whole_event(tags: Mapping[str, str], number: int) -> dict[str, Any] | None:
+    """The event of this number with every rule, as the tags of its version keep it; None where they do not."""
+    event = parsed(tags.get(f"{_WHOLE}{number:06d}", ""))
+    return None if event is None or _checked(event, number)["action"] == DAMAGED else event
 
 
 def brief(event: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +142,12 @@ def write_event(client: "MlflowClient", model: str, event: dict[str, Any]) -> No
             raise
 
 
+def write_by_hand(client: "MlflowClient", model: str, event: dict[str, Any]) -> None:
+    """Record what :func:`by_hand` found, with the time at which it was noticed; its version may be gone."""
+    noticed = {**event, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    client.set_registered_model_tag(model, _numbered(_EVENT, event), as_text(noticed))
+
+
 def who() -> str:
     """Who acts, for the record: the MLflow user when one is set, else user and host."""
     named = user()
@@ -98,6 +166,25 @@ def parsed(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _checked(event: dict[str, Any] | None, number: int) -> dict[str, Any]:
+    """The event that the tag of this number holds, or one that says that the tag is damaged."""
+    if (
+        event is not None
+        and isinstance(event.get("action"), str)
+        and _is_number(event.get("version"))
+        and _is_number(event.get("from"), or_none=True)
+    ):
+        return {"when": "", "who": "", "reason": "", **event, "number": number}
+    reason = f"the tag {_EVENT}{number:06d} was changed by hand and cannot be read"
+    return {
+        "number": number, "when": "", "who": "", "action": DAMAGED, "version": None, "from": None, "reason": reason,
+    }  # fmt: skip
+
+
+def _is_number(value: Any, *, or_none: bool = False) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (or_none and value is None)
 
 
 def _numbered(prefix: str, event: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Log a package as an MLflow model made from code, and register it once under the alias ``candidate``."""
 
-import hashlib
 import io
 import json
 import logging
@@ -13,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from supcam.files import write_text
-from supcam.registry.card import ModelCard, content_hash, load_card
+from supcam.registry.card import ModelCard, load_card
 from supcam.registry.description import describe, metric_values
+from supcam.registry.integrity import LOADER, hash_of_code
 from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
 from supcam.registry.store import CANDIDATE, Registry, Tag, Version
-from supcam.serving.engine import ANSWER_COLUMNS, verify_package
+from supcam.serving.engine import ANSWER_COLUMNS, content_hash, verify_package
 
 # What travels with a model, below the folder of supcam: all that serving/ imports, by relative imports.
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
-_LOADER = "serving.served"
 # What a model needs to predict, no training package among it.
 REQUIREMENTS = [
     "mlflow-skinny>=3.13",
@@ -54,6 +53,7 @@ def register_candidate(
     """Register a package and point ``candidate`` at it; the same model on the same data is never registered twice.
 
     The code that ships with it counts as a part of the model: a model with corrected code is a version of its own.
+    Files of a registered version that were damaged or deleted are written again.
 
     Args:
         package: Folder written by :func:`supcam.registry.package.package_model`.
@@ -69,12 +69,12 @@ def register_candidate(
     """
     card = load_card(package)
     shipped = shipped_hash()
-    content = content_hash(card, verify_package(package), shipped)
+    content = content_hash(verify_package(package), shipped)
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
-        same = [version for version in registry.versions() if version.tags.get(Tag.CONTENT) == content]
-        version = same[-1] if same else None  # the oldest
+        same = [version for version in registry.versions()[::-1] if version.tags.get(Tag.CONTENT) == content]
+        version = next((one for one in same if _restored(registry, one, package)), None)  # the oldest
         if version is None:
             metrics = {Tag.METRIC + metric: repr(value) for metric, value in card.validation.items()}
             metrics |= {Tag.TEST + name: repr(metric.value) for name, metric in card.metrics.items()}
@@ -102,17 +102,20 @@ def save_served(package: Path, out: Path) -> Path:
     outputs: list[Any] = [ColSpec(kinds.get(column, "double"), column) for column in ANSWER_COLUMNS]
     with tempfile.TemporaryDirectory() as scratch:
         # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.
-        library, data = Path(scratch) / f"supcam_model_{shipped_hash()[:12]}", Path(scratch) / "package"
+        shipped = shipped_hash()
+        library, data = Path(scratch) / f"supcam_model_{shipped[:12]}", Path(scratch) / "package"
         for path, source in {"__init__.py": "", **shipped_code()}.items():
             write_text(library / path, source)
         shutil.copytree(package, data)
         logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # not that the example fits the signature
         mlflow.pyfunc.save_model(
             path=str(out),
-            loader_module=f"{library.name}.{_LOADER}",
+            loader_module=f"{library.name}.{LOADER}",
             data_path=str(data),
             code_paths=[str(library)],
             pip_requirements=REQUIREMENTS,
+            # The loader compares the package with these: its own list of hashes could be changed with its files.
+            metadata={Tag.CONTENT: content_hash(verify_package(data), shipped), Tag.SHIPPED: shipped},
             signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
             input_example=pd.DataFrame({"image": [_example_crop()]}),
         )
@@ -138,8 +141,7 @@ def shipped_code() -> dict[str, str]:
 
 def shipped_hash() -> str:
     """SHA-256 of the code and the requirements that travel with a model, hexadecimal."""
-    shipped = {"code": shipped_code(), "requirements": REQUIREMENTS}
-    return hashlib.sha256(json.dumps(shipped, sort_keys=True).encode()).hexdigest()
+    return hash_of_code(shipped_code(), REQUIREMENTS)
 
 
 def _ensure_model(registry: Registry) -> None:
@@ -150,6 +152,25 @@ def _ensure_model(registry: Registry) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise RegistryError(f"model {registry.name} cannot be created: {error}.") from None
+
+
+def _restored(registry: Registry, version: Version, package: Path) -> bool:
+    """Whether the files of a version are those that were registered, written again from ``package`` if need be."""
+    from mlflow.exceptions import MlflowException
+
+    if registry.readable(version.number):
+        return True
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = str(save_served(package, Path(scratch) / "model"))
+            if Tag.LOGGED in version.tags:
+                registry.client.log_model_artifacts(version.tags[Tag.LOGGED], saved)
+            else:
+                run_id, path = registry.source(version)
+                registry.client.log_artifacts(run_id, saved, path)
+    except (MlflowException, OSError):  # its run or its logged model was deleted: the model gets a version of its own
+        return False
+    return registry.readable(version.number)
 
 
 def _add(registry: Registry, package: Path, card: ModelCard, run_id: str, tags: Mapping[str, str]) -> Version:

@@ -1,20 +1,26 @@
 """The promotion gate: pure functions from what is known about two models to a decision with every rule named."""
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import ModelCard
-from supcam.settings import PromoteSettings
+from supcam.registry.card import Metric, ModelCard
+from supcam.settings import EvaluateSettings, PromoteSettings
 
 if TYPE_CHECKING:
     from supcam.evaluation.intervals import Interval
 
 Outcome = Literal["promoted", "refused", "nothing to do", "candidate only"]
-_NEVER_FORCED = ("data validation", "card complete", "ONNX parity")
+PACKAGE_RULE = "package"
+_DATA_RULE = "data validation"
+# Not about how good the model is, but whether data and package are what they claim to be.
+_CLAIMS = (_DATA_RULE, PACKAGE_RULE, "answers computed", "answers as stored", "card as measured", "split")
+_NEVER_FORCED = (*_CLAIMS, "card complete", "ONNX parity")
+_SAME_ANSWER = 1e-3  # how far processors may be apart in a probability
+_CARD_TOLERANCE = 0.02  # how far card and gate may be apart: models are judged in bfloat16 on some devices
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,35 @@ class Comparison:
     """Both models on crops that neither trained, validated or tuned on.
 
     Class indices (N,), probabilities (N, 4) of either model, and the name of each crop's case (N,): crops of one case
-    resemble each other.
+    resemble each other. ``stored`` of the answers were not computed now, but are kept in the packages.
     """
 
     types: NDArray[np.int64]
     candidate: NDArray[np.float32]
     production: NDArray[np.float32]
     cases: NDArray[np.str_]
+    stored: int = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The candidate's answers to its test crops, and what the gate found when it looked at its package.
+
+    Attributes:
+        types: Class indices (N,).
+        probabilities: (N, 4), of the graph where the crop is available, else those stored in the package.
+        computed: (N,), whether the gate ran the graph on the crop.
+        difference: Largest difference between computed and stored probabilities.
+        contradiction: What in the package contradicts the data or the split of the project, or "".
+        unknown: Why that cannot be compared, or "".
+    """
+
+    types: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    computed: NDArray[np.bool_]
+    difference: float = 0.0
+    contradiction: str = ""
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,12 +106,35 @@ class Decision:
     @property
     def data_failed(self) -> bool:
         """Whether the data of the candidate failed validation, which stops a pipeline."""
-        return any(rule.name == "data validation" and rule.passed is False for rule in self.rules)
+        return self._failed(_DATA_RULE)
+
+    @property
+    def stops_pipeline(self) -> bool:
+        """Whether the refusal is no result of the metrics: the data failed, or the package is not what it claims."""
+        return self._failed(*_CLAIMS)
+
+    def _failed(self, *names: str) -> bool:
+        return any(rule.name in names and rule.passed is False for rule in self.rules)
 
     @property
     def refusal(self) -> str:
         """What a person reads when the candidate was refused."""
         return f"version {self.version} was refused: {self.reason}. Production stays as it was."
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the gate measured for one decision.
+
+    Attributes:
+        evidence: The candidate on its test crops.
+        latency_ms: Median time for one crop on one thread, milliseconds.
+        comparison: Both models on shared test crops, None without production or without such crops.
+    """
+
+    evidence: Evidence
+    latency_ms: float
+    comparison: Comparison | None = None
 
 
 def decide(
@@ -92,51 +143,61 @@ def decide(
     settings: PromoteSettings,
     *,
     validation: Validation | None,
-    comparison: Comparison | None,
-    latency_ms: float,
+    measured: Measured,
     withdrawn: bool = False,
     force: str = "",
+    note: str = "",
 ) -> Decision:
     """Apply every rule to a candidate.
 
     Args:
         candidate: The model that wants to be in production.
-        production: The model that is, or None.
+        production: The model that is, or was last, or None when there never was one.
         settings: Floors, margin and limits.
         validation: That of the candidate's data, None without a record of one.
-        comparison: Both models on shared test crops, None without production or without such crops.
-        latency_ms: Median time for one crop on one thread, milliseconds.
+        measured: What the gate found out.
         withdrawn: Whether a rollback took this very version out of production.
-        force: Reason to promote in spite of the metrics; never overrides data validation, the card or parity.
+        force: Reason to promote in spite of the metrics; never overrides what the package claims or the data are.
+        note: What is unusual about ``production``, for the decision.
     """
     number = production.version if production is not None else None
-    if production is not None and production.content == candidate.content:
-        return Decision("nothing to do", "production already is this model on these data", candidate.version, number)
-    card = candidate.card
-    assert card is not None  # a candidate whose card cannot be read is an error before the gate
+    card, evidence = candidate.card, measured.evidence
+    assert card is not None  # a candidate whose card cannot be read is refused before
     missing = ", ".join(card.missing()) or "nothing missing"
     rules = [
         _data_validation(card, validation),
         GateRule("card complete", missing == "nothing missing", missing, "nothing missing"),
         _parity(card, settings.max_parity_difference),
-        *_floors(card, settings),
-        _calibration(card, settings.max_calibration_error),
+        *_answers(card, evidence, settings),
+        *_split(evidence),
+        *_floors(evidence, settings),
+        _calibration(evidence, settings),
     ]
-    slowest, note = settings.max_latency_ms, "one crop, one thread"
-    rules.append(GateRule("latency", latency_ms <= slowest, round(latency_ms, 3), f"at most {slowest:g} ms", note))
-    note = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
-    rules.append(GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", note))
+    slowest, spent = settings.max_latency_ms, measured.latency_ms
+    rules.append(
+        GateRule("latency", spent <= slowest, round(spent, 3), f"at most {slowest:g} ms", "one crop, one thread")
+    )
+    why = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
+    rules.append(GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", why))
+    comparison = measured.comparison
     summary = compare(comparison, settings) if comparison is not None else {}
     if production is not None:
-        rules += _comparison_rules(candidate, production, summary, settings)
+        rules += _comparison_rules(candidate, production, summary, settings, note)
     failed = [rule for rule in rules if rule.passed is False]
     reason = "first model in production" if production is None else "every rule passed"
+    reason += f"; {note}" if note else ""
+    if not evidence.computed.all():
+        reason += f"; {int((~evidence.computed).sum())} of {len(evidence.computed)} answers are stored ones"
     outcome: Outcome = "promoted"
     if failed and force and all(rule.name not in _NEVER_FORCED for rule in failed):
         reason = f"forced ({force}) against: " + ", ".join(rule.name for rule in failed)
     elif failed:
-        outcome, reason = "refused", "; ".join(f"{rule.name}: {_short(rule.value)} ({rule.allowed})" for rule in failed)
+        outcome, reason = "refused", "; ".join(_why(rule) for rule in failed)
     return Decision(outcome, reason, candidate.version, number, rules, force, summary)
+
+
+def _why(rule: GateRule) -> str:
+    return f"{rule.name}: {_short(rule.value)} ({rule.allowed})"
 
 
 def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]:
@@ -157,6 +218,7 @@ def compare(comparison: Comparison, settings: PromoteSettings) -> dict[str, Any]
     summary: dict[str, Any] = {
         "crops": len(types),
         "cases": len(np.unique(comparison.cases)),
+        "stored_answers": comparison.stored,
         "compared": compared,
         "too_few": {label: count for label, count in counts.items() if label not in compared},
         "sensitivity": sensitivity,
@@ -210,38 +272,107 @@ def _parity(card: ModelCard, limit: float) -> GateRule:
     return GateRule(name, found.difference <= limit, found.difference, allowed, f"on {found.crops} crops")
 
 
-def _floors(card: ModelCard, settings: PromoteSettings) -> list[GateRule]:
-    rules = []
-    for label in card.types:
+def _answers(card: ModelCard, evidence: Evidence, settings: PromoteSettings) -> list[GateRule]:
+    """Whether the answers were computed now, are those of the package, and give the metrics of its card."""
+    run, total = int(evidence.computed.sum()), len(evidence.computed)
+    note = "" if run == total else "the crops are not available: dvc checkout data.dvc, or promote.allow_stored_answers"
+    passed, near = run == total or settings.allow_stored_answers, f"at most {_SAME_ANSWER:g}"
+    measured = _measured(evidence)
+    # A metric that the card lacks is named by the rule "card complete".
+    lies = {
+        name: {"card": metric.value, "measured": measured[name].value}
+        for name, metric in _claims(card).items()
+        if name not in measured
+        or metric.crops != measured[name].crops
+        or abs(metric.value - measured[name].value) > max(_CARD_TOLERANCE, 1.5 * measured[name].of_a_crop)
+    }
+    return [
+        GateRule("answers computed", passed, f"{run} of {total}", "the graph run on every test crop", note),
+        GateRule("answers as stored", evidence.difference <= _SAME_ANSWER, evidence.difference, near),
+        GateRule("card as measured", not lies, lies or "as measured", "what the gate measures"),
+    ]
+
+
+class _Value(NamedTuple):
+    """A metric, the number of crops it is of, and how much of it a single crop can make."""
+
+    value: float
+    crops: int
+    of_a_crop: float
+
+
+def _claims(card: ModelCard) -> dict[str, Metric]:
+    overall = {name: card.metrics[name] for name in ("accuracy", "macro_sensitivity") if name in card.metrics}
+    return overall | {f"sensitivity, {label}": metric for label, metric in card.sensitivity.items()}
+
+
+def _measured(evidence: Evidence) -> dict[str, _Value]:
+    """The metrics of a card as the gate measures them; the sensitivity of a type without crops is 0."""
+    from supcam.evaluation.metrics import confusion, rates
+
+    found = rates(confusion(evidence.types, evidence.probabilities.argmax(axis=1)))
+    counts = np.bincount(evidence.types, minlength=len(TYPE_LABELS))
+    total, present = len(evidence.types), counts[counts > 0]
+    values = {
+        "accuracy": _Value(float(found["accuracy"]), total, 1 / total),
+        "macro_sensitivity": _Value(float(found["macro_sensitivity"]), total, 1 / (len(present) * int(present.min()))),
+    }
+    for label, value, crops in zip(TYPE_LABELS, np.nan_to_num(found["sensitivity"]), counts.tolist(), strict=True):
+        values[f"sensitivity, {label}"] = _Value(float(value), crops, 1 / max(crops, 1))
+    return values
+
+
+def _split(evidence: Evidence) -> list[GateRule]:
+    """Whether the package is of the data and the split of the project, so that test crops are what they claim to be."""
+    allowed = "data and split of the project"
+    if evidence.contradiction:
+        return [GateRule("split", False, evidence.contradiction, allowed)]
+    if evidence.unknown:
+        return [GateRule("split known", False, evidence.unknown, allowed)]
+    return [GateRule("split", True, "as divided", allowed)]
+
+
+def _floors(evidence: Evidence, settings: PromoteSettings) -> list[GateRule]:
+    rules, measured = [], _measured(evidence)
+    for label in TYPE_LABELS:
         floor = settings.floors.get(label, settings.min_sensitivity)  # type: ignore[call-overload]
-        name, allowed, metric = f"floor {label}", f"at least {floor:g}", card.sensitivity.get(label)
-        if metric is None or metric.crops == 0:
-            rules.append(GateRule(name, None, None, allowed, "no test crop of this type"))
+        name, allowed, found = f"floor {label}", f"at least {floor:g}", measured[f"sensitivity, {label}"]
+        if found.crops:
+            rules.append(GateRule(name, found.value >= floor, found.value, allowed, f"on {found.crops} test crops"))
         else:
-            note = f"on {metric.crops} test crops" if metric.crops else ""
-            rules.append(GateRule(name, metric.value >= floor, metric.value, allowed, note))
+            rules.append(GateRule(name, None, None, allowed, "no test crop of this type"))
     return rules
 
 
-def _calibration(card: ModelCard, limit: float) -> GateRule:
-    error = card.calibration.error
-    passed, note = (None, "not measured") if error is None else (error <= limit, "")
-    return GateRule("calibration", passed, error, f"error at most {limit:g}", note)
+def _calibration(evidence: Evidence, settings: PromoteSettings) -> GateRule:
+    from supcam.evaluation.calibration import calibration_error, reliability
+
+    limit, bins = settings.max_calibration_error, EvaluateSettings().reliability_bins
+    error = calibration_error(reliability(evidence.types, evidence.probabilities.astype(np.float64), bins))
+    return GateRule("calibration", error <= limit, error, f"error at most {limit:g}")
 
 
 def _comparison_rules(
-    candidate: RegisteredModel, production: RegisteredModel, summary: dict[str, Any], settings: PromoteSettings
+    candidate: RegisteredModel,
+    production: RegisteredModel,
+    summary: dict[str, Any],
+    settings: PromoteSettings,
+    unusual: str,
 ) -> list[GateRule]:
     name, metric = f"{settings.figure} against production", summary.get("figure")
+    if production.content == candidate.content:
+        return [GateRule(name, True, "the same model", "at least equal", unusual)]
     if metric is None:
         few = f"fewer than {settings.min_test_crops_per_type} shared test crops of a type that neither model has seen"
-        unreadable = f"version {production.version} in production cannot be read"
-        note = f"{unreadable if production.card is None else few}, so the floors decide"
-        floors_decide = GateRule(name, None, summary.get("crops", 0), "at least equal", note)
-        return [floors_decide, _tie(candidate, production, None)]
+        unreadable = "no version that was in production can be read"
+        note = f"{unreadable if production.card is None else few}, so nothing can be compared; --force REASON overrides"
+        return [GateRule(name, False, summary.get("crops", 0), "at least equal", note)]
     note = f"difference {metric['difference']:+.4f} {_bounds(metric)}"
     if summary["too_few"]:
         note += "; too few crops, so only the floors hold: " + ", ".join(summary["too_few"])
+    if summary["stored_answers"]:
+        note += f"; {summary['stored_answers']} answers are stored ones"
+    note += f"; {unusual}" if unusual else ""
     value = {key: metric[key] for key in ("candidate", "production", "difference")}
     rules = [GateRule(name, metric["difference"] >= 0, value, "at least equal", note)]
     for label, row in summary["sensitivity"].items():

@@ -3,15 +3,32 @@
 Everything goes through one explicit client; no global MLflow state is read or changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supcam.registry.reach import RegistryError, open_client, shown
-from supcam.registry.record import PENDING_TAG, announce, as_text, brief, events_of, pending_move, write_event
+from supcam.registry.integrity import CONTENT_TAG, SHIPPED_TAG, check_registered, package_below
+from supcam.registry.reach import RegistryError, open_client
+from supcam.registry.record import (
+    BY_HAND,
+    DAMAGED,
+    PENDING_TAG,
+    announce,
+    as_text,
+    brief,
+    by_hand,
+    events_of,
+    pending_move,
+    served,
+    whole_event,
+    write_by_hand,
+    write_event,
+)
+from supcam.serving.engine import PackageError
+from supcam.tracking import local_location, shown, store_trouble
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -24,10 +41,10 @@ CANDIDATE = "candidate"
 class Tag:
     """Tags of a version."""
 
-    CONTENT = "supcam.content"
+    CONTENT = CONTENT_TAG
     DATA = "supcam.data"
     CODE = "supcam.code"
-    SHIPPED = "supcam.shipped"  # hash of the code that travels with the model
+    SHIPPED = SHIPPED_TAG  # hash of the code that travels with the model
     COMMIT = "supcam.git.commit"
     LOGGED = "supcam.logged_model"  # id of the logged model, which MLflow's own database does not keep with a version
     TRAINED_BY = "supcam.trained_by"  # the run of fine-tuning
@@ -56,6 +73,7 @@ class Registry:
         self.uri = uri
         self.name = name
         self.client = open_client(uri, create=create)
+        self._check_lock: Callable[[], None] = lambda: None
 
     def aliases(self) -> dict[str, int]:
         """Version by alias, a promotion that was interrupted after its decisive step counted as done."""
@@ -93,6 +111,11 @@ class Registry:
         aliases = self.aliases()
         if str(which) in aliases:
             return self.version(aliases[str(which)])
+        if which == PRODUCTION and served(self.events()):
+            raise RegistryError(
+                f"model {self.name} has no alias {PRODUCTION!r} any more in {shown(self.uri)}: it, or its version, was "
+                "deleted. Run: supcam rollback, which puts the last version that was in production back."
+            )
         if which == PRODUCTION:
             raise RegistryError(
                 f"no model {self.name} is in production yet in {shown(self.uri)}. "
@@ -102,27 +125,62 @@ class Registry:
         raise RegistryError(f"model {self.name} has no alias {str(which)!r} in {shown(self.uri)}; it has {known}.")
 
     def package(self, version: Version) -> Path:
-        """Folder of the version's package, a local store read in place; RegistryError when it cannot be fetched."""
+        """Folder of the version's package, a local store read in place, compared with what was registered.
+
+        Raises:
+            RegistryError: when the files cannot be fetched.
+            PackageError: when they are not those that were registered.
+        """
+        model = self._fetch(version)
+        check_registered(model, version.tags, f"version {version.number} of {self.name}")
+        return package_below(model)
+
+    def readable(self, number: int) -> bool:
+        """Whether a version exists and its files are there, those that were registered."""
+        try:
+            self.package(self.version(number))
+        except (RegistryError, PackageError):
+            return False
+        return True
+
+    def source(self, version: Version) -> tuple[str, str]:
+        """Run and artifact path of a version's files; ("", "") where they do not lie in a run."""
+        address = self.client.get_model_version_download_uri(self.name, str(version.number))
+        run_id, _, path = address.removeprefix("runs:/").partition("/")
+        return (run_id, path) if address.startswith("runs:/") else ("", "")
+
+    def _fetch(self, version: Version) -> Path:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        source = self.client.get_model_version_download_uri(self.name, str(version.number))
+        source = f"version {version.number}"
         try:
-            if source.startswith("runs:/"):
-                run_id, _, path = source.removeprefix("runs:/").partition("/")
+            source = self.client.get_model_version_download_uri(self.name, str(version.number))
+            run_id, path = self.source(version)
+            if run_id:
                 source = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
-            local = download_artifacts(artifact_uri=source, tracking_uri=self.uri)
+            source = local_location(self.uri, source)
+            return Path(download_artifacts(artifact_uri=source, tracking_uri=self.uri))
         except (MlflowException, OSError) as error:
             raise RegistryError(
-                f"the files of {self.name} version {version.number} cannot be fetched from {source}: {error}. "
-                "Check the artifact store, or register the model again."
+                store_trouble(error, self.uri)
+                or f"the files of {self.name} version {version.number} cannot be fetched from {source}: "
+                f"{str(error).splitlines()[0].rstrip('.')}. In a copied project copy mlartifacts/ too; else run "
+                "dvc repro, which writes them again, or supcam rollback."
             ) from None
-        return package_below(Path(local))
 
     def events(self) -> list[dict[str, Any]]:
-        """Promotions, refusals and rollbacks, oldest first; an interrupted one that took effect counts."""
+        """Promotions, refusals and rollbacks, oldest first; an interrupted one that took effect counts.
+
+        An event whose tag was damaged is read from its version, which keeps it too. Where the alias was changed by
+        hand, the last event says so, without a time.
+        """
         found = self._registered()
-        return events_of(found, _production(found))
+        events = events_of(found, _production(found))
+        if any(event["action"] == DAMAGED for event in events):
+            versions = self.versions()
+            events = [_restored(event, versions) for event in events]
+        return events + by_hand(events, _production(found))
 
     def append(self, event: dict[str, Any]) -> None:
         """Add to the record; the caller holds the lock."""
@@ -138,6 +196,7 @@ class Registry:
         """
         numbered = announce(self.client, self.name, event, self.events())
         pending = {"to": to, "from": self.aliases().get(PRODUCTION), "event": brief(numbered)}
+        self._check_lock()
         self.client.set_registered_model_tag(self.name, PENDING_TAG, as_text(pending))
         self.client.set_registered_model_alias(self.name, PRODUCTION, str(to))
         self._recover()
@@ -148,21 +207,25 @@ class Registry:
         """Hold the right to change aliases, see :func:`promotion_lock`; completes an interrupted move."""
         from supcam.registry.lock import promotion_lock
 
-        with promotion_lock(self.client, self.uri, self.name, wait):
+        with promotion_lock(self.client, self.uri, self.name, wait) as self._check_lock:
             self._recover()
             yield
 
     def _recover(self) -> None:
-        """Complete, or forget, what an interrupted move left; the caller holds the lock."""
+        """Complete, or forget, what an interrupted move left, and record a move by hand; the caller holds the lock."""
         found = self._registered()
-        pending = pending_move(found)
-        if not pending:
+        if found is None:
             return
-        if _production(found) == pending["to"]:
+        pending = pending_move(found)
+        if pending and _production(found) == pending["to"]:
             if pending["from"] is not None:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, str(pending["from"]))
             write_event(self.client, self.name, pending["event"])
-        self.client.delete_registered_model_tag(self.name, PENDING_TAG)
+        if PENDING_TAG in found.tags:
+            self.client.delete_registered_model_tag(self.name, PENDING_TAG)
+        for event in self.events():
+            if event["action"] in BY_HAND and not event["when"]:
+                write_by_hand(self.client, self.name, event)
 
     def _registered(self) -> "RegisteredModel | None":
         """The registered model with its tags and aliases; None when there is none of this name."""
@@ -188,11 +251,9 @@ def _version(item: "ModelVersion") -> Version:
     return Version(int(item.version), item.run_id or "", dict(item.tags), created)
 
 
-def package_below(model: Path) -> Path:
-    """The package inside the folder of an MLflow model; the folder itself where it is a package.
-
-    MLflow keeps the data of a model below ``data``; earlier versions of supcam had it keep them below ``artifacts``.
-    """
-    return next(
-        (path for path in (model / "data" / "package", model / "artifacts" / "package") if path.is_dir()), model
-    )
+def _restored(event: dict[str, Any], versions: list[Version]) -> dict[str, Any]:
+    if event["action"] != DAMAGED:
+        return event
+    whole = [whole_event(version.tags, event["number"]) for version in versions]
+    # An interrupted command may have left one of the same number on another version: the last one took effect.
+    return max((one for one in whole if one is not None), key=lambda one: str(one["when"]), default=event)

@@ -27,8 +27,12 @@ GRAPH_FILE = "model.onnx"
 CHECKSUM_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "test_predictions.csv"
 PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for label in TYPE_LABELS)
+_SUM_TOLERANCE = 1e-3
 REMEDY = "Register the model again with this version, or install the supcam that made it."
 ANSWER_COLUMNS: tuple[str, ...] = ("type", "confidence", *PROBABILITY_COLUMNS, "needs_review", "reason")
+
+# A pulled folder is pulled again; `dvc repro` writes the files of a registered version again.
+_AGAIN = "A pulled folder: supcam pull again. In the registry: dvc repro, or supcam rollback."
 
 CropInput = Source | Reading
 
@@ -96,8 +100,9 @@ class Engine:
             raise PackageError(f"{folder / CARD_FILE} lacks a usable entry: {error}. {REMEDY}") from None
         self.novelty = Novelty.read(folder)
         self.batch_size = batch_size
+        _check_types(self.card, folder)
         self._session = open_session(folder / GRAPH_FILE, threads)
-        self._input = self._session.get_inputs()[0].name
+        self._input = _input_of(self._session, self.size, folder)
         self._decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supcam-decode")
 
     def canvas(self, source: CropInput, *, page: int | None = None) -> NDArray[np.uint8]:
@@ -105,8 +110,22 @@ class Engine:
         return self._read(source, page).canvas
 
     def probabilities(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the graph on (N, 1, S, S) uint8; returns (N, 4), each row sums to 1."""
-        return np.asarray(self._session.run(None, {self._input: canvases})[0])
+        """Run the graph on (N, 1, S, S) uint8; returns (N, 4), each row sums to 1.
+
+        Raises:
+            PackageError: when an answer of the graph is not that.
+        """
+        answers = np.asarray(self._session.run(None, {self._input: canvases})[0])
+        # Not ``>``: a comparison with NaN is false.
+        sound = answers.shape == (len(canvases), len(TYPE_LABELS)) and bool(
+            (np.abs(answers.sum(axis=1) - 1) <= _SUM_TOLERANCE).all() and (answers >= -_SUM_TOLERANCE).all()
+        )
+        if not sound:
+            raise PackageError(
+                f"{self.folder / GRAPH_FILE} answers what are not {len(TYPE_LABELS)} probabilities that sum to 1. "
+                "Train and register a model again, or go back: supcam rollback"
+            )
+        return answers
 
     def predict(
         self, sources: Sequence[CropInput | ImageError], *, strict: bool = False, page: int | None = None
@@ -212,7 +231,7 @@ def open_session(graph: Path, threads: int | None = None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has an exception type for each of its own errors
-        raise PackageError(f"{graph} cannot be loaded: {error}. Pull or register the model again.") from None
+        raise PackageError(f"{graph} cannot be loaded: {error}. {_AGAIN}") from None
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -223,7 +242,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     except OSError:
         raise PackageError(f"{folder} is not a model package: {CARD_FILE} is missing. Run: supcam pull") from None
     except ValueError as error:
-        raise PackageError(f"{path} is not JSON: {error}. Pull or register the model again.") from None
+        raise PackageError(f"{path} is not JSON: {error}. {_AGAIN}") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != CARD_FORMAT:
         remedy = "Install a newer supcam." if isinstance(found, int) and found > CARD_FORMAT else REMEDY
@@ -243,15 +262,59 @@ def verify_package(folder: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         raise PackageError(f"{folder} is not a model package: {CHECKSUM_FILE} is missing. Run: supcam pull") from None
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if outside := [name for name in expected if Path(name).name != name]:
+        raise PackageError(f"{listing} names {outside[0]!r}, which is no file of the package. {_AGAIN}")
     if GRAPH_FILE not in expected or CARD_FILE not in expected:
-        raise PackageError(f"{listing} does not list {GRAPH_FILE} and {CARD_FILE}. Pull the model again.")
+        raise PackageError(f"{listing} does not list {GRAPH_FILE} and {CARD_FILE}. {_AGAIN}")
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
-            raise PackageError(f"model package {folder} lacks {name}. Pull the model again.")
+            raise PackageError(f"model package {folder} lacks {name}. {_AGAIN}")
         if file_hash(path) != digest:
-            raise PackageError(f"{path} was changed: its SHA-256 is not the one in {CHECKSUM_FILE}. Pull it again.")
+            raise PackageError(f"{path} was changed: its SHA-256 is not the one in {CHECKSUM_FILE}. {_AGAIN}")
     return expected
+
+
+def content_hash(files: dict[str, str], shipped: str) -> str:
+    """SHA-256 that names a registered model: of every file of its package, and of the code that travels with it.
+
+    Args:
+        files: SHA-256 of every file by name, as :func:`verify_package` returns them.
+        shipped: SHA-256 of the code and the requirements.
+    """
+    return hashlib.sha256(json.dumps({"files": files, "shipped": shipped}, sort_keys=True).encode()).hexdigest()
+
+
+def _check_types(card: dict[str, Any], folder: Path) -> None:
+    if card.get("types") != list(TYPE_LABELS):
+        raise PackageError(
+            f"{folder / CARD_FILE} has types {card.get('types')!r}; allowed are {list(TYPE_LABELS)}, in this order. "
+            f"{REMEDY}"
+        )
+
+
+def _input_of(session: Any, size: int, folder: Path) -> str:
+    """Name of the graph's input; PackageError when it takes other squares, or answers for other than four types."""
+    given, answered = session.get_inputs(), session.get_outputs()
+    fits = (
+        len(given) == 1
+        and _fits(given[0].shape, (1, size, size))
+        and _fits(answered[0].shape, (len(TYPE_LABELS),))
+        and given[0].type == "tensor(uint8)"
+    )
+    if not fits:
+        raise PackageError(
+            f"{folder / GRAPH_FILE} takes {given[0].type} {given[0].shape} and answers {answered[0].shape}; its card "
+            f"needs uint8 (N, 1, {size}, {size}) and (N, {len(TYPE_LABELS)}). Train and register a model again."
+        )
+    return str(given[0].name)
+
+
+def _fits(shape: Sequence[int | str | None], wanted: tuple[int, ...]) -> bool:
+    """Whether a graph's shape is N times ``wanted``; a side that is not written into the graph has a name, or None."""
+    return len(shape) == len(wanted) + 1 and all(
+        side == other or not isinstance(side, int) for side, other in zip(shape[1:], wanted, strict=True)
+    )
 
 
 def file_hash(path: Path) -> str:

@@ -5,9 +5,13 @@ from typing import Any, NoReturn
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from .engine import Engine
+from .engine import Engine, PackageError, content_hash, verify_package
+
+CONTENT_KEY = "supcam.content"
+SHIPPED_KEY = "supcam.shipped"
 
 
 class ServedClassifier:
@@ -46,8 +50,25 @@ class Answers(pd.DataFrame):
 
 
 def _load_pyfunc(data_path: str) -> ServedClassifier:
-    """What MLflow calls to load a model: ``data_path`` is the package."""
-    return ServedClassifier(Path(data_path))
+    """What MLflow calls to load a model: ``data_path`` is the package.
+
+    Raises:
+        PackageError: when its files are not those that were registered.
+    """
+    package = Path(data_path)
+    _check_content(package)
+    return ServedClassifier(package)
+
+
+def _check_content(package: Path) -> None:
+    """Compare the files with the hash in ``MLmodel``: the package's own list could be changed together with them."""
+    recorded = Model.load(str(package.parents[1])).metadata or {}
+    if CONTENT_KEY in recorded and recorded[CONTENT_KEY] != content_hash(
+        verify_package(package), recorded.get(SHIPPED_KEY, "")
+    ):
+        raise PackageError(
+            f"the files in {package} are not those that were registered. Run: dvc repro, or go back: supcam rollback"
+        )
 
 
 def _refuse(row: int, reason: str) -> NoReturn:

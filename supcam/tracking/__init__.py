@@ -2,6 +2,7 @@
 
 from supcam.tracking.fetch import fetch_outputs
 from supcam.tracking.hashes import dir_hash, file_hash, path_hash, stage_inputs
+from supcam.tracking.moved import local_location, settle
 from supcam.tracking.project import (
     EXPERIMENT,
     artifact_location,
@@ -14,6 +15,7 @@ from supcam.tracking.project import (
 from supcam.tracking.provenance import device_name, git_state, package_versions, run_of, run_tags, user
 from supcam.tracking.runs import Run, UntrackedRun, stage_run, tag_run, take_parent_run
 from supcam.tracking.store import open_client
+from supcam.tracking.trouble import shown, store_trouble
 
 __all__ = [
     "EXPERIMENT",
@@ -26,6 +28,7 @@ __all__ = [
     "file_hash",
     "git_state",
     "in_dvc_experiment",
+    "local_location",
     "open_client",
     "package_versions",
     "path_hash",
@@ -33,9 +36,12 @@ __all__ = [
     "quiet",
     "run_of",
     "run_tags",
+    "settle",
+    "shown",
     "stage_inputs",
     "stage_run",
     "store_root",
+    "store_trouble",
     "tag_run",
     "take_parent_run",
     "tracking_uri",

@@ -64,9 +64,15 @@ def tracking_uri(root: Path) -> str:
     """``MLFLOW_TRACKING_URI``, else the sqlite file that a bare MLflow picks when started in ``root`` (absolute).
 
     Raises:
-        UsageError: for a variable that names a folder, which MLflow no longer takes as a store.
+        UsageError: for a variable that names a folder, which MLflow no longer takes as a store, or another registry.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip()
+    if registry and registry != uri:
+        raise UsageError(
+            f"MLFLOW_REGISTRY_URI = {registry!r} is another store than that of the runs; supcam keeps both in one. "
+            "Unset it, or set MLFLOW_TRACKING_URI to the same address."
+        )
     if not uri:
         # Percent-encoded as MLflow itself does, so that a folder with spaces is one store and not two.
         return "sqlite:///" + pathname2url(str(store_root(root) / "mlflow.db"))

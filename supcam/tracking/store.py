@@ -11,7 +11,9 @@ from typing import Any
 from filelock import FileLock
 
 from supcam.errors import SupcamError, UsageError
+from supcam.tracking.moved import settle
 from supcam.tracking.project import EXPERIMENT, artifact_location, quiet, state_folder, tracking_uri
+from supcam.tracking.trouble import store_trouble
 
 _ATTEMPTS = 5
 _EXPERIMENT_TAGS = {
@@ -35,11 +37,13 @@ def open_client(root: Path, *, ask: bool = True) -> Any:
     # A server that is away is handled by waiting and sending later, not by minutes of silence inside one call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
+    for name in ("alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs every error with its traceback
     from mlflow import MlflowClient
 
     uri = tracking_uri(root)
+    settle(uri)
     for attempt in range(_ATTEMPTS):
         try:
             with _one_at_a_time(root, uri):
@@ -48,6 +52,8 @@ def open_client(root: Path, *, ask: bool = True) -> Any:
                     client.search_experiments(max_results=1)
             return client
         except Exception as error:  # drivers and servers fail in ways of their own
+            if said := store_trouble(error, uri):
+                raise SupcamError(said) from error
             if uri.startswith("http") or attempt == _ATTEMPTS - 1:
                 raise SupcamError(
                     f"tracking store {uri} cannot be reached: {error}. "
@@ -83,25 +89,40 @@ def experiment_of(client: Any, run_id: str) -> str:
 
 
 def project_experiment(client: Any, root: Path) -> str:
-    """Id of the experiment of the project's own runs (``MLFLOW_EXPERIMENT_NAME``, else ``supcam``), made if missing.
+    """Id of the experiment of the project's own runs, made if missing.
+
+    It is that of ``MLFLOW_EXPERIMENT_ID``, else of ``MLFLOW_EXPERIMENT_NAME``, else ``supcam``.
 
     Raises:
+        UsageError: when there is none of that id.
         SupcamError: when it was deleted, or cannot be made.
     """
     from mlflow.exceptions import MlflowException
 
+    if asked := os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip():
+        try:
+            return _active(client.get_experiment(asked))
+        except MlflowException as error:
+            raise UsageError(
+                f"MLFLOW_EXPERIMENT_ID = {asked!r} cannot be read: {error.message}. "
+                "Set it to an experiment of the store, or unset it."
+            ) from None
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     for _ in range(_ATTEMPTS):
         found = client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage != "active":
-            raise SupcamError(
-                f"experiment {name!r} was deleted. "
-                f"Run: mlflow experiments restore --experiment-id {found.experiment_id}"
-            )
         if found is not None:
-            return str(found.experiment_id)
+            return _active(found)
         # Another process may make it between the question and the answer; then the next round finds it.
         with contextlib.suppress(MlflowException):
             return str(client.create_experiment(name, artifact_location(root, tracking_uri(root)), _EXPERIMENT_TAGS))
         time.sleep(0.2 * (1 + random.random()))
     raise SupcamError(f"experiment {name!r} could neither be found nor made in {tracking_uri(root)}. Run again.")
+
+
+def _active(experiment: Any) -> str:
+    if experiment.lifecycle_stage != "active":
+        raise SupcamError(
+            f"experiment {experiment.name!r} was deleted. "
+            f"Run: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)

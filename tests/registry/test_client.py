@@ -22,18 +22,17 @@ from supcam.errors import SupcamError, UsageError
 from supcam.registry.card import load_card
 from supcam.registry.client import Predictor, load_production, predict_files, pull, route
 from supcam.registry.package import write_checksums
-from supcam.registry.promotion import promote
 from supcam.registry.reach import RegistryError
 from supcam.registry.store import Registry
 from supcam.serving.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.serving.images import ImageError
-from supcam.settings import PromoteSettings
 from tests.registry.conftest import drawn_crops
+from tests.registry.crops import go
 
 
 @pytest.fixture
 def in_production(two_versions: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    promote(tracking_uri=two_versions.uri, settings=PromoteSettings(), candidate=1)
+    go(two_versions.uri, candidate=1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.uri)
     return two_versions
 
@@ -209,17 +208,17 @@ def test_pulled_model_needs_no_registry(in_production: Registry, images: list[Pa
 def test_a_registered_model_changed_with_its_list_is_found(in_production: Registry, tmp_path: Path) -> None:
     """The list of hashes lies beside the files, so only the registry's own hash shows that both were changed."""
     package = in_production.package(in_production.resolve("production"))
-    with pytest.MonkeyPatch.context() as patch:
-        copy = Path(shutil.copytree(package, tmp_path / "copy"))
-        split = copy / "split.csv"
-        split.write_text(split.read_text().replace("train", "other"))
-        write_checksums(copy)
-        patch.setattr(Registry, "package", lambda *_: copy)
-        with pytest.raises(PackageError, match="not those that were registered"):
+    original = shutil.copytree(package, tmp_path / "original")
+    for name, old, new in (("split.csv", "train", "other"), ("card.json", "small", "large")):
+        (package / name).write_text((package / name).read_text().replace(old, new))
+        write_checksums(package)
+        with pytest.raises(PackageError, match=r"not those that were registered.* Run: dvc repro"):
             load_production()
         with pytest.raises(PackageError, match="not those that were registered"):
             pull(tmp_path / "kept")
+        shutil.copytree(original, package, dirs_exist_ok=True)
     assert not (tmp_path / "kept").exists()
+    assert pull(tmp_path / "kept").is_dir()
 
 
 @pytest.mark.parametrize(

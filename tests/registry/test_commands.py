@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from supcam.cli import main
-from supcam.registry.promotion import promote
 from supcam.registry.store import Registry
-from supcam.settings import PromoteSettings, profile_path
+from supcam.settings import profile_path
 from tests.registry.conftest import drawn_crops
+from tests.registry.crops import go
 
-FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -47,7 +46,7 @@ def project(two_versions: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Image.fromarray(crop).save(folder / "crops" / f"{index}.png")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.uri)
-    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
+    go(two_versions.uri, candidate=1)
     return folder
 
 
@@ -129,13 +128,13 @@ def test_registry_from_promotion_to_rollback(project: Path, two_versions: Regist
     assert [row["version"] for row in rows] == [2, 1] and rows[0]["test_accuracy"] == 0.9
     assert rows[1]["aliases"] == "production" and rows[0]["training_seconds"] is None
     code, _, err = call("rollback")
-    assert code == 1 and "first in production" in err
+    assert code == 1 and "none was in production before version 1" in err
     code, out, _ = call("diff", "production", "candidate")
     assert code == 0 and "code_hash" in out and "difference" in out
     code, out, _ = call("diff", "production", "candidate", "--json")
     assert {"entry": "code_hash", "production": "code-1", "candidate": "code-2", "difference": None} in json.loads(out)
     assert call("diff", "production", "9")[0] == 1
-    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=2)
+    go(two_versions.uri, candidate=2)
     code, out, _ = call("rollback", "--reason", "misses crossings")
     assert code == 0 and "production is version 1 again" in out
     code, out, _ = call("history")
@@ -154,10 +153,11 @@ def test_promote_ends_with_the_code_of_its_outcome(project: Path, two_versions: 
     run = two_versions.version(2).run_id
     params = project / "params.yaml"
     settings = params.read_text(encoding="utf-8")
-    strict = settings.replace("min_sensitivity: 0.0 ", "min_sensitivity: 0.99 ") + "  min_test_crops_per_type: 1000\n"
-    params.write_text(strict, encoding="utf-8")
+    code, _, err = call("promote", run, "--force", "agreed with the clinic")
+    assert code == 3 and "was refused: answers computed: 0 of 40" in err and "Production stays" in err
+    params.write_text(settings + "  min_test_crops_per_type: 1000\n  allow_stored_answers: true\n", encoding="utf-8")
     code, _, err = call("promote", run)
-    assert code == 3 and "was refused: floor" in err and "Production stays" in err
+    assert code == 3 and "split known: the model is of other data" in err and "macro_sensitivity against" in err
     assert two_versions.aliases()["production"] == 1
     code, _, err = call("promote", run, "--force", " ")
     assert code == 2 and "has no reason" in err

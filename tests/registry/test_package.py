@@ -19,18 +19,16 @@ from safetensors.numpy import load_file
 
 from supcam.errors import GateRefused, UsageError
 from supcam.registry import registration
-from supcam.registry.card import ReviewCard, content_hash, load_card
+from supcam.registry.card import ReviewCard, load_card
 from supcam.registry.client import load_production
 from supcam.registry.comparison import shared_rows
 from supcam.registry.package import WEIGHTS_FILE, package_model, read_split, write_checksums
-from supcam.registry.promotion import promote
 from supcam.registry.registration import register_candidate, save_served, shipped_code
-from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
-from supcam.serving.engine import ANSWER_COLUMNS, Engine, PackageError, verify_package
+from supcam.serving.engine import ANSWER_COLUMNS, Engine, PackageError, content_hash, verify_package
 from supcam.serving.images import letterbox
-from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_crops, make_card, new_run
+from tests.registry.crops import PASSED, go
 from tests.support.imports import all_imports, module_path
 
 
@@ -119,9 +117,9 @@ def test_same_content_is_registered_once(
     assert registry.aliases() == {"candidate": 1}
 
 
-def test_content_changes_with_data_weights_and_review_threshold(package: Path, make_package: MakePackage) -> None:
+def test_content_is_that_of_every_file(package: Path, make_package: MakePackage) -> None:
     def content(folder: Path) -> str:
-        return content_hash(load_card(folder), verify_package(folder))
+        return content_hash(verify_package(folder), "code")
 
     folders = [package, make_package(2), make_package(card=make_card(data="other"))]
     assert len({content(folder) for folder in folders}) == 3
@@ -137,12 +135,12 @@ def test_a_model_with_broken_shipped_code_was_never_replaced(
     broken = {"serving/engine.py": "raise ImportError('a module is missing')\n"}
     with monkeypatch.context() as patch:
         patch.setattr(registration, "shipped_code", partial(lambda whole: {**whole, **broken}, shipped_code()))
-        register_candidate(package, run_id=run_id, tracking_uri=registry_uri, validation=Validation(True, "data-1"))
-    promote(tracking_uri=registry_uri, settings=PromoteSettings())
+        register_candidate(package, run_id=run_id, tracking_uri=registry_uri, validation=PASSED)
+    go(registry_uri)
     for _ in range(2):
         corrected = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
         assert corrected.number == 2
-    promote(tracking_uri=registry_uri, settings=PromoteSettings(), validation=Validation(True, "data-1"))
+    go(registry_uri, validation=PASSED)
     assert Registry(registry_uri).aliases() == {"production": 2, "previous": 1, "candidate": 2}
     registry = Registry(registry_uri)
     codes = [registry.package(registry.version(number)).parents[1] / "code" for number in (1, 2)]

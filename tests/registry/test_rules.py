@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from supcam.registry.card import CalibrationCard, Metric, ModelCard, ParityCard,
 from supcam.registry.rules import (
     Comparison,
     Decision,
+    Evidence,
+    Measured,
     RegisteredModel,
     Validation,
     compare,
@@ -22,6 +25,7 @@ from supcam.registry.rules import (
 )
 from supcam.settings import PromoteSettings
 from tests.registry.conftest import make_card
+from tests.registry.crops import DATA
 
 SETTINGS = PromoteSettings()
 PARITY = ParityCard(difference=1e-6, crops=40)
@@ -69,13 +73,23 @@ def run(
     pairs: Comparison | None = None,
     **changes: object,
 ) -> Decision:
-    arguments: dict[str, object] = {
-        "validation": Validation(True, "data-1"),
-        "comparison": pairs,
-        "latency_ms": 1.0,
-    } | changes
-    settings = arguments.pop("settings", SETTINGS)
-    return decide(candidate, production, settings, **arguments)  # type: ignore[arg-type]
+    settings = changes.pop("settings", SETTINGS)
+    measured = Measured(
+        changes.pop("evidence", evidence_for(candidate)),  # type: ignore[arg-type]
+        changes.pop("latency_ms", 1.0),  # type: ignore[arg-type]
+        pairs,
+    )
+    arguments = {"validation": Validation(True, DATA), **changes}
+    return decide(candidate, production, settings, measured=measured, **arguments)  # type: ignore[arg-type]
+
+
+def evidence_for(candidate: RegisteredModel) -> Evidence:
+    """Answers that give the sensitivities of the candidate's card, each crop answered now and with certainty."""
+    assert candidate.card is not None
+    counts = {label: (metric.value, metric.crops or 0) for label, metric in candidate.card.sensitivity.items()}
+    types = np.repeat(np.arange(4), [counts.get(label, (0, 10))[1] for label in TYPE_LABELS])
+    wrong = [np.arange(crops) >= round(value * crops) for value, crops in counts.values()] or [types == 9]
+    return Evidence(types, answers(types, np.concatenate(wrong)), np.ones(len(types), dtype=bool))
 
 
 def test_first_model_is_promoted() -> None:
@@ -83,16 +97,17 @@ def test_first_model_is_promoted() -> None:
     assert (decision.outcome, decision.reason) == ("promoted", "first model in production")
 
 
-def test_same_content_has_nothing_to_do() -> None:
-    production = replace(model(1), content="same")
-    assert run(replace(model(2), content="same"), production).outcome == "nothing to do"
+def test_the_same_model_needs_no_comparison() -> None:
+    """Production whose files were lost comes back as another version of the same content."""
+    decision = run(replace(model(2), content="same"), replace(model(1), content="same"), note="version 1 is lost")
+    assert (decision.outcome, decision.reason) == ("promoted", "every rule passed; version 1 is lost")
 
 
 @pytest.mark.parametrize(
     ("validation", "value"),
     [
         (None, "no record"),
-        (Validation(False, "data-1"), "failed"),
+        (Validation(False, DATA), "failed"),
         (Validation(True, "other"), "other"),
     ],
 )
@@ -105,11 +120,13 @@ def test_data_validation_of_the_very_data_is_needed(validation: Validation | Non
 
 def test_floor_of_a_type_refuses_and_force_overrides_it() -> None:
     settings = PromoteSettings(floors={"touching": 0.95})
-    arguments = {"validation": Validation(True, "data-1"), "comparison": None, "latency_ms": 1.0}
-    decision = decide(model(1), None, settings, **arguments)  # type: ignore[arg-type]
+    metrics = {**make_card().sensitivity, "touching": Metric(value=0.9, crops=10)}
+    overall = dict.fromkeys(("accuracy", "macro_sensitivity"), Metric(value=0.975, crops=40))
+    candidate = model(1, sensitivity=metrics, metrics=overall)
+    decision = run(candidate, settings=settings)
     assert (decision.outcome, verdict(decision, "floor touching")) == ("refused", False)
     assert verdict(decision, "floor overlapping") is True
-    forced = decide(model(1), None, settings, **arguments, force="clinic needs it")  # type: ignore[arg-type]
+    forced = run(candidate, settings=settings, force="clinic needs it")
     assert forced.outcome == "promoted"
     assert "clinic needs it" in forced.reason and "floor touching" in forced.reason
 
@@ -123,7 +140,6 @@ def test_floor_of_a_type_refuses_and_force_overrides_it() -> None:
         ({"sensitivity": {}}, "card complete", False),
         ({"calibration": CalibrationCard()}, "card complete", False),
         ({"review": ReviewCard()}, "card complete", False),
-        ({"calibration": CalibrationCard(error=0.5)}, "calibration", True),
     ],
 )
 def test_each_rule_of_the_card_refuses(changes: dict[str, object], rule: str, forcible: bool) -> None:
@@ -142,22 +158,81 @@ def test_latency_and_rollback_refuse() -> None:
 def test_a_type_without_test_crops_has_no_floor() -> None:
     """Its sensitivity is written as 0: with a floor above it, no model could ever be promoted."""
     metrics = {**make_card().sensitivity, "overlapping": Metric(value=0.0, crops=0)}
-    decision = run(model(1, sensitivity=metrics), settings=PromoteSettings(min_sensitivity=0.5))
+    overall = dict.fromkeys(("accuracy", "macro_sensitivity"), Metric(value=1.0, crops=30))
+    candidate = model(1, sensitivity=metrics, metrics=overall)
+    decision = run(candidate, settings=PromoteSettings(min_sensitivity=0.5))
     assert (decision.outcome, verdict(decision, "floor overlapping")) == ("promoted", None)
 
 
+def test_a_card_that_says_there_are_no_crops_of_a_type_is_not_believed() -> None:
+    """Its floor was left out, whatever the model answered."""
+    metrics = {**make_card().sensitivity, "overlapping": Metric(value=0.0, crops=0)}
+    evidence = evidence_for(model(1))
+    wrong = replace(evidence, probabilities=answers(evidence.types, evidence.types == 2))
+    decision = run(model(1, sensitivity=metrics), evidence=wrong, settings=PromoteSettings(min_sensitivity=0.5))
+    assert (decision.outcome, verdict(decision, "floor overlapping")) == ("refused", False)
+    assert verdict(decision, "card as measured") is False
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "forcible"),
+    [
+        ({"computed": np.arange(40) > 0}, "answers computed", False),
+        ({"difference": 0.01}, "answers as stored", False),
+        ({"difference": np.nan}, "answers as stored", False),
+        ({"contradiction": "split.csv has crops in other parts than the split"}, "split", False),
+        ({"unknown": "the model is of other data"}, "split known", True),
+    ],
+)
+def test_each_rule_about_the_answers_refuses(change: dict[str, Any], rule: str, forcible: bool) -> None:
+    evidence = replace(evidence_for(model(1)), **change)
+    decision = run(model(1), evidence=evidence)
+    assert (decision.outcome, verdict(decision, rule)) == ("refused", False)
+    assert (run(model(1), evidence=evidence, force="reason").outcome == "promoted") is forcible
+    assert decision.stops_pipeline is not forcible
+
+
+def test_stored_answers_promote_only_where_the_settings_say_so() -> None:
+    evidence = replace(evidence_for(model(1)), computed=np.zeros(40, dtype=bool))
+    decision = run(model(1), evidence=evidence, settings=PromoteSettings(allow_stored_answers=True))
+    assert (decision.outcome, verdict(decision, "answers computed")) == ("promoted", True)
+    assert decision.reason == "first model in production; 40 of 40 answers are stored ones"
+    refused = run(model(1), evidence=evidence)
+    assert refused.reason == "answers computed: 0 of 40 (the graph run on every test crop)"
+
+
+@pytest.mark.parametrize(("claimed", "passed"), [(1.0, True), (0.95, True), (0.9, True), (0.8, False)])
+def test_the_card_may_differ_by_a_crop_of_the_type(claimed: float, passed: bool) -> None:
+    metrics = {**make_card().sensitivity, "touching": Metric(value=claimed, crops=10)}
+    decision = run(model(1, sensitivity=metrics), evidence=evidence_for(model(1)))
+    assert verdict(decision, "card as measured") is passed
+
+
 def test_a_sensitivity_equal_to_its_floor_passes() -> None:
-    for value, passed in ((0.9, True), (np.nextafter(0.9, 0), False)):
-        metrics = {label: Metric(value=value, crops=40) for label in TYPE_LABELS}
-        decision = run(model(1, sensitivity=metrics), settings=PromoteSettings(min_sensitivity=0.9))
+    evidence = evidence_for(model(1))
+    low = replace(evidence, probabilities=answers(evidence.types, np.tile(np.arange(10) < 1, 4)))
+    card = make_card(sensitivity=0.9)
+    for floor, passed in ((0.9, True), (np.nextafter(0.9, 1), False)):
+        decision = run(model(1, card), evidence=low, settings=PromoteSettings(min_sensitivity=floor))
         assert all(verdict(decision, f"floor {label}") is passed for label in TYPE_LABELS)
 
 
+def test_the_calibration_is_that_of_the_answers() -> None:
+    """The card says 0.05; these answers are right every second time and sure of it."""
+    evidence = evidence_for(model(1))
+    low = replace(evidence, probabilities=answers(evidence.types, np.arange(40) % 2 == 1))
+    decision = run(model(1), evidence=low)
+    rule = next(rule for rule in decision.rules if rule.name == "calibration")
+    assert (rule.passed, rule.value) == (False, pytest.approx(0.5))
+    within = run(model(1), evidence=low, settings=PromoteSettings(max_calibration_error=float(rule.value)))
+    assert verdict(within, "calibration") is True
+
+
 def test_a_value_equal_to_its_limit_passes() -> None:
-    limits = PromoteSettings(max_calibration_error=0.25, max_parity_difference=1e-6, max_latency_ms=7.0)
-    decision = run(model(1, calibration=CalibrationCard(error=0.25)), settings=limits, latency_ms=7.0)
+    limits = PromoteSettings(max_parity_difference=1e-6, max_latency_ms=7.0)
+    decision = run(model(1), settings=limits, latency_ms=7.0)
     assert decision.outcome == "promoted"
-    assert [verdict(decision, name) for name in ("ONNX parity", "calibration", "latency")] == [True] * 3
+    assert [verdict(decision, name) for name in ("ONNX parity", "latency")] == [True] * 2
 
 
 def test_better_is_promoted_and_worse_is_refused() -> None:
@@ -229,14 +304,7 @@ def test_an_equal_metric_is_enough_and_a_lower_one_is_not() -> None:
     for lost, passed in ((2, True), (1, True), (3, False)):
         candidate = answers(types, (types == 2) & (position < lost))
         settings = PromoteSettings(margin=0.05)
-        decision = decide(
-            model(2),
-            model(1),
-            settings,
-            validation=Validation(True, "data-1"),
-            comparison=pairs_of(types, candidate, production),
-            latency_ms=1.0,
-        )
+        decision = run(model(2), model(1), pairs_of(types, candidate, production), settings=settings)
         assert verdict(decision, "overlapping not worse") is True
         assert verdict(decision, "macro_sensitivity against production") is passed
         assert decision.outcome == ("promoted" if passed else "refused")
@@ -252,12 +320,14 @@ def test_a_tie_promotes_only_other_data_or_code() -> None:
     assert run(model(2, same), model(1, same), None).outcome == "refused"
 
 
-def test_too_few_shared_crops_fall_back_to_the_floors_and_say_so() -> None:
+def test_too_few_shared_crops_compare_nothing_and_refuse() -> None:
+    """With the floors alone, a split that leaves two crops a type was a way around the comparison."""
     decision = run(model(2), model(1), comparison(2, 2, 0))
     rule = next(rule for rule in decision.rules if "against production" in rule.name)
-    assert (decision.outcome, rule.passed) == ("promoted", None)
-    assert "the floors decide" in rule.note
+    assert (decision.outcome, rule.passed) == ("refused", False)
+    assert "nothing can be compared" in rule.note
     assert decision.comparison["too_few"] == dict.fromkeys(TYPE_LABELS, 2)
+    assert run(model(2), model(1), comparison(2, 2, 0), force="few crops").outcome == "promoted"
 
 
 def test_types_with_too_few_crops_are_left_out_of_the_metric() -> None:
@@ -268,11 +338,13 @@ def test_types_with_too_few_crops_are_left_out_of_the_metric() -> None:
     assert summary["figure"]["difference"] == 0.0
 
 
-def test_unreadable_production_falls_back_to_the_floors() -> None:
-    decision = run(model(2), RegisteredModel(1, "old", None), None)
-    assert decision.outcome == "promoted"
+def test_an_unreadable_production_compares_nothing_and_refuses() -> None:
+    production = RegisteredModel(1, "old", None)
+    decision = run(model(2), production)
     rule = next(rule for rule in decision.rules if "against production" in rule.name)
-    assert (rule.passed, rule.note) == (None, "version 1 in production cannot be read, so the floors decide")
+    assert (decision.outcome, rule.passed) == ("refused", False)
+    assert "no version that was in production can be read" in rule.note
+    assert run(model(2), production, force="its disk is gone").outcome == "promoted"
 
 
 @hypothesis_settings(deadline=None)
@@ -286,9 +358,7 @@ def test_never_promotes_a_lower_metric_or_a_type_that_falls(rows: list[tuple[int
         types, answers(types, np.array([row[1] for row in rows])), answers(types, np.array([row[2] for row in rows]))
     )
     settings = PromoteSettings(figure=metric, min_test_crops_per_type=1, bootstrap=100)  # type: ignore[arg-type]
-    decision = decide(
-        model(2), model(1), settings, validation=Validation(True, "data-1"), comparison=pairs, latency_ms=1.0
-    )
+    decision = run(model(2), model(1), pairs, settings=settings)
     shares = []
     for wrong in (1, 2):
         hits = {label: [not row[wrong] for row in rows if row[0] == label] for label in range(4)}
@@ -301,14 +371,4 @@ def test_never_promotes_a_lower_metric_or_a_type_that_falls(rows: list[tuple[int
         assert min(falls) >= -settings.margin
     else:
         assert decision.reason
-    assert (
-        decide(
-            model(2),
-            model(1),
-            settings,
-            validation=Validation(True, "data-1"),
-            comparison=pairs,
-            latency_ms=1.0,
-        )
-        == decision
-    )
+    assert run(model(2), model(1), pairs, settings=settings) == decision

@@ -20,16 +20,12 @@ from PIL import Image
 from supcam.registry.client import load_production, pull
 from supcam.registry.history import rollback
 from supcam.registry.lock import Busy
-from supcam.registry.promotion import promote
 from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate, save_served
-from supcam.registry.rules import Validation
 from supcam.registry.store import Registry
-from supcam.settings import PromoteSettings
 from tests.registry.conftest import MakePackage, drawn_crops, make_card
+from tests.registry.crops import PASSED, go
 from tests.support.scoring import load_server, request_body, serve_command, server
-
-FLOORS_ONLY = PromoteSettings(min_test_crops_per_type=1000)
 
 
 def post(address: str, body: Any, kind: str = "application/json") -> tuple[int, Any]:
@@ -71,10 +67,10 @@ def test_everything_over_http(
             make_package(seed, card=card),
             run_id=run,
             tracking_uri=tracking_server,
-            validation=Validation(True, "data-1"),
+            validation=PASSED,
         )
         assert version.number == seed
-        promote(tracking_uri=tracking_server, settings=FLOORS_ONLY, candidate=seed)
+        go(tracking_server, candidate=seed)
     registry = Registry(tracking_server)
     assert registry.aliases() == {"production": 2, "previous": 1, "candidate": 2}
     with registry.lock(), pytest.raises(Busy):
@@ -142,7 +138,7 @@ def test_a_request_cannot_read_files_of_the_server(served: tuple[str, int, Path]
 
 
 def test_production_is_served_from_the_registry(two_versions: Registry, tmp_path: Path) -> None:
-    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
+    go(two_versions.uri, candidate=1)
     crops = drawn_crops(3, 8)
     command = serve_command("models:/supcam@production")
     with server(command, "/ping", tmp_path / "log", MLFLOW_TRACKING_URI=two_versions.uri) as (address, _):
@@ -181,12 +177,12 @@ def test_light_install_has_no_torch_and_predicts(
     two_versions: Registry, tracking_server: str, make_package: MakePackage, light_python: Path, tmp_path: Path
 ) -> None:
     """From the default sqlite store of a project, from a server, and from a pulled folder, in a new environment."""
-    promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=1)
+    go(two_versions.uri, candidate=1)
     client = open_client(tracking_server)
     run = client.create_run(client.create_experiment("tests")).info.run_id
-    passed = Validation(True, "data-1")
+    passed = PASSED
     register_candidate(make_package(1), run_id=run, tracking_uri=tracking_server, validation=passed)
-    promote(tracking_uri=tracking_server, settings=FLOORS_ONLY)
+    go(tracking_server)
     folder = pull(tmp_path / "kept", tracking_uri=two_versions.uri)
     (tmp_path / "dvc.yaml").write_text(
         "stages: {}\n", encoding="utf-8"
@@ -207,7 +203,7 @@ def test_light_install_has_no_torch_and_predicts(
 def test_commands_of_the_light_install(two_versions: Registry, light_python: Path, tmp_path: Path) -> None:
     """Predict, route, pull and the registry, the way back too; what draws or trains names the extra."""
     for number in (1, 2):
-        promote(tracking_uri=two_versions.uri, settings=FLOORS_ONLY, candidate=number)
+        go(two_versions.uri, candidate=number)
     for index, crop in enumerate(drawn_crops(4, 6)):
         Image.fromarray(crop).save(tmp_path / f"{index}.png")
     for words, code, said in (
