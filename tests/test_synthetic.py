@@ -5,19 +5,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from supcam.composition.composer import Composer, Composite
+from supcam.composition.dataset import compose_set
 from supcam.composition.masks import source_defect
+from supcam.data.crops import CropSet
+from supcam.data.facts import composed_tables
+from supcam.data.manifest import is_drawn, read_manifest
 from supcam.errors import SettingError, UsageError
 from supcam.serving.images import read_crop
-from supcam.settings import ComposeSettings, DrawnSettings, LookRanges, parse_settings
+from supcam.settings import ComposeSettings, DrawnSettings, InputSettings, LookRanges, parse_settings
 from supcam.synthetic.chromosome import draw_chromosome
 from supcam.synthetic.look import Look
 from supcam.synthetic.sample import PLAIN, draw_crops, synthesize
 from supcam.synthetic.singles import draw_singles
+from supcam.training.crop_bank import CropBank
 
 EIGHT = np.ones((3, 3), dtype=bool)
 FEW = DrawnSettings(looks=24, singles=3)
@@ -136,13 +142,29 @@ def test_the_share_of_composites_made_of_drawn_singles_is_the_one_asked_for() ->
     drawn = draw_singles(FEW)
     frame = pd.concat([real.frame.assign(relation="", source="lab", case_id=real.groups, split="train"), drawn.frame])
     frame["type"] = frame["type"].fillna("instance")
-    both = type(drawn)(frame.reset_index(drop=True), [*real.images, *drawn.images])
+    both = CropSet(frame.reset_index(drop=True), [*real.images, *drawn.images])
     settings = ComposeSettings(drawn=FEW.model_copy(update={"share": 0.7}))
     composer = Composer(both, settings)
     made = [made for index in range(60) if isinstance(made := composer.compose(0, index), Composite)]
     of_drawn = [parent.startswith("drawn-") for composite in made for parent in composite.parents[:1]]
     assert 0.5 < np.mean(of_drawn) < 0.88
     assert all(len({parent.startswith("drawn-") for parent in composite.parents}) == 1 for composite in made)
+
+
+def test_the_composed_set_holds_the_drawn_singles_and_passes_the_rules_of_composites(tmp_path: Path) -> None:
+    crops = draw_singles(FEW)
+    report = compose_set(crops, ComposeSettings(count=12, drawn=FEW), tmp_path / "composed")
+    rows = read_manifest(tmp_path / "composed" / "manifest.csv")
+    assert (report.composed, report.drawn, len(rows)) == (12, 72, 84)
+    kept = rows[is_drawn(rows)]
+    assert kept["crop_id"].to_list() == crops.frame["crop_id"].to_list()
+    loaded = CropSet.load(kept, tmp_path / "composed")
+    assert all(np.array_equal(one, two) for one, two in zip(loaded.images, crops.images, strict=True))
+    tables = composed_tables(rows, rows.iloc[:0], tmp_path / "composed", 12, None)
+    assert set(tables["crop"]["parents_known"]) == set(tables["crop"]["algebra"]) == {"ok"}
+    assert tables["type"]["missing"].to_list() == [0.0]
+    bank = CropBank.from_crops(CropSet.load(rows, tmp_path / "composed"), InputSettings(size=32), torch.device("cpu"))
+    assert bank.composed.all()  # epochs on real crops alone see none of them
 
 
 def test_a_look_too_pale_for_its_cut_is_refused_by_name() -> None:

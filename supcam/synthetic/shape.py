@@ -63,7 +63,7 @@ def draw_shape(kind: int, look: Look, rng: np.random.Generator) -> Shape:
     ends = np.minimum(s, 1.0 - s) * length / width
     radius = radius * (1.0 - 0.12 * np.exp(-ends * 4.0))
     chromatids = np.stack((line + normal * offset[:, None], line - normal * offset[:, None]))
-    stalk = kind in SATELLITED and bool(rng.random() < 0.4)
+    stalk = kind in SATELLITED and bool(rng.random() < 1.5 * look.pale_gaps)
     return Shape(kind, length, centromere, chromatids, radius, stalk)
 
 
