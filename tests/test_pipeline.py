@@ -209,8 +209,11 @@ def test_supcam_tune_replaces_a_killed_worker_and_holds_the_number_of_trials(pro
 def test_one_stage_goes_on_from_an_earlier_run(project: Path) -> None:
     before = tracked_files(project)
     succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-e", "split", "-P", "split.seed=3")
-    found = store_of(project).search_runs(["0"], "tags.`mlflow.project.entryPoint` = 'split'")[0]
+    store = store_of(project)
+    experiment = store.get_experiment_by_name("supcam").experiment_id
+    found = store.search_runs([experiment], "tags.`mlflow.project.entryPoint` = 'split'")[0]
     run = found.info
+    assert run.run_name == "split split.seed=3"
     assert run.status == "FINISHED"
     assert found.data.tags["supcam.profile"] == "sample"
     assert found.data.tags["supcam.git.commit"]

@@ -298,10 +298,13 @@ def _short(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4f}"
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        return f"{len(value)} values"
-    text = ", ".join(value) if isinstance(value, list) else str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{32,}(\.dir)?", text) else text
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if re.fullmatch(r"[0-9a-f]{32,}(\.dir)?", text):
+        return text[:12]
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 60  # characters of a value in a cell of a table
 
 
 def _registry() -> Registry:

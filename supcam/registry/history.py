@@ -1,6 +1,7 @@
 """What is registered, what happened to it, the way back, and what two versions differ in."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,11 @@ def models(registry: Registry) -> pd.DataFrame:
 
 
 def _number(tags: Mapping[str, str], name: str) -> float:
-    return float(tags.get(name, "nan"))
+    """A number of a tag; NaN where it is missing or damaged."""
+    try:
+        return float(tags.get(name, "nan"))
+    except ValueError:
+        return math.nan
 
 
 def history(registry: Registry) -> pd.DataFrame:
