@@ -21,11 +21,16 @@ NO_CHROMOSOME = frozenset({NUCLEUS, DEBRIS, STAIN})
 
 BLANK = "no metaphase: nothing stands out from the paper"
 PHOTO = "no metaphase: no even paper, as in a photo"
+NO_WIDTH = "no metaphase: nothing of the width of chromosomes (a photo, text, or too small a picture)"
 SPECKS = "no metaphase: {specks} specks and no object of chromosome size"
 NUCLEI_ONLY = "no metaphase: {nuclei} interphase nuclei only"
 CROP = "no metaphase but a crop of {objects} objects. Use: supcam predict"
 KARYOGRAM = "no metaphase but a karyogram: its chromosomes stand upright in rows. Cut it: supcam predict takes crops"
 SEVERAL = "about {chromosomes} chromosomes, more than one metaphase has. Crop the picture to one"
+
+
+# A picture of a whole metaphase is at least so many chromosome widths long.
+_WIDTHS_AT_LEAST = 25
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Limits:
         cluster: area of the largest cluster, as the gate of predict has it.
         covered: share of the picture that is no paper above which there is none.
         upright: share of the long objects within 20 degrees of upright that makes a karyogram.
-        chromosomes: more are two metaphases.
+        chromosomes: more are two metaphases, and still more none.
+        pixels: least width of a chromosome, in pixels.
     """
 
     area: float = 0.45
@@ -58,7 +64,8 @@ class Limits:
     cluster: float = 90.0
     covered: float = 0.6
     upright: float = 0.75
-    chromosomes: int = 70
+    chromosomes: tuple[int, int] = (70, 300)
+    pixels: float = 4.0
 
 
 DEFAULT_LIMITS = Limits()
@@ -147,7 +154,7 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
     apart[0] = False
     rest = (np.cumsum(apart) * apart)[labels]
     count = int(apart.sum())
-    labels = np.where((nuclei > 0) & (rest == 0), nuclei + count, rest).astype(np.int32)
+    labels = np.where(nuclei > 0, nuclei + count, rest).astype(np.int32)
     total = int(labels.max())
     if not total:
         return labels, []
@@ -198,10 +205,12 @@ def _picture_reason(
     few = count < limits.objects and area <= limits.cluster
     if few and found.specks + reasons.count(DEBRIS) > 100:
         return SPECKS.format(specks=found.specks + reasons.count(DEBRIS)), True
-    if few and nuclei:
-        return NUCLEI_ONLY.format(nuclei=nuclei), True
+    if (nuclei and few) or _are_nuclei(found, labels, chosen):
+        return NUCLEI_ONLY.format(nuclei=nuclei or count), True
     if not count:
         return BLANK, True
+    if found.width * ground.factor < limits.pixels:
+        return NO_WIDTH, True
     if _covered(ground, found) > limits.covered:
         return PHOTO, True
     if few:
@@ -209,12 +218,25 @@ def _picture_reason(
     if _is_upright(labels, chosen, limits):
         return KARYOGRAM, True
     chromosomes = _chromosomes(areas[chosen] / found.width**2)
-    return (SEVERAL.format(chromosomes=chromosomes), False) if chromosomes > limits.chromosomes else ("", False)
+    if chromosomes > limits.chromosomes[1]:
+        return PHOTO, True
+    return (SEVERAL.format(chromosomes=chromosomes), False) if chromosomes > limits.chromosomes[0] else ("", False)
 
 
 def _covered(ground: Ground, found: Found) -> float:
     """Share of the picture that is clearly no paper."""
     return float(np.mean(ground.grey < 255 - 0.5 * found.height))
+
+
+def _are_nuclei(found: Found, labels: Labels, chosen: Mask) -> bool:
+    """Whether nearly all objects are compact, and larger in their picture than chromosomes of a metaphase are."""
+    if not chosen.any() or found.width * _WIDTHS_AT_LEAST < max(labels.shape):
+        return False
+    regions = [region for region in _regions(labels) if chosen[region.label - 1]]
+    compact = [
+        region.solidity > 0.85 and region.axis_major_length < 1.8 * region.axis_minor_length for region in regions
+    ]
+    return float(np.mean(compact)) >= 0.8
 
 
 def _is_upright(labels: Labels, chosen: Mask, limits: Limits) -> bool:

@@ -19,9 +19,9 @@ Labels = NDArray[np.int32]
 # Share of an object's height above its surroundings at which its outline lies. Dyes shine beyond the outline, so the
 # level is that of the half height less what hand-made outlines are wider; the pale bands of bright-field pictures lie
 # lower than that. Chosen on half of the slides, see docs/metaphases.md.
-DARK_GROUND_LEVEL, BRIGHT_FIELD_LEVEL = 0.4, 0.22
+DARK_GROUND_LEVEL, BRIGHT_FIELD_LEVEL = 0.38, 0.22
 # Windows around a pixel in which the height and the surroundings are looked for, in chromosome widths.
-_HEIGHT_WINDOW, _SURROUNDINGS_WINDOW = 1.0, 2.0
+_HEIGHT_WINDOW, _SURROUNDINGS_WINDOW = 1.2, 2.3
 # Chromosomes are looked at with about so many pixels across; a picture with more is averaged down.
 _WIDTH, _FIRST_SIDE = 11.0, 1100
 # A metaphase spans about so many chromosome widths; where the search for the width begins.
@@ -184,7 +184,7 @@ def _usual(labels: Labels, heights: Grey) -> tuple[float, float]:
     chosen = np.argsort(-areas, kind="stable")[:_LARGEST]
     widths, lengths = np.maximum(widths[chosen], 1.0), (areas / np.maximum(widths, 1.0))[chosen]
     # How much longer than a disk: a nucleus weighs nothing, and a clump as a few of the chromosomes that are in it.
-    weights = np.clip(lengths / widths - 1.7, 0.05, 4)
+    weights = widths * np.clip(lengths / widths - 1.7, 0.05, 4)
     near = np.abs(np.log(widths[:, np.newaxis] / widths)) < math.log(1.35)
     best = near[int(np.argmax(near @ weights))]
     level = ndimage.mean(heights, labels, chosen[best] + 1)

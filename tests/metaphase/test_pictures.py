@@ -1,0 +1,114 @@
+"""What is no metaphase is named for what it is, in one line; what is one keeps its objects."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from supcam.metaphase.metaphase import segment
+from supcam.metaphase.objects import DEBRIS, NUCLEUS
+from supcam.serving.gate import CUT_OFF
+from tests.support.drawing import draw_crop
+from tests.support.metaphases import draw_metaphase
+
+
+def karyogram(count: int = 46) -> NDArray[np.uint8]:
+    """Upright banded bars in rows on clean white."""
+    sheet = np.full((700, 1000), 255, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        top, left, length = 20 + 170 * (index // 12), 20 + 80 * (index % 12), int(rng.integers(50, 140))
+        bands = 120 + 50 * np.sin(np.arange(length) / rng.uniform(3, 6))[:, np.newaxis]
+        sheet[top : top + length, left : left + 16] = np.broadcast_to(bands, (length, 16))
+    return sheet
+
+
+def photo() -> NDArray[np.uint8]:
+    """A scene of many levels without paper."""
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (40, 50)).astype(np.uint8))
+    smooth = np.asarray(coarse.resize((800, 640), Image.Resampling.BICUBIC), dtype=np.float32)
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.full((300, 400), 240, dtype=np.uint8), "nothing stands out"),
+        (draw_metaphase(1, singles=0, pairs=0, nuclei=6).picture, "interphase nuclei only"),
+        (255 - draw_metaphase(1, singles=0, pairs=0, nuclei=6).picture, "interphase nuclei only"),
+        (draw_metaphase(1, singles=0, pairs=0, nuclei=0, specks=5000, side=800).picture, "specks"),
+        (karyogram(), "karyogram"),
+        (draw_crop(3, 60, 60), "supcam predict"),
+        (photo(), "no metaphase"),
+    ],
+    ids=["blank", "nuclei", "nuclei on dark ground", "specks", "karyogram", "crop", "photo"],
+)
+def test_what_is_no_metaphase_says_what_it_is(picture: NDArray[np.uint8], words: str) -> None:
+    scene = segment(picture).scene
+    assert scene.refused
+    assert words in scene.reason
+    assert "\n" not in scene.reason
+    assert scene.things == ()
+
+
+def test_two_metaphases_keep_their_objects_and_say_so() -> None:
+    one, other = (draw_metaphase(seed, nuclei=0, pairs=0, singles=40).picture for seed in (3, 4))
+    scene = segment(np.hstack([one, other])).scene
+    assert not scene.refused
+    assert "more than one metaphase" in scene.reason
+    assert len(scene.things) > 60
+
+
+def test_objects_at_the_edge_are_cut_off() -> None:
+    drawn = draw_metaphase(9, nuclei=0, specks=0)
+    top, left = (int(places.min()) for places in np.nonzero(drawn.truth))
+    things = segment(drawn.picture[top + 12 :, left + 12 :]).scene.things
+    cut = [thing for thing in things if thing.reason == CUT_OFF]
+    assert cut
+    assert all(thing.top == 0 or thing.left == 0 for thing in cut)
+    assert all(thing.is_chromosome for thing in cut)
+
+
+def test_debris_beside_chromosomes_gets_no_type() -> None:
+    drawn = draw_metaphase(10, nuclei=1, specks=0)
+    picture = drawn.picture.copy()
+    rows, columns = np.nonzero(~_grown(drawn.truth > 0) & ~_grown(drawn.nuclei))
+    place = int(np.argmin(np.hypot(rows - 300, columns - 300)))
+    picture[rows[place] : rows[place] + 6, columns[place] : columns[place] + 6] = 60
+    reasons = [thing.reason for thing in segment(picture).scene.things]
+    assert reasons.count(DEBRIS) == 1
+    assert reasons.count(NUCLEUS) == 1
+
+
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
+    return np.asarray(ndimage.binary_dilation(mask, iterations=16))
+
+
+def test_real_metaphases_are_found(shared_metaphases: Path) -> None:
+    """Two metaphases of slides that no parameter was chosen on; full counts: supcam.experiments.metaphases."""
+    from scipy import ndimage
+
+    from tests.support.metaphases import matched
+
+    hits = false = missed = 0
+    for cell in ("A0102XY", "V270561"):
+        segmented = segment(shared_metaphases / "images" / f"{cell}.tif")
+        labels = np.zeros(segmented.image.shape, dtype=np.int32)
+        for number, thing in enumerate(segmented.scene.things, 1):
+            if thing.is_chromosome:
+                labels[thing.box][thing.mask] = number
+        truth = ndimage.label(np.asarray(Image.open(shared_metaphases / "labels" / f"{cell}.png")) > 0, np.ones((3, 3)))
+        found = matched(_compact(labels), truth[0])
+        hits, false, missed = hits + found[0], false + found[1], missed + found[2]
+    assert hits / (hits + missed) > 0.85
+    assert hits / (hits + false) > 0.75
+
+
+def _compact(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    values, places = np.unique(labels, return_inverse=True)
+    return np.asarray(places.reshape(labels.shape) + int(values[0] != 0), dtype=np.int32)
