@@ -24,7 +24,7 @@ REASONS: dict[str, str] = {
     SEVERAL_BODIES: "two or more separate bodies of chromosome size",
     CUT_OFF: "the body goes on beyond an edge of the picture",
     NO_GREY_VALUES: "a drawing or a silhouette: the body has one grey value",
-    BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, whose ripples reach into the body",
+    BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, or resampled: it reaches into the body",
     UNLIKE_TRAINING: "the model has not seen such crops",
     LOW_CONFIDENCE: "the model is not sure",
 }
