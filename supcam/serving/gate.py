@@ -27,7 +27,7 @@ REASONS: dict[str, str] = {
     SEVERAL_BODIES: "two or more separate bodies of chromosome size",
     CUT_OFF: "the body goes on beyond an edge of the picture",
     NO_GREY_VALUES: "a drawing or a silhouette: the body has one grey value",
-    BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, whose ripples reach into the body",
+    BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, or resampled: it reaches into the body",
     UNLIKE_TRAINING: "its greys, texture or size are further from the training crops than those of 99 in 100 crops",
     LOW_CONFIDENCE: "more than one type is possible, or none",
 }

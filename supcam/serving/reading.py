@@ -9,7 +9,7 @@ from PIL import Image
 
 from .bodies import Mask, Regions, connected_regions, dilated, eroded, peeled_sizes
 from .paper import FOREGROUND, WHITE, Grey, Paper, commonest, edges_of, means_of, on_white
-from .surroundings import CUT_OUT_NOTE, frame_sides, upright, without_dead_lines
+from .surroundings import CUT_OUT_NOTE, SOFT_NOTE, frame_sides, is_plain, upright, without_dead_lines
 
 __all__ = ["FOREGROUND", "MAX_WORKING_SIDE", "WHITE", "Measurements", "Reading", "bodies_alone", "read_grey"]
 
@@ -46,8 +46,8 @@ class Measurements:
         bodies: number of bodies of chromosome size.
         cut: longest stretch of one edge that runs through the inside of a body.
         flat: whether the main body has one grey value.
-        blurred_outline: whether a frame or the surroundings of a cut-out were taken off a picture that a lossy format
-            had blurred into the body.
+        blurred_outline: whether a frame or the surroundings of a cut-out were taken off that a lossy format or
+            resampling had blurred into the body.
         crowding: number of dark parts times the foreground in squared widths of these parts. It finds a metaphase that
             the glow of the cell joins to one body; 0 in pictures too small to hold one.
     """
@@ -89,7 +89,12 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = Fa
     Values that are not finite stand for pixels without picture, as outside a cut-out. A clean crop, dark on white 255
     with nothing but one body, comes back as it is, to the byte.
     """
+    shape = (grey.shape[0], grey.shape[1])
     notes: list[str] = []
+    if grey.dtype == np.uint8 and not lossy and max(shape) <= MAX_WORKING_SIDE and is_plain(grey):
+        plain = Paper(grey.astype(np.float32), grey < FOREGROUND, 0.0, True)
+        image, measured = bodies_alone(plain, notes)
+        return Reading(image, shape, tuple(notes), measured)
     values = np.asarray(grey, dtype=np.float32)
     values = _reduced(values, notes)
     hidden = ~np.isfinite(values)
@@ -105,10 +110,11 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = Fa
     inner, hidden = upright(without_dead_lines(inner, notes), hidden, notes)
     paper = on_white(inner, hidden, lossy, notes)
     image, measured = bodies_alone(paper, notes)
-    measured = replace(measured, blurred_outline=lossy and (inner.size != values.size or CUT_OUT_NOTE in notes))
+    compressed = lossy and (inner.size != values.size or CUT_OUT_NOTE in notes)
+    measured = replace(measured, blurred_outline=compressed or SOFT_NOTE in notes)
     if inner.size != values.size:
         image = np.pad(image, ((top, bottom), (left, right)), constant_values=WHITE)
-    return Reading(image, (grey.shape[0], grey.shape[1]), tuple(notes), measured)
+    return Reading(image, shape, tuple(notes), measured)
 
 
 def _reduced(values: Grey, notes: list[str]) -> Grey:
