@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from supcam.evaluation.novelty import MAX_BANK, fit_novelty
 from supcam.resaving import KINDS, encoded, padded
 from supcam.serving import surroundings
 from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import judged
 from supcam.serving.images import ImageError, letterbox, read_crop
+from supcam.serving.novelty import statistics_of
 from supcam.serving.paper import on_white
 from supcam.serving.reading import bodies_alone, read_grey
 from supcam.synthetic.sample import synthesize
@@ -98,19 +100,25 @@ def _row(name: str, crops: list[Grey]) -> dict[str, object]:
 
 
 def _costs(crops: list[Grey], repeats: int = 20) -> dict[str, object]:
-    """Milliseconds a crop of processor time: decoding alone, and reading with the gate on top."""
+    """Milliseconds a crop of processor time: decoding alone, reading, and the gate with the score for unlike crops."""
     costs: dict[str, object] = {}
+    # As many training crops as a package holds at most, and one crop at a time, which costs most.
+    novelty = fit_novelty([crops[index % len(crops)] for index in range(MAX_BANK)], crops, 0.01)
+    assert novelty is not None
     for name in ("clean", "noise3_pad30", "shading15", "masked_black"):
         random = np.random.default_rng(0)
         files = [encoded(crop) if name == "clean" else KINDS[name].save(crop, random) for crop in crops]
-        start = time.process_time()
+        marks = [time.process_time()]
         planes = [decode_plane(content) for _ in range(repeats) for content in files]
-        middle = time.process_time()
-        for plane in planes:
-            judged(read_grey(plane.values, lossy=plane.lossy).measurements)
-        end = time.process_time()
-        costs[f"{name}_decoding_ms"] = round((middle - start) / len(planes) * 1000, 3)
-        costs[f"{name}_reading_and_gate_ms"] = round((end - middle) / len(planes) * 1000, 3)
+        marks.append(time.process_time())
+        readings = [read_grey(plane.values, lossy=plane.lossy) for plane in planes]
+        marks.append(time.process_time())
+        for reading in readings:
+            unlike = novelty.unlike(statistics_of(reading.image)[np.newaxis])
+            judged(reading.measurements, unlike_training=bool(unlike[0]))
+        marks.append(time.process_time())
+        for step, seconds in zip(("decoding", "reading", "gate"), np.diff(marks), strict=True):
+            costs[f"{name}_{step}_ms"] = round(float(seconds) / len(planes) * 1000, 3)
     costs["median_pixels"] = int(np.median([crop.size for crop in crops]))
     return costs
 

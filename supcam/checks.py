@@ -119,15 +119,17 @@ def run_checks(
 
 def resaving_table(answer: Answer, images: Sequence[Grey], settings: CheckSettings) -> list[dict[str, Any]]:
     """How many of ``check.resaved`` crops change their type when saved again, by kind; see :class:`CheckReport`."""
-    chosen = [
-        images[at] for at in np.unique(np.linspace(0, len(images) - 1, min(settings.resaved, len(images))).astype(int))
-    ]
-    before = answer([encoded(image) for image in chosen])
+    types = answer([encoded(image) for image in images])["type"].to_numpy()
+    typed = np.flatnonzero(types != "")  # what is no crop has no type to keep
+    if not len(typed):
+        return []
+    kept = typed[np.unique(np.linspace(0, len(typed) - 1, min(settings.resaved, len(typed))).astype(int))]
+    chosen = [images[at] for at in kept]
     rows = []
     for name, kind in KINDS.items():
         rng = np.random.default_rng(settings.seed)
         after = answer([kind.save(image, rng) for image in chosen])
-        changed = (after["type"] != before["type"]).to_numpy()
+        changed = after["type"].to_numpy() != types[kept]
         flagged = after["needs_review"].to_numpy(dtype=bool)
         shares = {"changed": changed.mean(), "flagged": flagged.mean(), "silent": (changed & ~flagged).mean()}
         described = {"kind": name, "family": kind.family, "expected": kind.expected, "crops": len(chosen)}

@@ -14,6 +14,7 @@ from supcam.data.crops import CropSet
 from supcam.data.manifest import manifest_hash
 from supcam.data.sources import is_licence
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
+from supcam.evaluation.cases import case_groups
 from supcam.evaluation.metrics import Floats, Ints
 from supcam.evaluation.novelty import fit_novelty
 from supcam.evaluation.repeats import METRICS
@@ -79,7 +80,8 @@ def package_candidate(
     calibrated, judged = (
         probabilities_of(logits.astype(np.float64), temperature) for logits in (validation_logits, test_logits)
     )
-    novelty = fit_novelty(training.images, validation.images, settings.promote.unlike_share)
+    cases = case_groups(training.frame)
+    novelty = fit_novelty(training.images, validation.images, settings.promote.unlike_share, cases)
     review = review_threshold(calibrated, validation.labels, settings.promote.review_coverage)
     by_type = _by_type(calibrated, validation.labels, judged, test.labels, settings.promote.review_risk)
     # Parity is that of the plain layout, which whoever loads the weights gets.

@@ -177,9 +177,20 @@ def test_changes_keep_white_white_and_nothing_is_cut(crops: CropSet) -> None:
     assert checks.padded(image, 3).shape == (image.shape[0] + 6, image.shape[1] + 6)
 
 
-def test_the_command_refuses_a_model_that_fails_and_writes_why(labelled: Path, package: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, the working directory, whose checks save few crops again."""
+    for name in ("dvc.yaml", "MLproject"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "params.yaml").write_text("check: {min_algebra: 0.0, resaved: 2}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command_refuses_a_model_that_fails_and_writes_why(labelled: Path, package: Path, in_project: Path) -> None:
     """The network says single to everything: it keeps every answer, and fails the algebra."""
-    output = tmp_path / "check.json"
+    output = in_project / "check.json"
+    (in_project / "params.yaml").write_text("check: {resaved: 2}\n")
     done = CliRunner().invoke(app, ["check", "--data", str(labelled), "--model", str(package), "--output", str(output)])
     verdict = json.loads(output.read_text())
     assert "quarter turns and flips" in done.stdout and "FAILED" in done.stdout
@@ -191,36 +202,30 @@ def test_the_command_refuses_a_model_that_fails_and_writes_why(labelled: Path, p
 
 
 def test_the_command_passes_a_model_that_keeps_every_threshold(
-    package: Path, data: Path, crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, data: Path, crops: CropSet, in_project: Path
 ) -> None:
     """The same network on singles alone, in a project that asks nothing of the algebra."""
-    for name in ("dvc.yaml", "MLproject"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "params.yaml").write_text("check: {min_algebra: 0.0}\n")
-    (tmp_path / "lab" / "instance").mkdir(parents=True)
+    (in_project / "lab" / "instance").mkdir(parents=True)
     for path in crops.frame.loc[crops.frame["type"] == "instance", "path"]:
-        shutil.copy(data / path, tmp_path / "lab" / "instance" / path.replace("/", "-"))
-    monkeypatch.chdir(tmp_path)
+        shutil.copy(data / path, in_project / "lab" / "instance" / path.replace("/", "-"))
     done = CliRunner().invoke(app, ["check", "--data", "lab", "--model", str(package), "--output", "check.json"])
     assert done.exit_code == 0, done.output
-    verdict = json.loads((tmp_path / "check.json").read_text())
+    verdict = json.loads((in_project / "check.json").read_text())
     assert verdict["passed"] is True
-    assert [one["passed"] for one in verdict["rules"]].count(True) == 8
+    assert [one["passed"] for one in verdict["rules"]].count(True) == 10
+    assert len(verdict["resaving"]) == len(KINDS)
 
 
 def test_without_data_the_command_takes_the_crops_that_the_model_was_judged_on(
-    package: Path, data: Path, crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, data: Path, crops: CropSet, in_project: Path
 ) -> None:
-    for name in ("dvc.yaml", "MLproject", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(data, tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    output = tmp_path / "check.json"
+    shutil.copytree(data, in_project / "data")
+    output = in_project / "check.json"
     CliRunner().invoke(app, ["check", "--model", str(package), "--output", str(output)])
     assert json.loads(output.read_text())["crops"] == int((crops.frame["split"] == "test").sum())
-    frame = read_manifest(tmp_path / "data" / "manifest.csv")
+    frame = read_manifest(in_project / "data" / "manifest.csv")
     split = dict(zip(crops.frame["crop_id"], crops.frame["split"], strict=True))
-    write_manifest(frame[frame["crop_id"].map(split) == "train"], tmp_path / "data" / "manifest.csv")
+    write_manifest(frame[frame["crop_id"].map(split) == "train"], in_project / "data" / "manifest.csv")
     done = CliRunner().invoke(app, ["check", "--model", str(package)])
     assert isinstance(done.exception, UsageError)
     assert f"none of the {int((crops.frame['split'] == 'train').sum())} crops" in str(done.exception)

@@ -66,6 +66,25 @@ def test_too_few_validation_crops_for_the_share_get_the_largest_distance() -> No
     assert found.threshold == pytest.approx(found.distances(stacked(VALIDATION[:10])).max())
 
 
+def test_cases_that_differ_raise_the_threshold() -> None:
+    """Three slides of validation were too alike: 5 % of the crops of three others were called unlike."""
+    shades = [
+        np.asarray(255 - (255 - draw_crop(seed).astype(int)) * (50 + seed) // 110, np.uint8) for seed in range(60)
+    ]
+    cases = [f"case{seed // 10}" for seed in range(60)]
+    apart, together = fit_novelty(shades, shades[:1], 0.01, cases), fit_novelty(shades, shades[:1], 0.01)
+    one_case = fit_novelty(shades, shades[:1], 0.01, ["case"] * 60)
+    assert apart is not None and together is not None and one_case is not None
+    assert apart.threshold > 2 * together.threshold and one_case.threshold == together.threshold
+    points = (stacked(shades) - apart.mean) @ apart.whitening
+    squared = ((points[:, np.newaxis] - points) ** 2).sum(axis=2)
+    expected = [
+        sorted(value for value, case in zip(row, cases, strict=True) if case != own)[4]
+        for row, own in zip(squared, cases, strict=True)
+    ]
+    assert apart.threshold == pytest.approx(max(expected), rel=1e-4)
+
+
 def test_without_validation_or_training_crops_there_is_no_score() -> None:
     assert fit_novelty(TRAINING, [], 0.01) is None
     assert fit_novelty(TRAINING[:4], VALIDATION, 0.01) is None
