@@ -1,6 +1,5 @@
 """Commands about the project itself: its profile, its settings, its MLflow page."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from supcam import tracking
+from supcam.cli.server import serve
 from supcam.cli.tables import print_table
 from supcam.errors import UsageError
 from supcam.files import write_text
@@ -62,10 +62,7 @@ def ui(
     location = tracking.artifact_location(root, uri)
     if location:
         command += ["--default-artifact-root", location]
-    try:
-        raise typer.Exit(subprocess.run(command, cwd=root, check=False).returncode)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    raise typer.Exit(serve(command, root))
 
 
 def settings() -> None:
