@@ -13,6 +13,8 @@ from typing import Any
 COUNTED = {
     "label_proof": ["-m", "tests.composition.label_proof"],
     "data_fuzz": ["-m", "tests.data.fuzz"],
+    "attacks": ["-m", "tests.registry.attacks"],
+    "registry_kills": ["-m", "tests.registry.kills"],
 }
 # Test folders whose tests marked stress are the full counts.
 MARKED = ("experiments", "composition", "data", "registry", "tracking", "training", "tuning")

@@ -2,8 +2,9 @@
 
 import json
 import socket
-import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from supcam import tracking
 from supcam.cli.described import described_settings
+from supcam.cli.server import serve
 from supcam.cli.tables import AsJson, print_table
 from supcam.errors import UsageError
 from supcam.files import write_text
@@ -65,10 +67,7 @@ def ui(
     location = tracking.artifact_location(root, uri)
     if location:
         command += ["--default-artifact-root", location]
-    try:
-        raise typer.Exit(subprocess.run(command, cwd=root, check=False).returncode)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    raise typer.Exit(serve(command, root))
 
 
 def _require_free(port: int) -> None:
@@ -87,8 +86,8 @@ def settings(as_json: AsJson = False) -> None:
     current = load_settings(tracking.project_root() / "params.yaml").model_dump(mode="json", by_alias=True)
     rows = []
     for setting in described_settings():
-        section, _, key = setting.name.partition(".")
-        rows.append({"setting": setting.name, "value": current[section][key], **setting._asdict()})
+        value = reduce(getitem, setting.name.split("."), current)
+        rows.append({"setting": setting.name, "value": value, **setting._asdict()})
     if as_json:
         typer.echo(json.dumps([{name: row[name] for name in row if name != "name"} for row in rows], indent=1))
         return

@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.registry.evidence import Answers, stored_answers
-from supcam.registry.package import read_split
+from supcam.registry.evidence import Answers, checked_split, stored_answers
 from supcam.registry.rules import Comparison
 from supcam.serving.engine import PROBABILITY_COLUMNS, Engine
 
@@ -52,7 +51,7 @@ def shared_rows(candidate: Path, production: Path, types: Mapping[str, str] | No
     """
     tests = [stored_answers(folder) for folder in (candidate, production)]
     rows = pd.concat([test[["sha256", "type"]] for test in tests]).drop_duplicates("sha256")
-    splits = pd.concat([read_split(folder) for folder in (candidate, production)])
+    splits = pd.concat([checked_split(folder) for folder in (candidate, production)])
     # Validation crops count as seen: they chose the epoch, the temperature and the review threshold.
     seen = set(splits.loc[splits["split"] != "test", "sha256"])
     rows = rows[~rows["sha256"].isin(seen)].sort_values("sha256").reset_index(drop=True)

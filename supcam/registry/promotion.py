@@ -8,7 +8,7 @@ from pathlib import Path
 from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms, shared_rows
-from supcam.registry.evidence import ProjectCrops, computed_answers, evidence_of, stored_answers
+from supcam.registry.evidence import ProjectCrops, checked_split, computed_answers, evidence_of, stored_answers
 from supcam.registry.integrity import covers_every_file
 from supcam.registry.reach import RegistryError
 from supcam.registry.record import DECISION_TAG, MOVES, parsed, served, withdrawn
@@ -139,6 +139,7 @@ def _reference(registry: Registry, candidate: Version) -> _Reference:
             package = registry.package(version or registry.version(number))
             model = _registered_model(known[number], load_card(package))
             stored_answers(package)
+            checked_split(package)
             Engine(package)
         except (PackageError, RegistryError):
             unread.append(number)

@@ -279,8 +279,9 @@ def _answers(card: ModelCard, evidence: Evidence, settings: PromoteSettings) -> 
     passed, near = run == total or settings.allow_stored_answers, f"at most {_SAME_ANSWER:g}"
     measured = _measured(evidence)
     # A metric that the card lacks is named by the rule "card complete".
+    nothing = _Value(0.0, 0, 0.0)
     lies = {
-        name: {"card": metric.value, "measured": measured[name].value}
+        name: {"card": metric.value, "measured": measured.get(name, nothing).value}
         for name, metric in _claims(card).items()
         if name not in measured
         or metric.crops != measured[name].crops
