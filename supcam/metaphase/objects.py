@@ -42,6 +42,7 @@ class Limits:
         width: mean width below which it is debris, and above which it is a nucleus or stain.
         nucleus: area from which something without a gap is a nucleus.
         solidity: share of its convex hull that a nucleus fills.
+        cut_width: the same for what an edge cuts off, which shows less of its width.
         disk: diameter of the largest disk in it above which it is a nucleus.
         height: below it an object is stain.
         cut: stretch of the picture's edge that an object covers when it goes on beyond.
@@ -54,6 +55,7 @@ class Limits:
     """
 
     area: float = 0.45
+    cut_width: float = 1.5
     width: tuple[float, float] = (0.4, 1.7)
     nucleus: float = 8.0
     solidity: float = 0.8
@@ -166,7 +168,8 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
     reasons = []
     for index in range(total):
         mean = means[index] / width
-        thick = disks[index] > limits.disk * width or mean > limits.width[1]
+        is_cut = cut[index] > limits.cut * width
+        thick = disks[index] > limits.disk * width or mean > (limits.cut_width if is_cut else limits.width[1])
         if index >= count or (thick and _is_nucleus(regions[index], width, limits)):
             reason = NUCLEUS
         elif areas[index] < limits.area * width**2 or mean < limits.width[0]:
@@ -174,7 +177,7 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
         elif heights[index] < limits.height * found.height:
             reason = STAIN
         else:
-            reason = CUT_OFF if cut[index] > limits.cut * width else ""
+            reason = CUT_OFF if is_cut else ""
         reasons.append(reason)
     return labels, reasons
 

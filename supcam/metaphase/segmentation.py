@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+from skimage.measure import regionprops
 
 from supcam.serving.levels import Grey
 from supcam.serving.paper import WHITE, on_white
@@ -30,6 +31,7 @@ _WIDTHS_ACROSS = 50
 _LEAST_AREA, _NOISES = 20, 6.0
 # Nuclei have no gap within so many widths around the middle, seen against the lowest level within so many more.
 _SOLID_WINDOW, _FAR_WINDOW, _SOLID_HEIGHT = 2.4, 12.0, 0.9
+_COMPACT = 0.85  # share of its convex hull that a nucleus fills
 # Objects that decide how wide a chromosome is.
 _LARGEST = 200
 
@@ -148,8 +150,16 @@ def _solid(signal: Grey, width: float, height: float) -> Mask:
     filled = ndimage.minimum_filter(smooth, side)
     far = ndimage.minimum_filter(smooth, 2 * round(0.5 * _FAR_WINDOW * width) + 1)
     inner = filled - far > _SOLID_HEIGHT * height
-    grown = ndimage.maximum_filter(inner.astype(np.uint8), side + 2) > 0
-    return np.asarray(grown & (smooth - far > 0.5 * height))
+    if not inner.any():
+        return inner
+    high = connected(smooth - far > 0.4 * height)
+    # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, only what is near.
+    whole = np.zeros(int(high.max()) + 1, dtype=bool)
+    for number in np.unique(high[inner]):
+        (region,) = regionprops((high == number).astype(np.uint8))  # type: ignore[no-untyped-call]
+        whole[number] = number > 0 and region.solidity >= _COMPACT
+    near = ndimage.distance_transform_edt(~inner) <= 0.65 * side
+    return np.asarray(whole[high] | (near & (high > 0)))
 
 
 def connected(mask: Mask) -> Labels:
@@ -167,11 +177,10 @@ def thicknesses(labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64
     count = int(labels.max())
     if not count:
         return np.zeros(0), np.zeros(0)
-    padded = np.pad(labels, 1)
-    inner = ndimage.distance_transform_edt(padded > 0)
+    inner = ndimage.distance_transform_edt(labels > 0)
     index = np.arange(1, count + 1)
     # Half a pixel lies between the outline and the centre of the first pixel inside of it.
-    mean, largest = ndimage.mean(inner, padded, index) - 0.5, ndimage.maximum(inner, padded, index) - 0.5
+    mean, largest = ndimage.mean(inner, labels, index) - 0.5, ndimage.maximum(inner, labels, index) - 0.5
     return 4 * np.asarray(mean), 2 * np.asarray(largest)
 
 
