@@ -139,7 +139,7 @@ def draw(explanation: Explanation, path: Path) -> None:
 
     neighbours = explanation.neighbours[:6]
     figure = Figure(figsize=(11, 6.2 if neighbours else 3.8), dpi=120, layout="constrained", facecolor="white")
-    parts = figure.subfigures(2, 1, height_ratios=[1.7, 1]) if neighbours else [figure]
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.7, 1]) if neighbours else [figure]
     review = f"; needs review: {explanation.reason}" if explanation.reason else ""
     answer = f"{explanation.type.label}, probability {explanation.probabilities.max():.2f}{review}"
     parts[0].suptitle(answer, fontsize=12, fontweight="bold")
