@@ -13,9 +13,10 @@ import yaml
 from docs import reference
 from supcam.cli.app import app
 from supcam.cli.described import described_settings
+from supcam.cluster_type import TYPE_LABELS
 from supcam.settings import Settings
 from tests.support.imports import ROOT
-from tests.support.project import change_settings, small_project, succeed
+from tests.support.project import call, small_project, succeed
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,17 +83,15 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     commands = tutorial_commands(TUTORIAL.read_text(encoding="utf-8"))
     assert {"dvc repro", "supcam show", "supcam models"} <= set(commands)
     project = small_project(tmp_path / "project", crops=96, cases=8)
-    change_settings(project, {"check": dict.fromkeys(CHECKS, 0.0)})  # so little training passes no check
     for command in commands:
+        if command == "supcam check":  # so little training need not pass
+            assert call(project, *command.split()).returncode in (0, 3)
+            continue
         said = succeed(project, "bash", "-c", command)
         if command == "supcam show":
-            assert all(label in said for label in ("instance", "touching", "overlapping", "touching-overlapping"))
-            assert "correct. Next:" in said
+            assert all(label in said for label in TYPE_LABELS) and "correct. Next:" in said
     for made in ("types.csv", "sorted/predictions.csv", "why.png", "reports/evaluation/report.html"):
         assert (project / made).is_file(), made
-
-
-CHECKS = ("min_unchanged", "min_brightness_kept", "min_blur_kept", "min_single_kept", "min_algebra")
 
 
 def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:
