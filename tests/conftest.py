@@ -56,6 +56,7 @@ SLOW = {
     "registry.test_explain",
     "registry.test_package",
     "registry.test_promotion",
+    "registry.test_segmentation_example",
     "registry.test_servers",
     "test_cli",
     "test_documentation",

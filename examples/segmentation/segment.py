@@ -1,9 +1,10 @@
-"""Segment chromosome crops by type with the production model: the light client and scikit-image, no training stack.
+"""Segment chromosome crops, each by the method of its type, with the models in production.
 
-    python segment.py CROPS --into RESULT [--model models:/supcam@production] [--overlap mymodule:function]
+    python segment.py CROPS --into RESULT [--model models:/supcam@production]
+        [--network models:/supcam-segmentation@production]
 
-A single chromosome is kept whole, touching ones are split by a watershed, overlapping ones go to your own function,
-and what the model doubts is left to a person.
+A single chromosome is kept whole, touching ones are split, overlapping ones are taken apart by the network with the
+overlap given to both, and what the model doubts is left to a person. Light client and scikit-image, no training stack.
 """
 
 import argparse
@@ -14,81 +15,50 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from methods import Grey, Masks, Method, Network, keep_whole, split_touching
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage.color import label2rgb
-from skimage.feature import peak_local_max
-from skimage.measure import label
-from skimage.morphology import remove_small_objects
-from skimage.segmentation import watershed
 
 import supcam
+from supcam.cluster_type import ClusterType
 from supcam.errors import SupcamError, UsageError
 from supcam.registry.client import predict_files
 from supcam.serving.images import decode_crop
+from supcam.tracking.project import project_root, tracking_uri
 
-Grey = NDArray[np.uint8]
-Labels = NDArray[np.int32]
-SplitOverlap = Callable[[Grey], Labels]
+Methods = dict[ClusterType, tuple[str, Method]]
 
-HALO_LEVEL = 250
-CORE_LEVEL = 240
-MIN_PIXELS = 40
+COLOURS = np.array([(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0)])
 
 
-def keep_whole(crop: Grey) -> Labels:
-    """One object: everything darker than the background, (H, W) with labels from 1."""
-    return remove_small_objects(crop < HALO_LEVEL, max_size=MIN_PIXELS - 1).astype(np.int32)
+def methods_by_type(network: Network) -> Methods:
+    """What is done with a crop of each type, in words and as a function."""
+    return {
+        ClusterType.INSTANCE: ("kept whole", keep_whole),
+        ClusterType.TOUCHING: ("network, contacts alone", network.touching),
+        ClusterType.OVERLAPPING: ("network", network.cluster),
+        ClusterType.TOUCHING_OVERLAPPING: ("network", network.cluster),
+    }
 
 
-def split_touching(crop: Grey) -> Labels:
-    """Watershed of the distance from the background, one basin for each dark body, (H, W) with labels from 1."""
-    body = remove_small_objects(ndimage.binary_fill_holes(crop < CORE_LEVEL), max_size=MIN_PIXELS - 1)
-    distance = ndimage.distance_transform_edt(body)
-    # Half a chromosome's width is the scale of everything: bands and bends below it are no contacts.
-    width = distance.max()
-    distance = ndimage.gaussian_filter(distance, 0.3 * width)
-    apart = max(2, int(1.5 * width))
-    peaks = peak_local_max(distance, min_distance=apart, labels=label(body), exclude_border=False)
-    markers = np.zeros(crop.shape, dtype=np.int32)
-    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    pieces = _merge_pieces_of_one(watershed(-distance, markers, mask=crop < HALO_LEVEL), distance)
-    return pieces if pieces.any() else keep_whole(crop)
+def methods_of_ones_own(overlapping: Method) -> Methods:
+    """The same without the network: a watershed for what touches, a function of one's own for what overlaps."""
+    return {
+        ClusterType.INSTANCE: ("kept whole", keep_whole),
+        ClusterType.TOUCHING: ("watershed", split_touching),
+        ClusterType.OVERLAPPING: ("own function", overlapping),
+        ClusterType.TOUCHING_OVERLAPPING: ("own function", overlapping),
+    }
 
 
-def _merge_pieces_of_one(pieces: Labels, distance: NDArray[np.float64], neck: float = 0.65) -> Labels:
-    """Join basins whose border is nearly as wide as they are: a bend of one chromosome, not a contact of two."""
-    widest = ndimage.maximum(distance, pieces, np.arange(pieces.max() + 1))
-    for axis in (0, 1):
-        first, second = (np.moveaxis(pieces, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
-        depth = np.moveaxis(distance, axis, 0)[:-1]
-        for one, other in {tuple(sorted(pair)) for pair in zip(first.flat, second.flat, strict=True)}:
-            border = (np.minimum(first, second) == one) & (np.maximum(first, second) == other)
-            if 0 < one < other and depth[border].max() > neck * min(widest[one], widest[other]):
-                pieces = np.where(pieces == other, one, pieces)
-                return _merge_pieces_of_one(_renumbered(pieces), distance, neck)
-    return pieces
-
-
-def _renumbered(pieces: Labels) -> Labels:
-    return np.unique(pieces, return_inverse=True)[1].reshape(pieces.shape).astype(np.int32)
-
-
-def segment(folder: Path, into: Path, model: str, split_overlapping: SplitOverlap) -> pd.DataFrame:
-    """Segment every crop below ``folder``: label images, drawings, and a table of what was done.
+def segment(folder: Path, into: Path, model: str, methods: Methods) -> pd.DataFrame:
+    """Segment every crop below ``folder``: masks, drawings, and a table of what was done.
 
     Returns:
         One row a crop: path, type, confidence, treatment, objects, error.
     """
-    treatments = {
-        "instance": ("kept whole", keep_whole),
-        "touching": ("watershed", split_touching),
-        "overlapping": ("own function", split_overlapping),
-        "touching-overlapping": ("own function", split_overlapping),
-    }
     answers = predict_files(supcam.load_production(model), [folder]).frame
-    (into / "labels").mkdir(parents=True, exist_ok=True)
+    (into / "masks").mkdir(parents=True, exist_ok=True)
     (into / "drawn").mkdir(exist_ok=True)
     rows = []
     for number, answer in enumerate(answers.to_dict("records")):
@@ -96,21 +66,52 @@ def segment(folder: Path, into: Path, model: str, split_overlapping: SplitOverla
         if answer["needs_review"]:
             rows.append(row | {"treatment": "left to a person"})
             continue
-        name, cut = treatments[answer["type"]]
+        name, method = methods[ClusterType.parse(answer["type"])]
         crop = decode_crop(answer["path"])
-        pieces = cut(crop)
+        masks = method(crop)
         stem = f"{number:05d} {Path(answer['path']).stem}"
-        Image.fromarray(pieces.astype(np.uint16)).save(into / "labels" / f"{stem}.png")
-        drawn = label2rgb(pieces, crop, alpha=0.35, bg_label=0)
-        Image.fromarray((drawn * 255).astype(np.uint8)).save(into / "drawn" / f"{stem}.png")
-        rows.append(row | {"treatment": name, "objects": int(pieces.max())})
+        planes = [Image.fromarray(mask) for mask in masks]
+        planes[0].save(into / "masks" / f"{stem}.tif", save_all=True, append_images=planes[1:])
+        drawing(crop, masks).save(into / "drawn" / f"{stem}.png")
+        rows.append(row | {"treatment": name, "objects": len(masks)})
     table = pd.DataFrame(rows)
     table.to_csv(into / "segments.csv", index=False)
     return table
 
 
-def load_function(text: str) -> SplitOverlap:
-    """The function that ``module:name`` names.
+def drawing(crop: Grey, masks: Masks, scale: int = 4) -> Image.Image:
+    """The crop with each chromosome in a colour of its own, and both colours where two lie on each other."""
+    tint = np.zeros((*crop.shape, 3))
+    for number, mask in enumerate(masks):
+        tint[mask] += COLOURS[number % len(COLOURS)]
+    count = masks.sum(axis=0)[..., np.newaxis]
+    grey = np.repeat(crop[..., np.newaxis].astype(float), 3, axis=2)
+    mixed = np.where(count > 0, 0.55 * grey + 0.45 * tint / np.maximum(count, 1), grey)
+    image = Image.fromarray(np.rint(mixed).astype(np.uint8))
+    return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
+
+
+def open_network(text: str) -> Network:
+    """The network of an address ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, or of an ONNX file.
+
+    Raises:
+        SupcamError: when there is none.
+    """
+    if not text.startswith("models:/"):
+        if not Path(text).is_file():
+            raise UsageError(f"--network = {text} is no file. Give models:/NAME@ALIAS, or an ONNX file.")
+        return Network(Path(text))
+    from supcam.registry.store import Registry
+
+    name, separator, which = text.removeprefix("models:/").replace("@", "/").partition("/")
+    if not separator:
+        raise UsageError(f"--network = {text} names no alias or version. Give models:/NAME@ALIAS or an ONNX file.")
+    registry = Registry(tracking_uri(project_root()), name)
+    return Network(registry.package(registry.resolve(which)) / "model.onnx")
+
+
+def load_function(text: str) -> Method:
+    """A method of one's own, ``module:name``: (H, W) grey to labels from 1 (H, W), or to masks (N, H, W).
 
     Raises:
         UsageError: when there is no such function.
@@ -118,10 +119,17 @@ def load_function(text: str) -> SplitOverlap:
     module, _, name = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        function: SplitOverlap = getattr(importlib.import_module(module), name)
+        function: Callable[[Grey], NDArray[np.generic]] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--overlap = {text!r} names no function: {error}. Give module:function.") from None
-    return function
+
+    def method(crop: Grey) -> Masks:
+        found = np.asarray(function(crop))
+        if found.ndim == 3:
+            return found.astype(bool)
+        return np.stack([found == number for number in range(1, max(2, int(found.max()) + 1))])
+
+    return method
 
 
 def main() -> None:
@@ -130,11 +138,15 @@ def main() -> None:
     parser.add_argument("crops", type=Path)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--model", default="models:/supcam@production")
-    parser.add_argument("--overlap", help="module:function, (H, W) uint8 to labels; default: keep whole")
+    parser.add_argument("--network", default="models:/supcam-segmentation@production", help="or an ONNX file")
+    parser.add_argument("--overlap", help="module:function in place of the network")
     given = parser.parse_args()
     try:
-        function = load_function(given.overlap) if given.overlap else keep_whole
-        table = segment(given.crops, given.into, given.model, function)
+        if given.overlap:
+            methods = methods_of_ones_own(load_function(given.overlap))
+        else:
+            methods = methods_by_type(open_network(given.network))
+        table = segment(given.crops, given.into, given.model, methods)
     except SupcamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
