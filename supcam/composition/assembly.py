@@ -64,17 +64,19 @@ class Assembly:
     def shows_touch(self, other: Body, offset: tuple[int, int]) -> bool:
         """Whether a touch shows with ``other`` at ``offset``.
 
-        It may lie within one source or between two, with no more than ``MOST_HIDDEN`` of it below further ones.
+        It may lie within one source or between two, with no more than ``MOST_HIDDEN`` of it below further ones. Where
+        it may lie in several places of a source, each of them must show.
         """
         placed = (*self.members, Member(other, offset))
-        for points, owners in _touches(placed):
+
+        def shows(points: Points, owners: set[int]) -> bool:
             below = np.zeros(len(points), dtype=bool)
             for number, member in enumerate(placed):
                 if number not in owners:
                     below |= lies_below(points - member.offset, member.body.halo)
-            if len(points) and np.count_nonzero(below) <= MOST_HIDDEN * len(points):
-                return True
-        return False
+            return len(points) > 0 and bool(np.count_nonzero(below) <= MOST_HIDDEN * len(points))
+
+        return any(all(shows(points, owners) for points in places) for places, owners in _touches(placed))
 
     def joined(self, other: Body, offset: tuple[int, int], settings: ComposeSettings, floor: int) -> "Assembly":
         """This assembly with ``other`` blended in, on a frame that holds both; what was white in both stays white."""
@@ -127,11 +129,11 @@ class Assembly:
         return masks
 
 
-def _touches(placed: Sequence[Member]) -> Iterator[tuple[Points, set[int]]]:
-    """Pixels of each touch in the assembly's frame, and the numbers of the members that it belongs to."""
+def _touches(placed: Sequence[Member]) -> Iterator[tuple[list[Points], set[int]]]:
+    """Where each touch may lie, as pixels of the assembly's frame, and the numbers of the members it belongs to."""
     for number, member in enumerate(placed):
-        if member.body.seam is not None:
-            yield member.body.seam + np.array(member.offset), {number}
+        if member.body.seams:
+            yield [seam + np.array(member.offset) for seam in member.body.seams], {number}
     for (number, first), (other, second) in combinations(enumerate(placed), 2):
         step = (second.offset[0] - first.offset[0], second.offset[1] - first.offset[1])
-        yield touch_points(first.body, second.body, step) + first.offset, {number, other}
+        yield [touch_points(first.body, second.body, step) + first.offset], {number, other}

@@ -186,13 +186,13 @@ class Composer:
         tones = [float(np.median(body.image[body.core])) for body in bodies]
         return Policy([self.types[row] for row in rows], [self._groups[row] for row in rows], self.settings, tones)
 
-    def seam_of(self, row: int) -> Points | None:
-        """Clearest touch of a source, pixels (K, 2) of its body; ``None`` where its type has none, or none shows."""
-        return self.sources[row].seam if self.types[row] & ClusterType.TOUCHING else None
+    def seams_of(self, row: int) -> tuple[Points, ...]:
+        """Where a source may touch, each the pixels (K, 2) of its body; empty where it does not, or none shows."""
+        return self.sources[row].seams if self.types[row] & ClusterType.TOUCHING else ()
 
     def _shows_none(self, first: int, second: int) -> bool:
         """Whether two sources of a touching type show no touch that a crossing could leave in sight."""
-        known = self.seam_of(first) is not None or self.seam_of(second) is not None
+        known = self.seams_of(first) or self.seams_of(second)
         return bool((self.types[first] | self.types[second]) & ClusterType.TOUCHING) and not known
 
     def _can_cross(self, first: int, second: int) -> bool:
@@ -216,9 +216,8 @@ class Composer:
         ):
             rejected["fell-apart"] += 1
         else:
-            if (seam := self.seam_of(row)) is not None:
-                seam = warp.points(seam, source.sheet.shape) - body.corner
-            return warp, replace(body, width=source.width * warp.scale, single=single, seam=seam)
+            seams = tuple(warp.points(seam, source.sheet.shape) - body.corner for seam in self.seams_of(row))
+            return warp, replace(body, width=source.width * warp.scale, single=single, seams=seams)
         return None
 
     def _join(

@@ -30,8 +30,8 @@ class Body:
     ``tail`` is the image with its halo continued beyond the edge that the crop cut, for what it falls on.
     ``width`` is how thick its chromosomes are (core, pixels; the thinnest of an assembly), 0 when unknown.
     ``single`` says that it is known to be one chromosome.
-    ``seam`` (K, 2) are the pixels of this frame in which its clearest touch lies, None where its type has none or
-    none shows.
+    ``seams``, each the pixels (K, 2) of this frame, are where its touch may lie, the most likely first; empty where
+    its type has none or none shows.
     ``cut`` says that it was cropped at so dark a level that its core level had to fall.
     ``corner`` is the (row, column) of this frame's first pixel in the image the body was found in.
     """
@@ -46,7 +46,7 @@ class Body:
     width: float = 0.0
     single: bool = False
     cut: bool = False
-    seam: Points | None = None
+    seams: tuple[Points, ...] = ()
 
     @cached_property
     def dilated(self) -> Mask:

@@ -15,17 +15,23 @@ _SMOOTH = 0.12  # times the width: grain of single pixels splits nothing
 _LEAST_SMOOTH = 0.6  # pixels
 _MIN_PART = 0.06  # of the core: smaller pieces are ends and bands of one chromosome
 _LEVELS = 40
+_DOUBT = 0.05  # of convexity: a cut that leaves parts less convex by that is not the touch
 
 
-def find_seam(body: Body, width: float) -> Points | None:
-    """Pixels (K, 2) of ``body``'s frame in which the clearest touch of a cluster lies; ``None`` where none shows.
+def find_seams(body: Body, width: float) -> tuple[Points, ...]:
+    """Where the touch of a cluster may lie, the most likely place first: each the pixels (K, 2) of ``body``'s frame.
 
     As the level of darkness rises the cluster falls into parts, at its touches and at light bands of its chromosomes.
     Of the watersheds between parts of some size, the touch is the one that leaves the most convex parts: two bars,
-    where a cut through a band leaves one bar short and the other bent. ``width`` is how thick its chromosomes are.
+    where a cut through a band leaves one bar short and the other bent. Those that are nearly as good, and the lightest
+    one, may be it as well. ``width`` is how thick its chromosomes are. Empty where no touch shows.
     """
-    cuts = [(_convexity(body.halo, cut), number, cut) for number, cut in enumerate(_cuts(body, width))]
-    return max(cuts, key=lambda found: (found[0], -found[1]))[2] if cuts else None
+    cuts = list(_cuts(body, width))
+    if not cuts:
+        return ()
+    convexity = [_convexity(body.halo, cut) for cut in cuts]
+    likely = [number for number in range(len(cuts)) if convexity[number] >= max(convexity) - _DOUBT or number == 0]
+    return tuple(cuts[number] for number in sorted(likely, key=lambda number: -convexity[number]))
 
 
 def _cuts(body: Body, width: float) -> Iterator[Points]:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.composition.masks import Body, Grey, Mask, Points, bounding_box, core_width, find_body
-from supcam.composition.seams import find_seam
+from supcam.composition.seams import find_seams
 from supcam.composition.warp import Sheet
 from supcam.data.crops import CropSet
 from supcam.errors import SupcamError
@@ -72,9 +72,9 @@ class Source:
         return core_width(self.body.core)
 
     @cached_property
-    def seam(self) -> Points | None:
-        """Pixels (K, 2) of the body's frame in which its clearest touch lies, if it is a cluster that touches."""
-        return find_seam(self.body, self.width)
+    def seams(self) -> tuple[Points, ...]:
+        """Where its touch may lie, if it is a cluster that touches: each the pixels (K, 2) of the body's frame."""
+        return find_seams(self.body, self.width)
 
 
 def refuse_leaks(frame: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ class KeyQueue(nn.Module):
         filled: Number of slots that hold a key.
 
     Raises:
-        UsageError: from ``enqueue`` for shapes that do not fit, or a label below zero.
+        UsageError: from ``enqueue`` for shapes that do not fit. Labels are taken as they are.
     """
 
     keys: Tensor

@@ -5,7 +5,7 @@ from functools import cached_property
 import pandas as pd
 
 from supcam.data.crops import CropSet
-from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest
+from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.errors import UsageError
 from supcam.stages.stage import Stage
 from supcam.stages.workspace import OUTPUTS
@@ -25,12 +25,18 @@ class StageCrops:
         """Every real crop with its column ``split``.
 
         Raises:
-            UsageError: when the crops were imported or changed since the split was made.
+            UsageError: when crops that it divides were removed or replaced since.
         """
         path = self._stage.read(SPLIT)
         divided, present = read_manifest(path), self._stage.data / MANIFEST
-        if present.is_file() and manifest_hash(divided) != manifest_hash(read_manifest(present)):
-            raise UsageError(f"{path} divides other crops than {present} lists. Run: dvc repro {self._stage.name}")
+        if present.is_file():
+            held = dict(read_manifest(present)[["crop_id", "sha256"]].to_numpy().tolist())
+            gone = divided.loc[divided["crop_id"].map(held) != divided["sha256"], "crop_id"]
+            if len(gone):
+                raise UsageError(
+                    f"{path} divides {len(gone)} crops that {present} does not list, first {gone.iloc[0]!r}: the split "
+                    f"is older than the data. Run: dvc repro {self._stage.name}"
+                )
         return divided
 
     def part(self, name: str) -> CropSet:

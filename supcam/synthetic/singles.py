@@ -8,6 +8,7 @@ from supcam.composition.masks import Grey
 from supcam.composition.workers import Workers, results
 from supcam.data.crops import CropSet
 from supcam.data.manifest import DRAWN
+from supcam.errors import SettingError
 from supcam.progress import Progress
 from supcam.settings import DrawnSettings
 from supcam.synthetic.chromosome import draw_chromosome
@@ -15,6 +16,7 @@ from supcam.synthetic.look import Look
 from supcam.synthetic.shape import KINDS
 
 _WORTH_A_PROCESS = 16  # looks
+_TRIES = 20
 
 
 def draw_singles(drawn: DrawnSettings, workers: int = 1, progress: Progress | None = None) -> CropSet:
@@ -49,6 +51,18 @@ def draw_singles(drawn: DrawnSettings, workers: int = 1, progress: Progress | No
 
 
 def _of_look(drawn: DrawnSettings, number: int) -> list[Grey]:
-    look = Look.draw(drawn.ranges, np.random.default_rng((drawn.seed, number)))
-    rng = np.random.default_rng((drawn.seed, number, 1))
-    return [draw_chromosome(int(rng.integers(len(KINDS))), look, rng).image for _ in range(drawn.singles)]
+    """The crops of a look; a look of which some chromosome is too pale for its cut is drawn again.
+
+    Raises:
+        SettingError: when so many looks in a row are too pale that the ranges leave nothing to draw.
+    """
+    for attempt in range(_TRIES):
+        again = (attempt,) if attempt else ()
+        look = Look.draw(drawn.ranges, np.random.default_rng((drawn.seed, number, *again)))
+        rng = np.random.default_rng((drawn.seed, number, 1, *again))
+        try:
+            return [draw_chromosome(int(rng.integers(len(KINDS))), look, rng).image for _ in range(drawn.singles)]
+        except SettingError:
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")

@@ -140,7 +140,7 @@ def test_sources_that_cannot_be_placed_are_counted(crops: SourceCrops) -> None:
 
 def test_labels_agree_with_the_drawings() -> None:
     proof = run_label_proof(200, 11, cases=2, per_case=16)
-    assert proof["cases"] == 400
+    assert proof["cases"] == 480
     assert proof["pairs_wrong"] == 0, proof["wrong"]
     assert float(str(proof["chains_correct"])) >= 0.98, proof["wrong"]  # 1 of 181 is 0.6 %: the full count decides
 
