@@ -149,7 +149,7 @@ def _solid(signal: Grey, width: float, height: float) -> Mask:
     side = 2 * round(0.5 * _SOLID_WINDOW * width) + 1
     filled = ndimage.minimum_filter(smooth, side)
     far = ndimage.minimum_filter(smooth, 2 * round(0.5 * _FAR_WINDOW * width) + 1)
-    inner = filled - far > _SOLID_HEIGHT * height
+    inner: Mask = np.asarray(filled - far > _SOLID_HEIGHT * height)
     if not inner.any():
         return inner
     high = connected(smooth - far > 0.4 * height)
