@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
+# A drawn thing (bar, letter, rectangle) has one grey value; no photographed chromosome has.
+_FLAT_SPREAD, _FLAT_SHARE = 6, 0.8
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -80,6 +83,11 @@ def connected_regions(mask: Mask) -> Regions:
     labels = np.cumsum(change[:-1]).reshape(height, stride)[:, :width]
     rows, columns = np.divmod(starts, stride)
     return Regions(labels, areas, np.stack([rows, columns, columns + lengths - 1, region]))
+
+
+def is_flat(values: NDArray[np.uint8] | NDArray[np.float32]) -> bool:
+    """Whether values (n,) are those of a drawing: nearly all of one grey level."""
+    return bool(np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE)
 
 
 def peeled_sizes(mask: Mask, limit: int = 64) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .bodies import Mask, Regions, connected_regions, dilated, eroded, peeled_sizes
+from .bodies import Mask, Regions, connected_regions, dilated, eroded, is_flat, peeled_sizes
 from .paper import FOREGROUND, WHITE, Grey, Paper, commonest, edges_of, means_of, on_white
 from .surroundings import CUT_OUT_NOTE, SOFT_NOTE, frame_sides, is_plain, upright, without_dead_lines
 
@@ -16,8 +16,6 @@ __all__ = ["FOREGROUND", "MAX_WORKING_SIDE", "WHITE", "Measurements", "Reading",
 # Longest side that is looked at in full; larger pictures are averaged down first (no cluster fills so many pixels).
 MAX_WORKING_SIDE = 1024
 
-# A drawn thing (bar, letter, rectangle) has one grey value; no photographed chromosome has.
-_FLAT_SPREAD, _FLAT_SHARE = 6, 0.8
 # A body may be saturated and so seem drawn; only something of at least this share of its size takes its place.
 _SMALLER = 0.4
 # Chromosomes of a cell are about equally wide and none is much shorter than wide: what is thinner than half a width,
@@ -25,6 +23,8 @@ _SMALLER = 0.4
 _DIRT_THICKNESS, _DIRT_AREA = 0.5, 0.5
 # No pixel of a body's pale fringe is darker.
 _PALE = 225
+# Of more regions than a metaphase has chromosomes the largest alone are looked at.
+_MOST_BODIES = 128
 # No metaphase of fewer pixels a side shows its chromosomes.
 _CROWD_SIDE = 128
 # Up to this share of pixels without a value are dead ones; more are the surroundings of a cut-out.
@@ -191,14 +191,10 @@ def _main_body(regions: Regions, image: NDArray[np.uint8]) -> tuple[int, Mask]:
         if regions.areas[index] < _SMALLER * regions.areas[largest]:
             break
         box, mask = regions.cutout(int(index))
-        flats[index] = _is_flat(image[box][mask])
+        flats[index] = is_flat(image[box][mask])
         if not flats[index]:
             return int(index), flats
     return largest, flats
-
-
-def _is_flat(values: NDArray[np.uint8]) -> bool:
-    return bool(np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE)
 
 
 def mean_width(body: Mask) -> float:
@@ -212,7 +208,9 @@ def _kept(regions: Regions, image: NDArray[np.uint8], main: int, flats: Mask, wi
     sized = np.zeros(len(regions), dtype=bool)
     sized[main] = True
     large = (regions.areas >= _DIRT_AREA * width**2) & ~flats
-    for index in np.flatnonzero(large):
+    candidates = np.flatnonzero(large)
+    # So many make no cluster whatever the rest is.
+    for index in candidates[np.argsort(-regions.areas[candidates], kind="stable")][:_MOST_BODIES]:
         if index != main:
             sized[index] = _is_body(regions, image, int(index), width)
     keep = sized.copy()
@@ -231,12 +229,12 @@ def _is_own(regions: Regions, image: NDArray[np.uint8], index: int, close: bool)
     values = image[box][mask]
     if values.min() >= _PALE:
         return True
-    return bool(close and eroded(np.pad(mask, 1), square=True).any() and not _is_flat(values))
+    return bool(close and eroded(np.pad(mask, 1), square=True).any() and not is_flat(values))
 
 
 def _is_body(regions: Regions, image: NDArray[np.uint8], index: int, width: float) -> bool:
     box, mask = regions.cutout(index)
-    return not _is_flat(image[box][mask]) and 2 * len(peeled_sizes(mask)) - 1 >= _DIRT_THICKNESS * width
+    return not is_flat(image[box][mask]) and 2 * len(peeled_sizes(mask)) - 1 >= _DIRT_THICKNESS * width
 
 
 def _cut(image: NDArray[np.uint8], kept: Mask, level: float) -> int:

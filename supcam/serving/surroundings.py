@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .bodies import Mask, connected_regions, dilated
+from .bodies import Mask, connected_regions, dilated, is_flat
 from .paper import WHITE, Grey, commonest, edges_of, local_noise, means_of, sum_of, surface_terms, trimmed_fit
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -21,6 +21,10 @@ _MAX_FRAME, _EVEN_SHARE = 24, 0.95
 _FILL_SHARE, _FILL_STEP, _SEAM_STEP = 0.75, 8, 12
 # A body cut out softly darkens inwards by more than a share of its rise at the outline; hardly any of it is brighter.
 _FADING, _BRIGHT_RIM = 0.05, 0.76
+# More than this share of a soft outline is nearer to a dark filling than anything within is.
+_MIXED = 0.05
+# So many regions, the largest, are looked at for drawings.
+_MOST_DRAWINGS = 16
 # Around a body cut out of dark paper and set on white, the rim is darker than this.
 _DARK_RIM = 110
 
@@ -125,6 +129,7 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         outside = _around(np.abs(values - level) <= max(2.0, 3 * local_noise(values, level)))
         if not _is_even(values[outside], level):
             return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
+        outside = outside | _drawings(values, ~outside)
     depths = _depths(outside)
     rim, inside = values[(depths > 0) & (depths <= 2) & ~hidden], values[depths > 3]
     if len(inside) < 8:
@@ -152,10 +157,23 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     if is_filled:
         hidden = _fill(values, outside, rim_level)
         notes.append(CUT_OUT_NOTE)
-        if brightest:
-            values = _unmixed(values, hidden, level, brightest)
+        outline = values[depths == 1]
+        darkest = float(np.percentile(values[depths > 1], 2)) if (depths > 1).any() else level
+        is_mixed = darkest - level > _FILL_STEP and np.mean(outline < (level + darkest) / 2) > _MIXED
+        if brightest or is_mixed:
+            values = _unmixed(values, hidden, level, max(brightest, 1))
             notes.append(SOFT_NOTE)
     return values, hidden
+
+
+def _drawings(values: Grey, marked: Mask) -> Mask:
+    """Bars, letters and the like among the regions of a mask, unless nothing else is there."""
+    regions = connected_regions(marked)
+    flat = np.zeros(len(regions), dtype=bool)
+    for index in np.argsort(-regions.areas, kind="stable")[:_MOST_DRAWINGS]:
+        box, mask = regions.cutout(int(index))
+        flat[index] = is_flat(values[box][mask])
+    return regions.mask(flat) if not flat.all() else np.zeros_like(marked)
 
 
 def _depths(outside: Mask, count: int = 9) -> NDArray[np.int8]:
