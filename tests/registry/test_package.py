@@ -230,6 +230,24 @@ def test_no_pickle_in_the_registered_model(package: Path, registry_uri: str, run
     assert "torch" not in (model / "requirements.txt").read_text()
 
 
+def test_plain_mlflow_served_a_graph_swapped_with_its_hash(
+    package: Path, make_package: MakePackage, registry_uri: str, run_id: str
+) -> None:
+    import mlflow
+
+    version = register_candidate(package, run_id=run_id, tracking_uri=registry_uri)
+    held = Registry(registry_uri).package(version)
+    model = held.parents[1]
+    assert mlflow.pyfunc.load_model(str(model)) is not None
+    for name in ("model.onnx", "card.json", "test_predictions.csv"):
+        original = (held / name).read_bytes()
+        (held / name).write_bytes((make_package(2, shift=0.4) / name).read_bytes())
+        write_checksums(held)
+        with pytest.raises(Exception, match="are not those that were registered"):  # of the module in the model
+            mlflow.pyfunc.load_model(str(model))
+        (held / name).write_bytes(original)
+
+
 BARE = """
 import io, os, sys
 import mlflow, pandas as pd, numpy as np

@@ -193,6 +193,7 @@ def test_models_and_diff(two_versions: Registry) -> None:
     changed = history.diff(two_versions, "production", "candidate")
     assert list(changed.columns) == ["entry", "production", "candidate", "difference"]
     assert changed.set_index("entry").loc["code_hash"].tolist() == ["code-1", "code-2", None]
+    assert not changed.map(lambda value: isinstance(value, (list, dict))).any(axis=None)
     with pytest.raises(RegistryError, match="no alias 'previous'"):
         history.diff(two_versions, "previous", "candidate")
 

@@ -17,9 +17,10 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 time.sleep(600)
 """
 UI = """
-import sys
+import signal, sys
 from pathlib import Path
 from supcam.cli.server import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 sys.exit(serve([sys.executable, "-c", sys.argv[1]], Path.cwd()))
 """
 
