@@ -63,8 +63,13 @@ def segment(source: Source, *, page: int | None = None) -> Segmented:
     """
     plane = decode_plane(source, page=page)
     ground, found = find_objects(plane.values, lossy=plane.lossy)
-    values = np.nan_to_num(plane.values, copy=False, nan=0.0)
-    return Segmented(np.subtract(WHITE, values) if ground.inverted else values, scene_of(ground, found))
+    values: NDArray[Any] = plane.values
+    if values.dtype.kind == "f":  # decoded for this alone, and large
+        values = np.nan_to_num(values, copy=False, nan=0.0)
+        values = np.subtract(WHITE, values, out=values) if ground.inverted else values
+    elif ground.inverted:
+        values = WHITE - values
+    return Segmented(values, scene_of(ground, found))
 
 
 class Metaphase:

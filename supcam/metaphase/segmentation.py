@@ -81,7 +81,7 @@ class Found:
 def ground_of(values: Grey, *, lossy: bool = False, factor: int = 1) -> Ground:
     """Bring a decoded picture (H, W), 0 to 255, onto white paper by the principles of the one reading."""
     shape = values.shape[0], values.shape[1]
-    small = _averaged(np.asarray(values, dtype=np.float32), factor)
+    small = _averaged(values, factor)
     hidden = ~np.isfinite(small)
     small = np.where(hidden, 0, small).astype(np.float32)
     top, bottom, left, right = frame_sides(small)
@@ -95,7 +95,7 @@ def ground_of(values: Grey, *, lossy: bool = False, factor: int = 1) -> Ground:
 
 def _averaged(values: Grey, factor: int) -> Grey:
     if factor == 1:
-        return values
+        return values.astype(np.float32)
     return np.asarray(Image.fromarray(values).reduce(factor), dtype=np.float32)
 
 
@@ -151,7 +151,7 @@ def _solid(signal: Grey, width: float, height: float) -> Mask:
     far = ndimage.minimum_filter(smooth, 2 * round(0.5 * _FAR_WINDOW * width) + 1)
     inner: Mask = np.asarray(filled - far > _SOLID_HEIGHT * height)
     if not inner.any():
-        return inner
+        return np.asarray(inner)
     high = connected(smooth - far > 0.4 * height)
     # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, only what is near.
     whole = np.zeros(int(high.max()) + 1, dtype=bool)

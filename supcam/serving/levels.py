@@ -53,9 +53,12 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
         black, word = _OFFSET, f"above {_OFFSET}, "
     else:
         depth = 16 if bits == 16 and _is_spread(values) else next(depth for depth in _DEPTHS if high < 2**depth)
-    grey = (values.astype(np.float64 if bits > 16 else np.float32) - black) * (255 / (2**depth - 1))
+    # In place: a whole metaphase is large.
+    grey: NDArray[np.floating[Any]] = values.astype(np.float64 if bits > 16 else np.float32)
+    grey -= black
+    grey *= 255 / (2**depth - 1)
     note = f"{bits}-bit values ({word}{depth} bits in use) scaled to 8 bits"
-    return Scaled(np.clip(grey, 0, 255).astype(np.float32), (note,))
+    return Scaled(np.clip(grey, 0, 255, out=grey).astype(np.float32, copy=False), (note,))
 
 
 def turned(values: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -11,7 +12,7 @@ from supcam.metaphase.metaphase import segment
 from supcam.metaphase.objects import DEBRIS, NUCLEUS
 from supcam.serving.gate import CUT_OFF
 from tests.support.drawing import draw_crop
-from tests.support.metaphases import draw_metaphase
+from tests.support.metaphases import draw_metaphase, matched, paste_crops
 
 
 def karyogram(count: int = 46) -> NDArray[np.uint8]:
@@ -93,8 +94,6 @@ def test_real_metaphases_are_found(shared_metaphases: Path) -> None:
     """Two metaphases of slides that no parameter was chosen on; full counts: supcam.experiments.metaphases."""
     from scipy import ndimage
 
-    from tests.support.metaphases import matched
-
     hits = false = missed = 0
     for cell in ("A0102XY", "V270561"):
         segmented = segment(shared_metaphases / "images" / f"{cell}.tif")
@@ -107,6 +106,23 @@ def test_real_metaphases_are_found(shared_metaphases: Path) -> None:
         hits, false, missed = hits + found[0], false + found[1], missed + found[2]
     assert hits / (hits + missed) > 0.85
     assert hits / (hits + false) > 0.75
+
+
+def test_real_banded_crops_on_noisy_paper_are_found(shared_data: Path) -> None:
+    """One clinical case pasted onto one picture, dark on uneven white."""
+    table = pd.read_csv(shared_data / "clinical-12-cases" / "labels.csv")
+    paths = table.loc[table["case"] == "case7", "path"][:40]
+    crops = [np.asarray(Image.open(shared_data / "clinical-12-cases" / path).convert("L")) for path in paths]
+    drawn = paste_crops(crops, 1)
+    segmented = segment(drawn.picture)
+    labels = np.zeros(drawn.truth.shape, dtype=np.int32)
+    for number, thing in enumerate(segmented.scene.things, 1):
+        if thing.is_chromosome:
+            labels[thing.box][thing.mask] = number
+    hits, false, missed = matched(_compact(labels), drawn.truth)
+    assert missed <= 2
+    assert false <= 5
+    assert hits >= 38
 
 
 def _compact(labels: NDArray[np.int32]) -> NDArray[np.int32]:

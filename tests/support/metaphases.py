@@ -78,6 +78,31 @@ def draw_metaphase(
     return Drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), truth, nuclear)
 
 
+def paste_crops(crops: list[Grey], seed: int, *, side: int = 1400, noise: float = 2.5, shade: float = 0.25) -> Drawn:
+    """Real crops, dark on white, at free places of noisy paper that is darker towards a corner."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((side, side), 255, dtype=np.float32)
+    truth = np.zeros((side, side), dtype=np.int32)
+    for crop in crops:
+        crop = np.rot90(crop, int(rng.integers(4)))
+        labels, count = ndimage.label(ndimage.binary_fill_holes(crop < 235), np.ones((3, 3)))
+        if not count:
+            continue
+        body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+        height, width = crop.shape
+        for _ in range(100):
+            top, left = rng.integers(20, side - 20 - height), rng.integers(20, side - 20 - width)
+            place = np.s_[top - 6 : top + height + 6, left - 6 : left + width + 6]
+            if not (truth[place] > 0).any():
+                inner = np.s_[top : top + height, left : left + width]
+                picture[inner][body] = crop[body]
+                truth[inner][body] = truth.max() + 1
+                break
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    picture = picture * 0.9 * (1 - shade * rows * columns) + rng.normal(0, noise, picture.shape)
+    return Drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), truth)
+
+
 def _body(
     kind: str, rows: NDArray[np.float32], columns: NDArray[np.float32], width: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
