@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from supcam.data.facts import composed_tables, darkest_range, raw_tables, split_tables
-from supcam.data.manifest import manifest_hash
+from supcam.data.manifest import is_drawn, manifest_hash
 from supcam.data.reports import FAILING_COLUMNS, RuleResult, ValidationReport
 from supcam.data.rules import REQUIRED, DataRule, composed_rules, data_rules
 from supcam.errors import MissingExtra, SupcamError, UsageError
@@ -74,14 +74,23 @@ def validate_composed(
     ``requested`` is the number of composites asked for. Sides are compared with the shortest and the longest
     among ``sources``; with ``sources_root``, the folder their paths start from, intensities are compared as well.
 
+    Drawn singles in ``frame`` count as sources as well.
+
     Raises:
         UsageError, MissingExtra: as :func:`validate_crops`, and when there are no sources.
     """
     _refuse_empty(sources, "training part")
-    sides = sources[["width", "height"]].to_numpy(dtype=float)
-    darkest = darkest_range(sources, sources_root) if sources_root else (0, 255)
+    drawn = frame[is_drawn(frame)]
+    sides = pd.concat([sources, drawn])[["width", "height"]].to_numpy(dtype=float)
+    darkest = _darkest({sources_root: sources, root: drawn}) if sources_root else (0, 255)
     rules = composed_rules(settings, darkest, (float(sides.min()), float(sides.max())))
     return _judge("composed", composed_tables(frame, sources, root, requested, progress), rules)
+
+
+def _darkest(tables: Mapping[Path, pd.DataFrame]) -> tuple[int, int]:
+    """Lowest and highest darkest grey of crops in several tables, by the folder that their paths start from."""
+    ranges = [darkest_range(rows, root) for root, rows in tables.items() if len(rows)]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def _refuse_empty(frame: pd.DataFrame, what: str) -> None:
