@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from supcam.cluster_type import ClusterType
 from supcam.composition.masks import Grey, Mask, dilate
-from supcam.synthetic import Drawing
+from supcam.synthetic.chromosome import Drawing
 from tests.composition.label_proof import Bank, Outline, true_types
 
 _SHEET = 110  # pixels: side of the sheet that one rod is drawn on

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import ellipse
 
-from supcam.synthetic import synthesize
+from supcam.synthetic.sample import synthesize
 from tests.support.imports import ROOT
 
 sys.path.insert(0, str(ROOT / "examples" / "segmentation"))

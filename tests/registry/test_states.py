@@ -26,7 +26,8 @@ from tests.registry.crops import PASSED, go
 def served(two_versions: Registry) -> Registry:
     """Version 2 is in production, version 1 was before."""
     for number in (1, 2):
-        assert go(two_versions.uri, candidate=number).outcome == "promoted"
+        decision = go(two_versions.uri, candidate=number)
+        assert decision.outcome == "promoted", decision.reason
     return two_versions
 
 

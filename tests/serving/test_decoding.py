@@ -232,8 +232,8 @@ def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path: Path) -> None
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     with path.open("wb") as stream:
-        stream.truncate(2**27)
-    with pytest.raises(ImageError, match="holds 134217728 bytes; allowed are at most"):
+        stream.truncate(2**27 + 1)
+    with pytest.raises(ImageError, match="holds 134217729 bytes; allowed are at most"):
         decode_plane(path)
 
 
