@@ -33,7 +33,8 @@ AGREES = 0.95
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 _SHOWN = (
     "u16_white20000", "inverted", "dapi_blue", "frame1_black", "pad8_grey", "masked_black", "bg120", "shading30",
-    "noise3_pad30", "scalebar", "text_label", "dust_large", "sliver_flat",
+    "noise3_pad30", "scalebar", "text_label", "dust_large", "sliver_flat", "cut_out_bilinear", "dead_line",
+    "frame_double",
 )  # fmt: skip
 
 
@@ -125,11 +126,13 @@ def _costs(crops: list[Grey], repeats: int = 20) -> dict[str, object]:
 
 def _figures(crops: list[Grey]) -> None:
     """Pairs of what was saved and what is read, and pictures that are no crop with their reasons."""
+    from tests.support.more_kinds import MORE_KINDS
+
     FIGURES.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     pairs = []
     for index, name in enumerate(_SHOWN):
-        content = KINDS[name].save(crops[index % len(crops)], random)
+        content = (KINDS | MORE_KINDS)[name].save(crops[index % len(crops)], random)
         plane = decode_plane(content)
         pairs.append((name, np.nan_to_num(plane.values), read_grey(plane.values, lossy=plane.lossy).image))
     _sheet(pairs, FIGURES / "reading-kinds.png")
