@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.tracking._tracking_service import utils
 from numpy.typing import NDArray
 
 from supcam.registry.card import ModelCard
@@ -85,9 +87,11 @@ def two_versions_store(make_package: MakePackage, empty_store: Path, tmp_path_fa
 
 
 @pytest.fixture
-def two_versions(two_versions_store: Path, tmp_path: Path) -> Registry:
-    """A registry of its own with versions 1 and 2; nothing is in production."""
-    shutil.copy(two_versions_store, tmp_path / "mlflow.db")
+def two_versions(two_versions_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry of its own, files too, with versions 1 and 2; nothing is in production."""
+    shutil.copytree(two_versions_store.parent, tmp_path, dirs_exist_ok=True)
+    # A process keeps where the artifacts of a run lie; each test has its own copy of the same runs.
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())
     return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
@@ -113,7 +117,7 @@ def run_id(registry_uri: str, tmp_path: Path) -> str:
 def new_run(uri: str, folder: Path) -> str:
     client = open_client(uri, create=True)
     found = client.get_experiment_by_name("tests")
-    where = (folder / "artifacts").as_uri()
+    where = (folder / "mlartifacts").as_uri()
     experiment = found.experiment_id if found else client.create_experiment("tests", artifact_location=where)
     run = client.create_run(experiment)
     client.set_terminated(run.info.run_id)
