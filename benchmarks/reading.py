@@ -33,7 +33,7 @@ AGREES = 0.95
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 _SHOWN = (
     "u16_white20000", "inverted", "dapi_blue", "frame1_black", "pad8_grey", "masked_black", "bg120", "shading30",
-    "noise3_pad30", "scalebar", "text_label", "dust_large", "sliver_flat", "cut_out_bilinear", "dead_line",
+    "noise3_pad30", "scalebar", "text_label", "dust_large", "sliver_flat", "cut_out_bilinear",
     "frame_double",
 )  # fmt: skip
 

@@ -49,8 +49,8 @@ FIRST_FLOOR = {name for name, floor in FLOORS.items() if floor == 1}
 LAZY = {("supcam", "supcam.registry"), ("supcam", "supcam.metaphase")}
 
 TOP_LEVEL = {
-    ".ci", ".dvc", ".dvcignore", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
-    "CONTRIBUTING.md", "LICENSE", "MLproject", "mkdocs.yml",
+    ".ci", ".dvc", ".dvcignore", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml",
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MLproject", "mkdocs.yml",
     "Makefile", "README.md", "benchmarks", "data.dvc", "docs", "dvc.lock", "dvc.yaml", "examples", "outputs",
     "params.yaml", "pipelines", "pyproject.toml", "python_env.yaml", "requirements.lock", "supcam", "tests",
 }  # fmt: skip

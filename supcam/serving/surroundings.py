@@ -35,8 +35,9 @@ def is_plain(image: NDArray[np.uint8] | Grey) -> bool:
     This spares most crops the closer look of the other functions here, which would find nothing.
     """
     white = image >= WHITE - 2
-    share, edge_share = float(np.mean(image == WHITE)), float(np.mean(edges_of(image) == WHITE))
-    if share < 0.3 or share + edge_share <= 1:
+    edges = edges_of(image)
+    share, edge_share = float(np.mean(image == WHITE)), float(np.mean(edges == WHITE))
+    if share < 0.3 or share + edge_share <= 1 or local_noise(edges[np.newaxis].astype(np.float32), WHITE) > 0:
         return False
     if any(map(_may_be_framed, _sides(WHITE - image))) or (~white).all(axis=1).any() or (~white).all(axis=0).any():
         return False

@@ -28,7 +28,7 @@ def _inverted(change: Change) -> Change:
 
 
 def _rounded(values: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
 def _one_of(random: Random, values: Any) -> Any:
