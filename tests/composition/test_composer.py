@@ -193,8 +193,8 @@ def test_a_cluster_in_pieces_is_not_a_source(crops: SourceCrops) -> None:
 def test_a_cluster_that_a_warp_breaks_is_refused_and_counted(crops: SourceCrops) -> None:
     composer = Composer(cluster_sources(crops, bars(2, bridge=249)), ComposeSettings())
     assert composer.defects == {}
-    plan, rejected = Plan(Cell.parse("instance+touching:overlap"), 2), Counter[str]()
-    for attempt in range(100):
+    plan, rejected = Plan(Cell.parse("instance+touching:touch"), 2), Counter[str]()
+    for attempt in range(12):
         made = composer.compose_plan(plan, np.random.default_rng(attempt))
         rejected += made.rejected
         if isinstance(made, Composite):
