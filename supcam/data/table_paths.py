@@ -57,7 +57,7 @@ def _without_beginning(paths: Sequence[str], index: _Index) -> tuple[str, list[s
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     shared = next((depth for depth, names in enumerate(zip(*folders, strict=False)) if len(set(names)) > 1), None)
     best, found = "", [""] * len(paths)
-    for count in range(1, (min(map(len, folders)) if shared is None else shared) + 1):
+    for count in range(1, (min(map(len, folders), default=0) if shared is None else shared) + 1):
         tried = [index.find("/".join(PurePosixPath(path).parts[count:])) for path in paths]
         if sum(map(bool, tried)) > max(sum(map(bool, found)), (len(paths) - 1) // 2):
             best, found = PurePosixPath(*folders[0][:count]).as_posix(), tried

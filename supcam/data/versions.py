@@ -92,7 +92,8 @@ def _dvc(arguments: list[str], folder: Path) -> str:
     command, environment = [sys.executable, "-c", _CHILD, *arguments], {**os.environ, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().removeprefix("ERROR: ")
+        # DVC ends its errors with an offer of help, after an empty line.
+        words = (done.stderr or done.stdout).strip().removeprefix("ERROR: ").split("\n\n")[0].replace("\n", " ")
         remedy = f". {_NO_GIT}" if "is not a git repository" in words else ""
         what = f"dvc {' '.join(arguments)} failed in {folder}"
         raise SupcamError(f"{what}: {words or f'exit code {done.returncode}'}{remedy}")

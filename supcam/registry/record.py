@@ -76,12 +76,16 @@ def served(events: list[dict[str, Any]]) -> list[int]:
 
 
 def withdrawn(events: list[dict[str, Any]]) -> set[int]:
-    """Versions that a rollback took out of production and nothing brought back."""
+    """Versions that a rollback took out of production and nothing brought back.
+
+    A rollback to a version that was withdrawn takes that back, and says nothing about the version it came from.
+    """
     out: set[int] = set()
     for event in events:
+        took_back = event["version"] in out
         if event["action"] in MOVES:
             out.discard(event["version"])
-        if event["action"] == ROLLED_BACK and event["from"] is not None:
+        if event["action"] == ROLLED_BACK and event["from"] is not None and not took_back:
             out.add(event["from"])
     return out
 

@@ -221,7 +221,7 @@ def test_split_suite_finds_what_crosses(manifest: Make) -> None:
     moved.loc[train[0], "split"] = "test"
     report = validate_splits(moved, STRICT, by_case=True)
     assert not report.passed
-    assert failed(report) == {"case_crosses": 6}
+    assert failed(report) == {"case_crosses": 6, "patient_crosses": 6}
     assert report.failing["value"].iloc[0] == "case_in = in test and train"
     assert failed(validate_splits(moved, STRICT, by_case=False)) == {}
     moved.loc[train, "sha256"] = "same"
