@@ -74,9 +74,14 @@ def test_second_repro_runs_only_promote_which_has_nothing_to_do(project: Path) -
     assert tracked_files(project) == before
 
 
-def test_status_lists_only_promote(project: Path) -> None:
+def stale(project: Path) -> set[str]:
+    """Stages of the project's own pipeline that would run again; that of the example was never run here."""
     said = succeed(project, "dvc", "status", "--json")
-    assert set(json.loads(said)) == {"promote"}
+    return {name for name in json.loads(said) if not name.startswith("examples/")}
+
+
+def test_status_lists_only_promote(project: Path) -> None:
+    assert stale(project) == {"promote"}
 
 
 def test_reworded_errors_and_other_progress_bars_retrain_nothing(project: Path, tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_reworded_errors_and_other_progress_bars_retrain_nothing(project: Path, 
     for name in CANNOT_CHANGE_A_RESULT:
         for file in [changed / name] if name.endswith(".py") else sorted((changed / name).rglob("*.py")):
             file.write_text(file.read_text(encoding="utf-8") + "# reworded\n", encoding="utf-8")
-    assert set(json.loads(succeed(changed, "dvc", "status", "--json"))) == {"promote"}
+    assert stale(changed) == {"promote"}
     losses = changed / "supcam/losses/margin.py"
     losses.write_text(losses.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     assert set(json.loads(succeed(changed, "dvc", "status", "--json"))) == {"tune", "pretrain", "promote"}
