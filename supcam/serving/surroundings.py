@@ -152,6 +152,8 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         notes.append(CUT_OUT_NOTE)
         return values, hidden | _fill(values, outside, rim_level)
     rings = [float(np.median(ring)) for depth in range(1, 5) if len(ring := values[depths == depth]) >= 8]
+    if not rings:  # too few pixels to tell a filling
+        return values, hidden
     brightest = int(np.argmax(rings))
     # Sharpening leaves a bright seam on bright paper, which begins gently; a filling ends at once.
     is_filled = rings[0] - level >= _SEAM_STEP if level >= 128 else rings[brightest] - level >= _FILL_STEP

@@ -261,7 +261,7 @@ def claiming(valid: bytes, width: int, height: int) -> bytes:
 @cache
 def giant() -> bytes:
     """A white PNG just above the allowed number of pixels, whole and valid."""
-    return encoded(np.full((5800, 5800), 255, dtype=np.uint8))
+    return encoded(np.full((6400, 6400), 255, dtype=np.uint8))
 
 
 def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
@@ -318,7 +318,7 @@ def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
     ("sides", "said"),
     [
         ((0, 0), "is damaged: no image in it"),
-        ((5800, 5800), "is 5800 x 5800 pixels; allowed are at most"),
+        ((6400, 6400), "is 6400 x 6400 pixels; allowed are at most"),
     ],
 )
 def test_sides_that_no_crop_has_are_named(predictor: Predictor, sides: tuple[int, int], said: str) -> None:

@@ -125,7 +125,7 @@ def test_registry_from_promotion_to_rollback(project: Path, two_versions: Regist
     assert all(version.run_id in out for version in two_versions.versions())  # whole: other commands take it
     code, out, _ = call("models", "--json")
     rows = json.loads(out)
-    assert [row["version"] for row in rows] == [2, 1] and rows[0]["test_accuracy"] == 0.9
+    assert [row["version"] for row in rows] == [2, 1] and rows[0]["test_accuracy"] == 1.0
     assert rows[1]["aliases"] == "production" and rows[0]["training_seconds"] is None
     code, _, err = call("rollback")
     assert code == 1 and "none was in production before version 1" in err
