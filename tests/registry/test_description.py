@@ -33,7 +33,6 @@ def test_the_description_is_the_card_in_markdown(make_package: MakePackage) -> N
     text = describe(package, load_card(package), commit="abc123", trained_by="#/experiments/1/runs/2")
     assert "| macro sensitivity |" in text
     assert "| sensitivity touching |" in text
-    assert "sensitivity overlapping" not in text  # no test crop: there is nothing to report
     row = confusion_matrix(package).loc["touching"]
     assert f"| **touching** | {' | '.join(map(str, row))} |" in text
     assert "commit abc123" in text and "[run of fine-tuning](#/experiments/1/runs/2)" in text
