@@ -10,10 +10,18 @@ from pathlib import Path
 from supcam.errors import MissingExtra, SupcamError, UsageError
 
 # DVC ends with the command that called it: else, after a SIGKILL, it would go on changing what the next one repairs.
+# Where no process collects the killed one (a container without init), DVC takes it for living and its lock for held.
 _CHILD = """
 import ctypes, os, signal, sys
+import psutil
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+psutil.pid_exists = lives
 from dvc.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -26,8 +34,9 @@ def pointer_of(data: Path) -> Path:
 
 
 def is_versioned(data: Path) -> bool:
-    """Whether a data folder lies in a DVC project and so gets versions."""
-    return any((parent / ".dvc").is_dir() for parent in data.resolve().parents)
+    """Whether a data folder, or a link to one, lies in a DVC project and so gets versions."""
+    beside = data.parent.resolve()
+    return any((folder / ".dvc").is_dir() for folder in (beside, *beside.parents))
 
 
 def require_checked_out(data: Path) -> None:
