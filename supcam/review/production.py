@@ -1,14 +1,14 @@
 """What production doubts, as a review sheet beside its crops: a folder that can be carried to the reader."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from supcam.errors import UsageError
-from supcam.files import replaced_folder
+from supcam.files import is_free, replaced_folder
 from supcam.registry.client import REVIEW_FOLDER
 from supcam.review.sheet import write_sheet
 
@@ -29,7 +29,7 @@ def doubtful_sheet(answers: pd.DataFrame, into: Path) -> int:
     """
     doubtful = answers[answers["needs_review"].astype(bool) & (answers["error"] == "")]
     with copied_crops(doubtful, into) as (rows, folder):
-        _write_answers(rows, folder)
+        _write_doubtful(rows, folder)
     return len(rows)
 
 
@@ -39,7 +39,7 @@ def review_of_routed(answers: pd.DataFrame, into: Path) -> None:
     ``answers`` has the columns of ``supcam predict`` and ``routed_to``, the place of each crop below ``into``.
     """
     rows = answers[answers["routed_to"].str.startswith(f"{REVIEW_FOLDER}/") & (answers["error"] == "")]
-    _write_answers(rows.assign(path=rows["routed_to"].str.removeprefix(f"{REVIEW_FOLDER}/")), into / REVIEW_FOLDER)
+    _write_doubtful(rows.assign(path=rows["routed_to"].str.removeprefix(f"{REVIEW_FOLDER}/")), into / REVIEW_FOLDER)
 
 
 @contextmanager
@@ -51,9 +51,9 @@ def copied_crops(rows: pd.DataFrame, into: Path) -> Iterator[tuple[pd.DataFrame,
     Raises:
         UsageError: when ``into`` exists and is not an empty folder.
     """
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+    if not is_free(into):
         raise UsageError(f"{into} exists and is not empty; give a new folder.")
-    rows = rows[[Path(path).is_file() for path in rows["path"]]].reset_index(drop=True)
+    rows = rows.loc[[Path(path).is_file() for path in rows["path"]]].reset_index(drop=True)
     with replaced_folder(into) as folder:
         (folder / CROPS).mkdir()
         paths = []
@@ -63,8 +63,11 @@ def copied_crops(rows: pd.DataFrame, into: Path) -> Iterator[tuple[pd.DataFrame,
         yield rows.assign(path=paths), folder
 
 
-def _write_answers(rows: pd.DataFrame, folder: Path) -> None:
-    """The sheet of crops that lie below ``folder``, written into it; the answer of production is the suggestion."""
+def write_answers(rows: pd.DataFrame, folder: Path, heading: str, notes: Sequence[str]) -> None:
+    """Write the sheet of crops that lie below ``folder`` into it; ``suggestion`` and ``confidence`` are a model's."""
     confidence = [f"{value:.3f}" if pd.notna(value) else "" for value in rows["confidence"]]
-    sheet = rows.assign(crop_id="", suggestion=rows["type"], confidence=confidence)
-    write_sheet(sheet, folder, folder, heading="Crops that production doubts", notes=_NOTES)
+    write_sheet(rows.assign(crop_id="", confidence=confidence), folder, folder, heading=heading, notes=notes)
+
+
+def _write_doubtful(rows: pd.DataFrame, folder: Path) -> None:
+    write_answers(rows.assign(suggestion=rows["type"]), folder, "Crops that production doubts", _NOTES)

@@ -77,5 +77,5 @@ def test_table_broken_by_hand_names_its_line(
     path = tmp_path / "manifest.csv"
     write_manifest(manifest({"a": {"instance": 3}}), path)
     path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
-    with pytest.raises(UsageError, match=rf"{message}.*Restore it"):
+    with pytest.raises(UsageError, match=rf"{message}.*Go back: git checkout"):
         read_manifest(path)

@@ -182,11 +182,11 @@ def test_data_that_is_a_link_or_a_mount_point_is_refused(
     data = dvc_project / "data"
     monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == data)
     with pytest.raises(UsageError, match=r"data is a mount point.*Mount the folder above"):
-        apply_review(sheet, data)
+        apply_review([sheet], data)
     monkeypatch.undo()
     data.rename(dvc_project.parent / "elsewhere")
     data.symlink_to(dvc_project.parent / "elsewhere")
     with pytest.raises(UsageError, match=r"data is a symbolic link, whose target DVC does not version"):
-        apply_review(sheet, data)
+        apply_review([sheet], data)
     with pytest.raises(UsageError, match="symbolic link"):
         import_sources([write_source(dvc_project.parent / "more", per_type=1)], data)

@@ -34,6 +34,7 @@ def test_a_stage_names_the_crops_it_reads_with_their_hashes(project: Path) -> No
     outputs = project / "outputs"
     composed = write_crops(outputs / "compose", ["x", "y"], ["train", "train"])
     (outputs / "split").mkdir()
+    write_manifest(raw, project / "data" / "manifest.csv")
     write_manifest(raw, outputs / "split" / "manifest.csv")
     write_manifest(composed, outputs / "compose" / "manifest.csv")
     (project / "dvc.yaml").write_text(
