@@ -10,6 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from supcam.serving.bodies import dilated
+
 Crop = NDArray[np.uint8]
 Expected = Literal["same", "same or flagged"]
 
@@ -156,7 +158,7 @@ def _cut_out(level: int, grown: int = 0) -> Callable[[Crop, Any], bytes]:
     def save(crop: Crop, _: Any) -> bytes:
         body = padded(crop, 4) < 250
         for _step in range(grown):
-            body = _grown(body)
+            body = dilated(body, square=False)
         return encoded(np.where(body, padded(crop, 4), level).astype(np.uint8))
 
     return save
@@ -172,15 +174,6 @@ def _cut_out_dark(level: int) -> Callable[[Crop, Any], bytes]:
 
 def _cut_out_nan(crop: Crop, _: Any) -> bytes:
     return tiff(np.where(crop < 250, crop / 255, np.nan).astype(np.float32))
-
-
-def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    out = mask.copy()
-    out[1:] |= mask[:-1]
-    out[:-1] |= mask[1:]
-    out[:, 1:] |= mask[:, :-1]
-    out[:, :-1] |= mask[:, 1:]
-    return out
 
 
 def _drawn(draw: Callable[[ImageDraw.ImageDraw, int, int], None], mode: str = "L", margin: int = 14) -> Any:

@@ -18,7 +18,7 @@ import pandas as pd
 from metaphases import Labelled, labelled_objects
 from methods import Masks, Method, Network, keep_whole, plain_watershed, split_touching
 from PIL import Image, ImageDraw
-from quality import Counts, compare, intervals
+from quality import Counts, compare, inside, intervals
 from segment import drawing, methods_by_type, open_network
 
 import supcam
@@ -101,12 +101,6 @@ def measure(objects: Sequence[Labelled], network: Network, types: Sequence[Clust
         accuracy = round(sum(kind == one.type for kind, one in zip(types, objects, strict=True)) / len(objects), 4)
     shown = {kind.label: sum(one.type == kind for one in objects) for kind in ClusterType}
     return {"pictures": len(pictures), "objects": shown, "type_accuracy": accuracy, "methods": rows}
-
-
-def inside(found: Masks, truth: Masks) -> Masks:
-    """Chromosomes within the object; those that lie outside of it altogether are left out."""
-    found = found & truth.any(axis=0)
-    return found[found.any(axis=(1, 2))]
 
 
 def sheet(objects: Sequence[Labelled], network: Network, path: Path, each: int = 6, side: int = 150) -> None:

@@ -22,7 +22,8 @@ from supcam.data.mask_clusters import (
 )
 from supcam.data.mask_files import read_label_map
 from supcam.data.mask_rule import judge
-from supcam.data.masks import OVERLAP, crop_of, picture_on_white
+from supcam.data.masks import crop_of, picture_on_white
+from supcam.data.sources import OVERLAP
 
 
 @dataclass(frozen=True)

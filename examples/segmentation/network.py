@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from methods import CONTACT, INSIDE, OUTSIDE, OVERLAP, SIDE_STEP, Grey, Masks, Targets, native, resized
+from methods import CONTACT, EIGHT, INSIDE, OUTSIDE, OVERLAP, SIDE_STEP, Grey, Masks, Targets, native, resized
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from supcam.composition.composer import Composer, Composite
 from supcam.data.crops import CropSet
 from supcam.settings import ComposeSettings
 
-EIGHT = np.ones((3, 3), dtype=bool)
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)  # of the classes: contacts are few pixels
 
 
@@ -101,7 +100,8 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 
 def examples_of(made: Sequence[Composite]) -> list[tuple[Grey, Targets]]:
     """Composites and their targets at the network's scale."""
-    return [(native(one.image), resized(targets_of(one), native(one.image).shape)) for one in made]
+    scaled = [native(one.image) for one in made]
+    return [(crop, resized(targets_of(one), crop.shape)) for crop, one in zip(scaled, made, strict=True)]
 
 
 def fit(examples: Sequence[tuple[Grey, Targets]], steps: int, seed: int, side: int = 64, batch: int = 12) -> UNet:

@@ -20,6 +20,12 @@ class Counts:
     iou: float
 
 
+def inside(found: Masks, truth: Masks) -> Masks:
+    """Chromosomes (N, H, W) within the cluster, whose place is known; those that lie outside of it are left out."""
+    found = found & truth.any(axis=0)
+    return found[found.any(axis=(1, 2))]
+
+
 def compare(found: Masks, truth: Masks) -> Counts:
     """Match chromosomes (N, H, W) one to one so that IoU is largest; those above 0.5 are true.
 

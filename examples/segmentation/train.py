@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from methods import Masks, Network, split_touching
+from methods import Network, split_touching
 from network import chromosomes, composites, examples_of, export, fit
-from quality import Counts, ap50, compare, panoptic
+from quality import Counts, ap50, compare, inside, panoptic
 
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
@@ -75,14 +75,8 @@ def judge(model: Path | None, held_out: Path) -> list[Counts]:
     for path in sorted(held_out.iterdir()):
         with np.load(path) as kept:
             crop, truth = kept["crop"], kept["masks"]
-        counts.append(compare(_within(method(crop), truth), truth))
+        counts.append(compare(inside(method(crop), truth), truth))
     return counts
-
-
-def _within(found: Masks, truth: Masks) -> Masks:
-    """Where the cluster lies is known; what counts is how it is divided."""
-    found = found & truth.any(axis=0)
-    return found[found.any(axis=(1, 2))]
 
 
 if __name__ == "__main__":

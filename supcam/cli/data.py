@@ -9,6 +9,7 @@ import typer
 from supcam import tracking
 from supcam.cli.options import CasePattern, Encoding, Page, TypeMap, read_map
 from supcam.errors import UsageError
+from supcam.files import is_free
 from supcam.progress import progress_bar
 from supcam.settings import load_settings
 
@@ -78,7 +79,7 @@ def synthesize(
 
 
 def _require_new(into: Path) -> None:
-    if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
+    if not is_free(into):
         raise UsageError(f"{into} exists and is not empty. Name a new folder with --into.")
 
 

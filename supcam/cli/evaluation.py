@@ -10,14 +10,13 @@ import pandas as pd
 import typer
 
 from supcam import tracking
-from supcam.cli.options import CasePattern, TypeMap, read_map
+from supcam.cli.options import CasePattern, Model, TypeMap, project_settings, read_map
 from supcam.cli.tables import print_table
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.errors import GateRefused, UsageError
 from supcam.files import write_text
 from supcam.registry.client import PRODUCTION_URI, Predictor, load_production
-from supcam.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from supcam.data.crops import CropSet
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path, typer.Option(help="Labelled crops: a folder per type, a zip of one, a CSV table, or a data folder.")
 ]
-Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,7 +48,7 @@ def check(
     from supcam.checks import run_checks
 
     predictor = _predictor(model)
-    settings = _settings()
+    settings = project_settings()
     if data is None and (type_map is not None or case_pattern is not None):
         raise UsageError("--map and --case-pattern say how to read --data. Give labelled crops with it.")
     crops, notes = _own_test_crops(predictor) if data is None else _labelled(data, type_map, case_pattern)
@@ -91,7 +89,7 @@ def evaluate(
     from supcam.evaluation.page import Judged, write_report
 
     predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
-    settings = _settings()
+    settings = project_settings()
     crops, notes = _labelled(data, type_map, case_pattern)
     judged = [Judged(one.origin, *one.judge(crops.sources), _seen(one, crops.frame)) for one in predictors]
     expected = predictors[0].expected_unlike
@@ -115,13 +113,6 @@ def _predictor(uri: str) -> Predictor:
             "order. Give a model of this label set."
         )
     return predictor
-
-
-def _settings() -> Settings:
-    try:
-        return load_settings(tracking.project_root() / "params.yaml")
-    except UsageError:
-        return Settings()  # outside a project
 
 
 def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "tuple[CropSet, list[str]]":

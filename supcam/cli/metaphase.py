@@ -6,7 +6,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from supcam.cli.options import Page
+from supcam.cli.options import Model, Page
 from supcam.cli.tables import print_table
 from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.client import PRODUCTION_URI, load_production
@@ -20,9 +20,7 @@ def add_commands(app: typer.Typer) -> None:
 def metaphase(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures of whole metaphases, and folders of them.")],
     into: Annotated[Path, typer.Option(help="New folder: a page, drawings, crops by type, tables, COCO, GeoJSON.")],
-    model: Annotated[
-        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")
-    ] = PRODUCTION_URI,
+    model: Model = PRODUCTION_URI,
     page: Page = None,
 ) -> None:
     """Cut whole metaphases into chromosomes and clusters, and type each of them.

@@ -11,7 +11,7 @@ import pandas as pd
 import typer
 
 from supcam import tracking
-from supcam.cli.options import Page
+from supcam.cli.options import Model, Page, Paths, project_settings
 from supcam.cli.tables import AsJson, print_json, print_table
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
@@ -27,10 +27,7 @@ from supcam.registry.store import PRODUCTION, Registry
 from supcam.review.production import doubtful_sheet, review_of_routed
 from supcam.review.sheet import PAGE
 from supcam.serving.gate import WITHOUT_TYPE
-from supcam.settings import PromoteSettings, load_settings
-
-Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
-Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
+from supcam.settings import load_settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -312,7 +309,4 @@ def _registry() -> Registry:
 
 
 def _name() -> str:
-    try:
-        return load_settings(tracking.project_root() / "params.yaml").promote.model_name
-    except UsageError:
-        return PromoteSettings().model_name  # outside a project, on a store that the environment names
+    return project_settings().promote.model_name  # outside a project, on a store that the environment names

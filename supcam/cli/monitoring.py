@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from supcam import tracking
+from supcam.cli.options import project_settings
 from supcam.cli.tables import print_table
 from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.package import REFERENCE_FILE
-from supcam.settings import Settings, WatchSettings, load_settings
+from supcam.settings import Settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,13 +33,11 @@ def watch(
     track: Annotated[bool, typer.Option("--track", help="Log the metrics to MLflow.")] = False,
 ) -> None:
     """Have the answers moved away from those that were validated? Exit code 3: an alarm, see watch.* in params.yaml."""
-    import pandas as pd
-
     from supcam.monitoring.answers import read_answers
     from supcam.monitoring.report import PAGE, metrics, write_report
     from supcam.monitoring.shift import compare_groups, compare_with_reference
 
-    settings = _settings()
+    settings = project_settings().watch
     table = read_answers(answers)
     if reference is None:
         predictor = load_production(model)
@@ -62,13 +62,6 @@ def watch(
     alarms = [f"{shift.group}: {row.name}" for shift in shifts for row in shift.alarms]
     if alarms:
         raise GateRefused(f"the answers moved away from the reference ({'; '.join(alarms)}). See {into / PAGE}")
-
-
-def _settings() -> WatchSettings:
-    try:
-        return load_settings(tracking.project_root() / "params.yaml").watch
-    except UsageError:
-        return WatchSettings()  # outside a project the limits are those of a new one
 
 
 def _reference_of(package: Path) -> Path:

@@ -1,11 +1,14 @@
 """Options that several commands share."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from supcam import tracking
 from supcam.errors import UsageError
+from supcam.settings import Settings, load_settings
 
 TypeMap = Annotated[
     str | None,
@@ -17,7 +20,17 @@ CasePattern = Annotated[
 Encoding = Annotated[
     str | None, typer.Option(help="Encoding of tables and of names in zips that are not UTF-8: gbk, big5, cp932, ...")
 ]
+Paths = Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")]
+Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a pulled folder.")]
 Page = Annotated[int | None, typer.Option(help="Plane of files that hold a stack, from 1.", min=1)]
+
+
+def project_settings() -> Settings:
+    """Settings of the project; the defaults outside of one."""
+    try:
+        return load_settings(tracking.project_root() / "params.yaml")
+    except UsageError:
+        return Settings()
 
 
 def read_map(text: str | None) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
+from supcam.cli.options import Paths
 from supcam.cli.tables import print_table
 from supcam.progress import progress_bar
 from supcam.registry.client import PRODUCTION_URI
@@ -72,14 +73,14 @@ def compare(
 ) -> None:
     """How far two readers agree (Cohen's kappa), and the crops on which they differ, to settle."""
     from supcam.review.agreement import compare_readers
-    from supcam.review.sheet import write_sheet
+    from supcam.review.sheet import PAGE, write_sheet
 
     found = compare_readers(first, second)
     for line in found.lines():
         typer.echo(line)
     if into is not None:
         written = write_sheet(found.differing, Path("/"), into, heading="Crops on which two readers differ")
-        typer.echo(f"to settle: {written.with_suffix('.html')}")
+        typer.echo(f"to settle: {written.with_name(PAGE)}")
 
 
 def to_label_studio(
@@ -105,7 +106,7 @@ def from_label_studio(
 
 
 def compare_models(
-    paths: Annotated[list[Path], typer.Argument(help="Images, and folders that are searched recursively.")],
+    paths: Paths,
     new: Annotated[str, typer.Option(help="The model that may follow.")] = "models:/supcam@candidate",
     present: Annotated[str, typer.Option(help="The model in use.")] = PRODUCTION_URI,
     into: Annotated[Path | None, typer.Option(help="New folder for the differing crops, with a page.")] = None,

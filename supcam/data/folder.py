@@ -28,7 +28,7 @@ def replaceable(data: Path) -> Path:
     Raises:
         UsageError: for a mount point, or a link in a DVC project.
     """
-    if data.is_symlink() and is_versioned(data.parent):
+    if data.is_symlink() and is_versioned(data):
         raise UsageError(f"{data} is a symbolic link, whose target DVC does not version. Move the folder itself there.")
     if os.path.ismount(data):
         raise UsageError(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.dividing import divide_groups, fill_empty_parts
-from supcam.data.groups import Links, group_crops
+from supcam.data.groups import Links, groups_of
 from supcam.data.manifest import manifest_hash
 from supcam.errors import UsageError
 from supcam.files import write_text
@@ -25,7 +25,7 @@ def divide(
     So every part has cases of every source, as far as a source has as many. The order of rows does not matter.
     """
     ordered = frame.sort_values("path", kind="stable")
-    group = _groups(ordered, settings, linked)
+    group = groups_of(ordered, settings, linked)
     # A group that joins crops of two sources counts as one of the first, or its crops would be placed twice.
     source = ordered["source"].groupby(group).transform("first")
     parts = [
@@ -43,7 +43,7 @@ def fold_manifest(frame: pd.DataFrame, settings: SplitSettings, folds: int, *, l
         UsageError: for fewer than two folds or fewer groups than folds.
     """
     frame = frame.sort_values("path", kind="stable").reset_index(drop=True)
-    groups = _groups(frame, settings, linked).nunique()
+    groups = groups_of(frame, settings, linked).nunique()
     if not 2 <= folds <= groups:
         raise UsageError(f"folds = {folds} is not allowed; allowed are 2 to {groups}, the number of groups.")
     return frame.assign(fold=divide(frame, settings, (1 / folds,) * folds, linked=linked))
@@ -65,8 +65,3 @@ def write_folds(frame: pd.DataFrame, settings: SplitSettings, out: Path) -> dict
     content = {**origin, "folds": described}
     write_text(out / "folds.json", json.dumps(content, indent=2) + "\n")
     return content
-
-
-def _groups(frame: pd.DataFrame, settings: SplitSettings, linked: Links) -> "pd.Series[str]":
-    together = settings.same_case == "together"
-    return group_crops(frame, by_case=settings.protocol == "by_case", together=together, linked=linked)

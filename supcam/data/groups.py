@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from supcam.data.case_ids import patient_keys
+from supcam.settings import SplitSettings
 
 Links = Iterable[Sequence[str]]
 
@@ -57,3 +58,9 @@ def group_crops(frame: pd.DataFrame, *, by_case: bool, together: bool = True, li
     for group in merged(codes_of_group for codes_of_group in known if codes_of_group):
         names[group] = names[group[0]]
     return pd.Series(names[codes], index=frame.index, dtype=keys.dtype)
+
+
+def groups_of(frame: pd.DataFrame, settings: SplitSettings, linked: Links) -> "pd.Series[str]":
+    """The group of each crop, which no part or fold divides, by the settings of the split."""
+    together = settings.same_case == "together"
+    return group_crops(frame, by_case=settings.protocol == "by_case", together=together, linked=linked)

@@ -15,8 +15,7 @@ from supcam.data.case_ids import CASE_DOUBTS, case_doubts, plain_case
 from supcam.data.folder import build_folder, changing, link_tree, replaceable, swap_in
 from supcam.data.labels import LabelledCrop, label_source
 from supcam.data.manifest import COLUMNS, MANIFEST, manifest_hash, read_manifest, write_manifest
-from supcam.data.masks import OVERLAP, open_masks
-from supcam.data.sources import ImportSource, is_licence, open_source
+from supcam.data.sources import OVERLAP, ImportSource, is_licence, open_source
 from supcam.data.tables import as_text
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
@@ -110,10 +109,12 @@ def import_sources(
         SupcamError: when another command is changing the folder, or DVC fails.
     """
     into = replaceable(into)
-    opened = [
-        open_masks(path, overlap, case_pattern is None, progress) if masks else open_source(path, encoding)
-        for path in sources
-    ]
+    if masks:
+        from supcam.data.masks import open_masks  # it loads SciPy, which other imports need not wait for
+
+        opened = [open_masks(path, overlap, case_pattern is None, progress) for path in sources]
+    else:
+        opened = [open_source(path, encoding) for path in sources]
     _refuse_names(sources, opened, into)
     report = ImportReport()
     with changing(into):

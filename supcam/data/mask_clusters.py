@@ -24,6 +24,7 @@ from supcam.data.mask_rule import (
     contact_lengths,
     overlap_of,
 )
+from supcam.serving.bodies import dilated
 from supcam.serving.reading import mean_width
 
 Box = tuple[slice, slice]
@@ -37,8 +38,9 @@ _MANY_TWICE = 0.2
 _ELSEWHERE = 0.3
 # Too small for a chromosome, in areas of the picture's middle region.
 _SPECK = 0.1
+_LEAST_SHARE = min(point.share for point in GRID)
 # Between the shares at which one piece is one chromosome and two: what nothing tells is uncertain.
-_UNKNOWN_SHARE = (min(point.share for point in GRID) + USED.share) / 2
+_UNKNOWN_SHARE = (_LEAST_SHARE + USED.share) / 2
 
 
 @dataclass(frozen=True)
@@ -212,18 +214,17 @@ def tell_homologues(
         Owners, and the area, in usual areas, of what may be both homologues in one piece.
     """
     owners = region.owners.copy()
-    shared, count = ndimage.label(owners == SHARED, EIGHT)
-    around = [set(np.unique(owners[_grown(shared == number)])) for number in range(1, count + 1)]
-    # A pixel that several classes share is divided among them.
-    parts = [size / max(1, sum(value > 0 for value in near)) for size, near in zip(_sizes(shared), around, strict=True)]
+    shared, _ = ndimage.label(owners == SHARED, EIGHT)
+    beside = [(np.count_nonzero(mask), near) for mask, near in _shared_masks(owners)]
     shares: dict[int, float] = {}
     for value in region.values:
         own = int(np.count_nonzero(owners == value))
         if totals[value] - own >= _ELSEWHERE * usual.get(value, own):
             continue
-        area = own + sum(part for part, near in zip(parts, around, strict=True) if value in near)
+        # A pixel that several classes share is divided among them.
+        area = own + sum(size / len(near) for size, near in beside if value in near)
         share = area / usual[value] if value in usual else _UNKNOWN_SHARE
-        if share < min(point.share for point in GRID):
+        if share < _LEAST_SHARE:
             continue
         groups = _unlinked(owners == value, shared)
         if len(groups) == 1:
@@ -242,10 +243,6 @@ def _cluster(
     return Cluster(tuple(numbers), contacts, tuple(overlaps), shares)
 
 
-def _sizes(labels: NDArray[np.int32]) -> NDArray[np.intp]:
-    return np.bincount(labels.ravel())[1:]
-
-
 def shared_regions(owners: Owners) -> list[Overlap]:
     """Overlaps of a label map: each connected region of ``SHARED``, owned by all that lie around it."""
     return [overlap_of(region, around) for region, around in _shared_masks(owners)]
@@ -255,7 +252,7 @@ def _shared_masks(owners: Owners) -> Iterator[tuple[Mask, set[int]]]:
     labels, count = ndimage.label(owners == SHARED, EIGHT)
     for number in range(1, count + 1):
         region: Mask = labels == number
-        yield region, {int(owner) for owner in np.unique(owners[_grown(region)]) if owner > 0}
+        yield region, {int(owner) for owner in np.unique(owners[dilated(region)]) if owner > 0}
 
 
 def whole_chromosomes(owners: Owners) -> list[Mask]:
@@ -282,11 +279,6 @@ def _unlinked(pieces: Mask, shared: NDArray[np.int32]) -> list[Mask]:
             del groups[index], beside[index]
     masks = [np.isin(labels, list(group)) for group in groups]
     return sorted(masks, key=np.count_nonzero, reverse=True)
-
-
-def _grown(mask: Mask) -> Mask:
-    grown: Mask = ndimage.binary_dilation(mask, EIGHT)
-    return grown
 
 
 def _within(box: Box, mask: Mask, region: Region) -> bool:

@@ -32,8 +32,6 @@ from supcam.serving.decoding import ImageError, decode_plane
 from supcam.serving.paper import WHITE, Grey, on_white
 from supcam.serving.surroundings import upright
 
-OVERLAP = 255
-
 # White around a crop, of which this rim shows the picture: the soft edge of the chromosomes.
 _MARGIN, _RIM = 2, 1
 _MAP = r"labels?|masks?|annotations?|segmentations?|seg|gt"
@@ -67,14 +65,19 @@ class _Cut:
         return f"{PurePosixPath(self.picture).with_suffix('')}_{self.region.number:03d}.png"
 
 
-class _MaskFolder(FolderSource):
+class _Annotated:
+    """Annotation files are the tables of a source."""
+
     def is_table(self, path: str) -> bool:
         return path.lower().endswith(".json")
 
 
-class _MaskZip(ZipSource):
-    def is_table(self, path: str) -> bool:
-        return path.lower().endswith(".json")
+class _MaskFolder(_Annotated, FolderSource):
+    pass
+
+
+class _MaskZip(_Annotated, ZipSource):
+    pass
 
 
 class MaskSource(ImportSource):

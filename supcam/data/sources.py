@@ -18,6 +18,7 @@ MAX_RATIO = 1000
 MAX_UNPACKED = 2**28
 MAX_TOTAL_RATIO = 100
 LABELS = "labels.csv"
+OVERLAP = 255  # value of label maps where chromosomes overlap
 
 _ENCRYPTED = 0x1
 _TABLE_SUFFIXES = {".csv", ".tsv", ".tab", ".txt"}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from supcam.data.dividing import divide_groups
-from supcam.data.groups import Links, group_crops
+from supcam.data.groups import Links, groups_of
 from supcam.data.split_report import PARTS, Division, SplitReport, describe_split
 from supcam.errors import UsageError
 from supcam.settings import SplitSettings
@@ -35,7 +35,7 @@ def split_manifest(
     by_case = settings.protocol == "by_case"
     shares = (1 - settings.validation - settings.test, settings.validation, settings.test) if by_case else PAPER_SHARES
     frame = frame.sort_values("path", kind="stable").reset_index(drop=True)
-    group = group_crops(frame, by_case=by_case, together=settings.same_case == "together", linked=linked)
+    group = groups_of(frame, settings, linked)
     if group.nunique() < len(PARTS):
         raise UsageError(
             f"split.protocol {settings.protocol!r} needs at least {len(PARTS)} cases or crops to divide, "

@@ -11,7 +11,6 @@ import pandas as pd
 from supcam.errors import UsageError
 
 _SEPARATORS = ",;\t|"
-_NUMBER = re.compile(r"[+-]?([0-9]*[.,]?[0-9]+(e[+-]?[0-9]+)?%?)?", re.IGNORECASE)
 # Spaces, and characters that no one sees: zero width, soft hyphen, direction marks, byte order mark.
 _AROUND = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+"
 

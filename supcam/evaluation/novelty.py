@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from supcam.serving.novelty import NEIGHBOURS, STATISTICS, Novelty, statistics_of
+from supcam.serving.novelty import NEIGHBOURS, STATISTICS, Novelty, squared_distances, statistics_of
 
 MAX_BANK = 2_000
 _LEAST_VARIANCE = 1e-4  # of standardised statistics: directions that hardly vary must not decide alone
@@ -52,7 +52,7 @@ def _conformal(distances: NDArray[np.float64], share: float) -> float:
 
 def _distances_to_other_cases(points: NDArray[np.float64], names: NDArray[np.str_]) -> NDArray[np.float64]:
     """Squared distances to the fifth nearest of points (M, K) of other cases; none where there are too few of these."""
-    squared = (points**2).sum(axis=1)[:, np.newaxis] + (points**2).sum(axis=1) - 2 * points @ points.T
+    squared = squared_distances(points, points)
     squared[names[:, np.newaxis] == names] = np.inf
     found = np.partition(squared, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
     return np.asarray(found[np.isfinite(found)])

@@ -119,7 +119,8 @@ def evaluate(
     metrics |= _bounds("accuracy_wilson", wilson(int(np.trace(matrix)), len(labels), settings.confidence))
     metrics["calibration_error"] = calibration.calibration_error(reliability)
     metrics["negative_log_likelihood"] = calibration.negative_log_likelihood(logits, labels)
-    metrics |= _fitted(logits, labels, validation_logits, validation_labels, settings.reliability_bins)
+    fitted, calibrated = _fitted(logits, labels, validation_logits, validation_labels, settings.reliability_bins)
+    metrics |= fitted
     metrics |= _bounds("calibration_error", intervals.get("calibration_error"))
     metrics["per_type"] = _per_type(found, matrix, settings.confidence)
     metrics |= _subsets(labels, probabilities, frame, settings)
@@ -128,7 +129,8 @@ def evaluate(
     tables = {
         "confusion": predictions[["type", "predicted"]].rename(columns={"type": "actual"}),
         "per_type": pd.DataFrame([{"type": label, **row} for label, row in metrics["per_type"].items()]),
-        "reliability": _calibrated_reliability(logits, labels, metrics["calibration_temperature"], settings),
+        # That of the packaged model, which is calibrated where a temperature was fitted.
+        "reliability": reliability if calibrated is None else calibrated,
         "risk_coverage": calibration.risk_coverage(labels, probabilities),
         **_curves(labels, probabilities),
     }
@@ -184,8 +186,10 @@ def _fitted(
     validation_logits: NDArray[Any] | None,
     validation_labels: Ints | None,
     bins: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """What the validation part gives: the calibration temperature, the error with it, and the part's own metrics.
+
+    The second is the reliability curve with that temperature, if any.
 
     The temperature must not be fitted on the crops it is judged on, which would make any model look calibrated.
     """
@@ -194,22 +198,14 @@ def _fitted(
         or validation_labels is None
         or (temperature := calibration.fit_temperature(validation_logits, validation_labels)) is None
     ):
-        return {"calibration_temperature": None, "calibration_error_calibrated": None}
+        return {"calibration_temperature": None, "calibration_error_calibrated": None}, None
     calibrated = calibration.reliability(labels, calibration.probabilities_of(logits, temperature), bins)
     validation = classification_metrics(validation_labels, calibration.probabilities_of(validation_logits))
     return {
         "calibration_temperature": temperature,
         "calibration_error_calibrated": calibration.calibration_error(calibrated),
         "validation": {"crops": len(validation_labels), **{name: validation.values[name] for name in _SUBSET_METRICS}},
-    }
-
-
-def _calibrated_reliability(
-    logits: NDArray[Any], labels: Ints, temperature: float | None, settings: EvaluateSettings
-) -> pd.DataFrame:
-    """The curve of the packaged model, which is calibrated where a temperature was fitted."""
-    probabilities = calibration.probabilities_of(logits, temperature or 1.0)
-    return calibration.reliability(labels, probabilities, settings.reliability_bins)
+    }, calibrated
 
 
 def _per_type(found: Metrics, matrix: Ints, confidence: float) -> dict[str, dict[str, Any]]:

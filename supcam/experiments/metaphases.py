@@ -5,7 +5,6 @@ found when it shares half of its union with a true one. Prints JSON lines; write
 """
 
 import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from supcam.metaphase.objects import Thing
 from supcam.metaphase.segmentation import connected
 from supcam.progress import progress_bar
 from supcam.registry.client import PRODUCTION_URI, Predictor, load_production
+from supcam.serving.engine import file_hash
 from supcam.stages.command import exit_codes
 
 # Half of the slides, on which the parameters of the segmentation were chosen: the first half of this permutation of the
@@ -211,7 +211,7 @@ def _true_objects(picture: Path, path: Path) -> NDArray[np.int32]:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return file_hash(path) if path.is_file() else ""
 
 
 def markdown(groups: Mapping[str, Mapping[str, Any]]) -> str:

@@ -21,7 +21,7 @@ def annotated(metaphase: Metaphase) -> Image.Image:
     scale = max(1.0, float(round(scale))) if scale >= 1 else scale
     shape = round(height * scale), round(width * scale)
     canvas = _background(metaphase.image, shape)
-    for thing, row in zip(metaphase.things, metaphase.objects.to_dict("records"), strict=True):
+    for thing, row in metaphase.rows:
         top, left = round(thing.top * scale), round(thing.left * scale)
         size = max(1, round(thing.mask.shape[1] * scale)), max(1, round(thing.mask.shape[0] * scale))
         mask = np.pad(np.asarray(Image.fromarray(thing.mask).resize(size)), 1)
@@ -60,9 +60,8 @@ def _paint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], top: int, left: i
 
 def _number(picture: Image.Image, metaphase: Metaphase, scale: float) -> None:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(20)
-    for row in metaphase.objects.to_dict("records"):
+    for thing, row in metaphase.rows:
         if row["type"]:
-            thing = metaphase.things[row["object"] - 1]
             rows, columns = np.nonzero(thing.mask)
             corner = int(np.argmax(columns - rows))  # the pixel farthest up and right
             place = ((thing.left + columns[corner]) * scale + 5, (thing.top + rows[corner]) * scale - 20)

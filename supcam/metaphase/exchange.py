@@ -5,32 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import find_contours
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.metaphase.metaphase import Metaphase
-from supcam.metaphase.objects import Thing
+from supcam.metaphase.objects import Ring, Thing
 from supcam.metaphase.palette import COLOURS, OTHER
-
-Ring = list[list[float]]
-
-
-def rings_of(thing: Thing) -> tuple[list[Ring], list[Ring]]:
-    """Outlines and holes of a thing as closed rings of (x, y) in pixels of the picture.
-
-    The centre of the picture's first pixel is (0.5, 0.5), as COCO and QuPath have it.
-    """
-    padded = np.pad(thing.mask, 1).astype(np.uint8)
-    contours = find_contours(padded, 0.5, fully_connected="high")  # type: ignore[no-untyped-call]
-    outlines: list[Ring] = []
-    holes: list[Ring] = []
-    for contour in contours:
-        columns, rows = contour[:, 1] - 0.5 + thing.left, contour[:, 0] - 0.5 + thing.top
-        twice_area = float(np.sum(columns[:-1] * rows[1:] - columns[1:] * rows[:-1]))
-        ring = np.round(np.stack([columns, rows], axis=1), 1).tolist()
-        # Of its outline and its holes the values below the level lie on the same hand, so they turn opposite ways.
-        (outlines if twice_area > 0 else holes).append(ring)
-    return outlines, holes
 
 
 class Coco:
@@ -48,7 +27,7 @@ class Coco:
         height, width = metaphase.image.shape
         image_id = len(self._images) + 1
         self._images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for thing, row in zip(metaphase.things, metaphase.objects.to_dict("records"), strict=True):
+        for thing, row in metaphase.rows:
             if row["type"]:
                 self._annotations.append(
                     {
@@ -78,7 +57,7 @@ class Coco:
 
 
 def _segmentation(thing: Thing, shape: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
-    outlines, holes = rings_of(thing)
+    outlines, holes = thing.rings
     if not holes:
         return [[value for point in ring[:-1] for value in point] for ring in outlines]
     return {"size": list(shape), "counts": _runs(thing, shape)}
@@ -99,8 +78,8 @@ def _runs(thing: Thing, shape: tuple[int, int]) -> list[int]:
 def geojson(metaphase: Metaphase) -> dict[str, Any]:
     """All things of a picture as a GeoJSON collection; QuPath shows the types as classifications in their colours."""
     features = []
-    for thing, row in zip(metaphase.things, metaphase.objects.to_dict("records"), strict=True):
-        outlines, holes = rings_of(thing)
+    for thing, row in metaphase.rows:
+        outlines, holes = thing.rings
         name = row["type"] or row["reason"]
         measurements = {"area": row["area"]}
         if row["type"]:

@@ -1,5 +1,6 @@
 """A whole metaphase, from a picture to typed objects, in one class of the light client."""
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from supcam.metaphase.objects import Scene, Thing, scene_of
 from supcam.metaphase.segmentation import find_objects
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from supcam.registry.client import Predictor
 
 OBJECT_COLUMNS = ("object", "left", "top", "width", "height", "area", "type", "confidence", "needs_review", "reason")
-# White around a crop, and how far beyond its outline an object keeps its own soft edge, in chromosome widths.
-_MARGIN, _SOFT_EDGE = 3, 0.0
+_MARGIN = 3  # white around a crop, pixels
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,6 @@ class Segmented:
     def _crop(self, thing: Thing) -> NDArray[np.uint8]:
         """A thing on its own paper brought to white, as training crops look; everything outside of it is white."""
         mask = np.pad(thing.mask, _MARGIN)
-        soft = round(_SOFT_EDGE * self.scene.width)
-        if soft:
-            mask = ndimage.binary_dilation(mask, iterations=soft)
         values = np.pad(self.image[thing.box].astype(np.float32), _MARGIN, constant_values=WHITE)
         values *= WHITE / max(thing.paper, 1.0)
         return np.where(mask, np.clip(np.rint(values), 0, WHITE), WHITE).astype(np.uint8)
@@ -106,11 +102,15 @@ class Metaphase:
         self.things = segmented.scene.things
         self.reason = segmented.scene.reason
         self.is_metaphase = not segmented.scene.refused
-        self.specks = segmented.scene.specks
         chromosomes = [number for number, thing in enumerate(self.things, 1) if thing.is_chromosome]
         self.crops = dict(zip(chromosomes, segmented.crops, strict=True))
         answers = predictor.predict(segmented.crops) if self.crops else pd.DataFrame()
         self.objects = _table(self.things, dict(zip(chromosomes, answers.to_dict("records"), strict=True)))
+
+    @property
+    def rows(self) -> Iterator[tuple[Thing, dict[Hashable, Any]]]:
+        """Each thing with its row of ``objects``."""
+        return zip(self.things, self.objects.to_dict("records"), strict=True)
 
     @property
     def counts(self) -> dict[str, int]:

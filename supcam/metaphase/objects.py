@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from skimage.measure import regionprops
+from skimage.measure import find_contours, regionprops
 
 from supcam.metaphase.segmentation import Found, Ground, Labels, Mask, connected, thicknesses
 from supcam.serving.gate import CUT_OFF
@@ -73,6 +74,9 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+Ring = list[list[float]]
+
+
 @dataclass(frozen=True)
 class Thing:
     """One object of a picture, in the picture's own pixels.
@@ -101,6 +105,24 @@ class Thing:
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
+    @cached_property
+    def rings(self) -> tuple[list[Ring], list[Ring]]:
+        """Its outlines and holes as closed rings of (x, y) in pixels of the picture.
+
+        The centre of the picture's first pixel is (0.5, 0.5), as COCO and QuPath have it.
+        """
+        padded = np.pad(self.mask, 1).astype(np.uint8)
+        contours = find_contours(padded, 0.5, fully_connected="high")  # type: ignore[no-untyped-call]
+        outlines: list[Ring] = []
+        holes: list[Ring] = []
+        for contour in contours:
+            columns, rows = contour[:, 1] - 0.5 + self.left, contour[:, 0] - 0.5 + self.top
+            twice_area = float(np.sum(columns[:-1] * rows[1:] - columns[1:] * rows[:-1]))
+            ring = np.round(np.stack([columns, rows], axis=1), 1).tolist()
+            # Of its outline and its holes the values below the level lie on the same hand, so they turn opposite ways.
+            (outlines if twice_area > 0 else holes).append(ring)
+        return outlines, holes
+
     @property
     def area(self) -> int:
         """Its pixels."""
@@ -116,14 +138,12 @@ class Scene:
         reason: one line, empty for one metaphase.
         refused: whether the picture is no metaphase.
         width: width of a chromosome, pixels of the picture.
-        specks: regions too small to be called objects.
     """
 
     things: tuple[Thing, ...]
     reason: str = ""
     refused: bool = False
     width: float = 0.0
-    specks: int = 0
 
 
 def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> Scene:
@@ -132,14 +152,14 @@ def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> S
     reason, refused = _picture_reason(ground, found, labels, reasons, limits)
     width = found.width * ground.factor
     if refused:
-        return Scene((), reason, True, width, found.specks)
+        return Scene((), reason, True, width)
     things = []
     for index, box in enumerate(ndimage.find_objects(labels)):
         mask = labels[box] == index + 1
         paper = float(np.median(found.paper[box][mask]))
         things.append(_thing(ground, box, mask, reasons[index], paper))
     things.sort(key=lambda thing: (thing.top, thing.left))
-    return Scene(tuple(things), reason, False, width, found.specks)
+    return Scene(tuple(things), reason, False, width)
 
 
 def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[str]]:

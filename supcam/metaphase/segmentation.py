@@ -12,7 +12,7 @@ from skimage.measure import regionprops
 
 from supcam.serving.levels import Grey
 from supcam.serving.paper import WHITE, on_white
-from supcam.serving.surroundings import frame_sides, upright
+from supcam.serving.surroundings import INVERTED_NOTE, frame_sides, upright
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
@@ -88,7 +88,7 @@ def ground_of(values: Grey, *, lossy: bool = False, factor: int = 1) -> Ground:
     inside = np.s_[top : small.shape[0] - bottom, left : small.shape[1] - right]
     notes: list[str] = []
     turned, hidden = upright(small[inside], hidden[inside], notes)
-    inverted = "dark background inverted" in notes
+    inverted = INVERTED_NOTE in notes
     paper = on_white(turned, hidden, lossy, notes)
     return Ground(paper.grey, factor, inverted, paper.noise, (top * factor, left * factor), shape)
 
@@ -155,9 +155,10 @@ def _solid(signal: Grey, width: float, height: float) -> Mask:
     high = connected(smooth - far > 0.4 * height)
     # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, only what is near.
     whole = np.zeros(int(high.max()) + 1, dtype=bool)
-    for number in np.unique(high[inner]):
-        (region,) = regionprops((high == number).astype(np.uint8))  # type: ignore[no-untyped-call]
-        whole[number] = number > 0 and region.solidity >= _COMPACT
+    chosen = set(np.unique(high[inner]).tolist())
+    for region in regionprops(high):  # type: ignore[no-untyped-call]
+        if region.label in chosen:
+            whole[region.label] = region.solidity >= _COMPACT
     near = ndimage.distance_transform_edt(~inner) <= 0.65 * side
     return np.asarray(whole[high] | (near & (high > 0)))
 

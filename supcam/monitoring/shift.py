@@ -73,13 +73,13 @@ def compare_with_reference(
     if reference.empty or answers.empty:
         empty = "the reference" if reference.empty else f"group {group!r}"
         raise UsageError(f"{empty} holds no crop that could be read. Give answers of at least one crop.")
-    by_case, weights = _counts(reference)
-    before, now = by_case.T @ weights, _crops(answers).sum(axis=0)
-    units = answers["case"].nunique() if _has_cases(reference, answers) else len(answers)
-    if not _has_cases(reference, answers):
-        by_case, weights = np.unique(_crops(reference), axis=0, return_counts=True)
-    distances = _distances(before[None], now[None])[0]
-    drawn = _by_chance(by_case, weights, units, settings.seed)
+    crops, with_cases = _crops(reference), _has_cases(reference, answers)
+    if with_cases:
+        units, (table, weights) = answers["case"].nunique(), _by_case(crops, reference["case"])
+    else:
+        units, (table, weights) = len(answers), np.unique(crops, axis=0, return_counts=True)
+    distances = _distances(crops.sum(axis=0)[None], _crops(answers).sum(axis=0)[None])[0]
+    drawn = _by_chance(table, weights, units, settings.seed)
     chance = (1 + (drawn >= distances - 1e-12).sum(axis=0)) / (1 + len(drawn))
     adjusted = holm(chance.tolist())
     limits = [getattr(settings.limits, name) for name in QUANTITIES]
@@ -119,12 +119,9 @@ def _crops(frame: pd.DataFrame) -> NDArray[np.int64]:
     return out
 
 
-def _counts(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same by case, and how often each row of it occurs."""
-    crops = _crops(frame)
-    if "case" not in frame.columns:
-        return np.unique(crops, axis=0, return_counts=True)
-    _, member = np.unique(frame["case"].fillna("").to_numpy(dtype=str), return_inverse=True)
+def _by_case(crops: NDArray[np.int64], cases: "pd.Series[str]") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums (C, K) of the rows of ``crops`` (N, K) by case, and how often each sum occurs: once."""
+    _, member = np.unique(cases.fillna("").to_numpy(dtype=str), return_inverse=True)
     table = np.zeros((member.max() + 1, crops.shape[1]), dtype=np.int64)
     np.add.at(table, member, crops)
     return table, np.ones(len(table), dtype=np.int64)

@@ -44,10 +44,12 @@ def metric_values(card: ModelCard) -> dict[str, float]:
 
 def confusion_matrix(package: Path) -> pd.DataFrame:
     """Counts of the test crops, (4, 4): rows are actual types, columns predicted ones."""
+    from supcam.evaluation.metrics import confusion
+
     answers = pd.read_csv(package / PREDICTIONS_FILE)
     most_likely = answers[list(PROBABILITY_COLUMNS)].to_numpy().argmax(axis=1)
-    counts = pd.crosstab(answers["type"], [TYPE_LABELS[at] for at in most_likely])
-    return counts.reindex(index=list(TYPE_LABELS), columns=list(TYPE_LABELS), fill_value=0)
+    counts = confusion(answers["type"].map(TYPE_LABELS.index).to_numpy(), most_likely)
+    return pd.DataFrame(counts, index=list(TYPE_LABELS), columns=list(TYPE_LABELS))
 
 
 def _metrics(card: ModelCard) -> dict[str, Metric]:

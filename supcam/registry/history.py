@@ -72,17 +72,22 @@ def rollback(registry: Registry, reason: str = "", *, to: int | None = None) -> 
         Busy: when a promotion is running.
     """
     with registry.lock():
-        events, current = registry.events(), registry.aliases().get(PRODUCTION)
-        target = _version_before(registry, events, current) if to is None else registry.version(to).number
-        _check_target(registry, events, target, current)
+        events, aliases = registry.events(), registry.aliases()
+        current, existing = aliases.get(PRODUCTION), {version.number for version in registry.versions()}
+        if to is None:
+            target = _version_before(registry, events, existing, current, aliases.get(PREVIOUS))
+        else:
+            target = registry.version(to).number
+        _check_target(registry, events, existing, target, current)
         why = reason.strip() or "no reason given"
         event = {"action": ROLLED_BACK, "version": target, "from": current, "reason": why}
         return registry.move_production(target, event)
 
 
-def _version_before(registry: Registry, events: list[dict[str, Any]], current: int | None) -> int:
-    previous, out = registry.aliases().get(PREVIOUS), withdrawn(events)
-    existing = {version.number for version in registry.versions()}
+def _version_before(
+    registry: Registry, events: list[dict[str, Any]], existing: set[int], current: int | None, previous: int | None
+) -> int:
+    out = withdrawn(events)
     if current is None:
         before = [number for number in served(events) if number not in out]
         choice = next((number for number in [*before, previous] if number in existing), None)
@@ -128,8 +133,9 @@ def _difference(first: Any, second: Any) -> float | None:
     return round(second - first, 10) if numbers else None
 
 
-def _check_target(registry: Registry, events: list[dict[str, Any]], target: int, current: int | None) -> None:
-    existing = {version.number for version in registry.versions()}
+def _check_target(
+    registry: Registry, events: list[dict[str, Any]], existing: set[int], target: int, current: int | None
+) -> None:
     if target == current:
         raise UsageError(f"version {target} is in production already. See: supcam history")
     if target not in served(events):

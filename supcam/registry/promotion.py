@@ -127,7 +127,8 @@ def _reference(registry: Registry, candidate: Version) -> _Reference:
     # Versions keep what became of them: a registry whose record was deleted has had a production all the same.
     tagged = [number for number, version in known.items() if version.tags.get(DECISION_TAG) in MOVES]
     before = dict.fromkeys([*served(events), *([aliases[PREVIOUS]] if PREVIOUS in aliases else []), *tagged])
-    order = [number for number in before if number != current and number not in withdrawn(events)]
+    out = withdrawn(events)
+    order = [number for number in before if number != current and number not in out]
     order = order if current is None else [current, *order]
     unread: list[int] = []
     for number in order:

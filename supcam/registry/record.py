@@ -58,7 +58,7 @@ def by_hand(events: list[dict[str, Any]], production: int | None) -> list[dict[s
     if production == recorded or (production is None and not moves):
         return []
     event = {
-        "number": 1 + max((item["number"] for item in events), default=0),
+        "number": _next_number(events),
         "when": "",
         "who": "",
         "action": MOVED if production is not None else REMOVED,
@@ -101,13 +101,21 @@ def pending_move(found: "RegisteredModel | None") -> dict[str, Any] | None:
     return None if _checked(event, event["number"])["action"] == DAMAGED else pending
 
 
+def _next_number(events: list[dict[str, Any]]) -> int:
+    return 1 + max((event["number"] for event in events), default=0)
+
+
 def announce(client: "MlflowClient", model: str, event: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
     """The event with the number after those ``before``, the time (UTC) and who does it.
 
     It is kept with every rule on its version, whose tags may be long.
     """
-    number = 1 + max((item["number"] for item in before), default=0)
-    event = {"number": number, "when": datetime.now(UTC).isoformat(timespec="seconds"), "who": who(), **event}
+    event = {
+        "number": _next_number(before),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": who(),
+        **event,
+    }
     client.set_model_version_tag(model, str(event["version"]), _numbered(_WHOLE, event), as_text(event))
     return event
 

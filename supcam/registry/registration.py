@@ -102,9 +102,10 @@ def save_served(package: Path, out: Path) -> Path:
     outputs: list[Any] = [ColSpec(kinds.get(column, "double"), column) for column in ANSWER_COLUMNS]
     with tempfile.TemporaryDirectory() as scratch:
         # The name holds the hash: no installed supcam and no model of other code in the same process is in its way.
-        shipped = shipped_hash()
+        code = shipped_code()
+        shipped = hash_of_code(code, REQUIREMENTS)
         library, data = Path(scratch) / f"supcam_model_{shipped[:12]}", Path(scratch) / "package"
-        for path, source in {"__init__.py": "", **shipped_code()}.items():
+        for path, source in {"__init__.py": "", **code}.items():
             write_text(library / path, source)
         shutil.copytree(package, data)
         logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # not that the example fits the signature

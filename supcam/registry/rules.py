@@ -255,7 +255,7 @@ def _difference(values: dict[str, float], interval: "Interval | None") -> dict[s
 
 
 def _data_validation(card: ModelCard, validation: Validation | None) -> GateRule:
-    name, allowed = "data validation", "passed, of this very data hash"
+    name, allowed = _DATA_RULE, "passed, of this very data hash"
     if validation is None:
         return GateRule(name, False, "no record", allowed, "Run: dvc repro validate")
     if validation.manifest_hash != card.data.manifest_hash:

@@ -145,9 +145,7 @@ class Registry:
 
     def source(self, version: Version) -> tuple[str, str]:
         """Run and artifact path of a version's files; ("", "") where they do not lie in a run."""
-        address = self.client.get_model_version_download_uri(self.name, str(version.number))
-        run_id, _, path = address.removeprefix("runs:/").partition("/")
-        return (run_id, path) if address.startswith("runs:/") else ("", "")
+        return _in_run(self.client.get_model_version_download_uri(self.name, str(version.number)))
 
     def _fetch(self, version: Version) -> Path:
         from mlflow.artifacts import download_artifacts
@@ -156,7 +154,7 @@ class Registry:
         source = f"version {version.number}"
         try:
             source = self.client.get_model_version_download_uri(self.name, str(version.number))
-            run_id, path = self.source(version)
+            run_id, path = _in_run(source)
             if run_id:
                 source = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
             source = local_location(self.uri, source)
@@ -239,6 +237,12 @@ class Registry:
             raise RegistryError(
                 f"the registry {shown(self.uri)} cannot be read: {str(error).rstrip('.')}. Check MLFLOW_TRACKING_URI."
             ) from None
+
+
+def _in_run(address: str) -> tuple[str, str]:
+    """Run and artifact path that an address names; ("", "") where it names no run."""
+    run_id, _, path = address.removeprefix("runs:/").partition("/")
+    return (run_id, path) if address.startswith("runs:/") else ("", "")
 
 
 def _production(found: "RegisteredModel | None") -> int | None:

@@ -13,9 +13,7 @@ import pandas as pd
 
 from supcam.errors import UsageError
 from supcam.files import write_text
-from supcam.pages import thumbnail
-from supcam.review.sheet import COLUMNS, DECISIONS, read_sheet
-from supcam.serving.images import ImageError, decode_crop
+from supcam.review.sheet import COLUMNS, DECISIONS, picture, read_sheet
 
 INTERFACE = (
     '<View><Image name="image" value="$image" zoom="true"/>'
@@ -24,7 +22,6 @@ INTERFACE = (
     + "</Choices></View>\n"
 )
 _KEPT = tuple(name for name in COLUMNS if name not in ("corrected", "reader", "date"))
-_SIDE = 480
 
 
 def write_tasks(sheet: Path, into: Path) -> int:
@@ -64,11 +61,7 @@ def read_tasks(export: Path, sheet: Path) -> int:
 
 
 def _task(row: Mapping[Hashable, Any], folder: Path) -> dict[str, Any]:
-    data = {name: row[name] for name in _KEPT}
-    try:
-        data["image"] = thumbnail(decode_crop(folder / row["path"]), _SIDE)
-    except ImageError:
-        data["image"] = ""
+    data = {name: row[name] for name in _KEPT} | {"image": picture(folder / row["path"])}
     if not row["suggestion"]:
         return {"data": data}
     result = {"from_name": "type", "to_name": "image", "type": "choices", "value": {"choices": [row["suggestion"]]}}

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from supcam.cluster_type import TYPE_LABELS, ClusterType
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.folder import build_folder, changing, link_tree, replaceable, swap_in
 from supcam.data.importers import import_sources
 from supcam.data.manifest import MANIFEST, manifest_hash, read_manifest, write_manifest
 from supcam.data.versions import require_checked_out
 from supcam.errors import UsageError
+from supcam.evaluation.cases import actual_types
 from supcam.evaluation.metrics import classification_metrics
 from supcam.files import write_text
 from supcam.review.sheet import NO_CLUSTER, UNSURE, crop_names, read_sheet
@@ -65,7 +66,7 @@ def suspicious_labels(frame: pd.DataFrame, probabilities: NDArray[np.floating]) 
         )
     if not np.isfinite(probabilities).all() or np.abs(probabilities.sum(axis=1) - 1).max(initial=0) > 1e-3:
         raise UsageError("probabilities must be finite and sum to 1 in each row. Give the softmax of the logits.")
-    labels = np.array([int(ClusterType.parse(name)) for name in frame["type"]], dtype=np.int64)
+    labels = actual_types(frame)
     thresholds = np.full(len(TYPE_LABELS), np.inf)  # a type that no crop bears is never suggested
     for kind in np.unique(labels):
         thresholds[kind] = probabilities[labels == kind, kind].mean()
@@ -86,7 +87,7 @@ def trust(frame: pd.DataFrame, probabilities: NDArray[np.floating], suspicious: 
 
     ``frame`` and ``probabilities`` (N, 4) are those of :func:`suspicious_labels`, which found ``suspicious`` rows.
     """
-    labels = np.array([int(ClusterType.parse(name)) for name in frame["type"]], dtype=np.int64)
+    labels = actual_types(frame)
     values = classification_metrics(labels, np.asarray(probabilities, dtype=np.float64)).values
     sensitivity = values["macro_sensitivity"] or 0.0
     notes = [

@@ -8,8 +8,8 @@ import pandas as pd
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.intervals import Interval, wilson
-from supcam.review.production import copied_crops
-from supcam.review.sheet import write_sheet
+from supcam.review.production import copied_crops, write_answers
+from supcam.review.sheet import PAGE
 
 NO_TYPE = "no type"
 
@@ -67,7 +67,5 @@ def write_differences(found: Shadow, into: Path) -> Path:
         UsageError: when ``into`` exists and is not an empty folder.
     """
     with copied_crops(found.differing, into) as (rows, folder):
-        confidence = [f"{value:.3f}" if pd.notna(value) else "" for value in rows["confidence"]]
-        sheet = rows.assign(crop_id="", confidence=confidence)
-        write_sheet(sheet, folder, folder, heading="Crops whose type the new model changes", notes=found.lines())
-    return into / "review.html"
+        write_answers(rows, folder, "Crops whose type the new model changes", found.lines())
+    return into / PAGE

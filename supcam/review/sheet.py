@@ -43,13 +43,12 @@ def write_sheet(rows: pd.DataFrame, root: Path, out: Path, *, heading: str, note
     files = [root / path for path in table["path"]]
     table["path"] = [Path(os.path.relpath(file, out)).as_posix() for file in files]
     content = table.to_csv(index=False, lineterminator="\n")
-    crops = [{**row, "picture": _picture(file)} for row, file in zip(table.to_dict("records"), files, strict=True)]
+    crops = [{**row, "picture": picture(file)} for row, file in zip(table.to_dict("records"), files, strict=True)]
     values = {
         "heading": heading,
         "notes": notes,
         "crops": crops,
         "columns": COLUMNS,
-        "types": TYPE_LABELS,
         "decisions": DECISIONS,
         "key": hashlib.sha256(content.encode()).hexdigest()[:16],  # what was decided belongs to this sheet alone
     }
@@ -110,7 +109,7 @@ def _require_date(text: str, where: str) -> None:
         raise UsageError(f"{where} date {text!r} is unknown; write it as 2026-11-28.") from None
 
 
-def _picture(path: Path) -> str:
+def picture(path: Path) -> str:
     """A crop as the model sees it, as the source of an ``img`` element; empty where it cannot be read."""
     try:
         return thumbnail(decode_crop(path), _SIDE)

@@ -68,14 +68,18 @@ class Novelty:
     def distances(self, statistics: NDArray[np.float64]) -> NDArray[np.float64]:
         """Squared distances (N,) to the fifth nearest training crop of crops with such statistics (N, K)."""
         points = (statistics - self.mean) @ self.whitening
-        bank = self.bank.astype(np.float64)
-        squared = (points**2).sum(axis=1)[:, np.newaxis] + (bank**2).sum(axis=1) - 2 * points @ bank.T
-        near = min(NEIGHBOURS, len(bank)) - 1
+        squared = squared_distances(points, self.bank.astype(np.float64))
+        near = min(NEIGHBOURS, len(self.bank)) - 1
         return np.asarray(np.partition(squared, near, axis=1)[:, near])
 
     def unlike(self, statistics: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether crops (N,) with such statistics (N, K) are unlike the training crops; not where they are NaN."""
         return np.asarray(self.distances(statistics) > self.threshold)
+
+
+def squared_distances(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of points (N, K) to others (M, K): (N, M)."""
+    return np.asarray((points**2).sum(axis=1)[:, np.newaxis] + (others**2).sum(axis=1) - 2 * points @ others.T)
 
 
 def statistics_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:

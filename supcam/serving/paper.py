@@ -71,13 +71,10 @@ def _paper_surface(values: Grey, level: float, noise: float) -> tuple[Grey, Mask
     terms = surface_terms(values.shape)
     step = max(1, math.isqrt(values.size // _SURFACE_SAMPLES))
     edges, sampled = edges_of(values), values[::step, ::step].ravel()
-    edge_basis = np.stack([edges_of(term) for term in terms])
     basis = np.stack([term[::step, ::step].ravel() for term in terms])
-    solution, reach = trimmed_fit(edge_basis[:3], edges, edges > 0.5 * level, noise, rounds=4)
-    near = np.abs(edges - solution @ edge_basis[:3]) <= reach
-    if near.sum() >= 24:
-        # Bent on the edges first: a vignette's middle lies far from the plane, and the body then is what lies near it.
-        solution, reach = trimmed_fit(edge_basis, edges, near, noise, rounds=2)
+    solution, reach = edge_fit(terms, edges, edges > 0.5 * level, noise)
+    # Bent on the edges first: a vignette's middle lies far from the plane, and the body then is what lies near it.
+    if len(solution) == len(terms):
         near = np.abs(sampled - solution @ basis) <= reach
         if near.sum() >= 24:
             solution, reach = trimmed_fit(basis, sampled, near, noise, rounds=3)
@@ -103,6 +100,14 @@ def sum_of(factors: Grey, terms: list[Grey]) -> Grey:
     for factor, term in zip(factors, terms, strict=False):
         surface += factor * term
     return surface
+
+
+def edge_fit(terms: list[Grey], edges: Grey, chosen: Mask, noise: float) -> tuple[Grey, float]:
+    """Plane through the edges (n,), or all terms where 24 pixels lie near the plane; and the reach of the fit."""
+    basis = np.stack([edges_of(term) for term in terms])
+    solution, reach = trimmed_fit(basis[:3], edges, chosen, noise, rounds=4)
+    near = np.abs(edges - solution @ basis[:3]) <= reach
+    return trimmed_fit(basis, edges, near, noise, rounds=2) if near.sum() >= 24 else (solution, reach)
 
 
 def trimmed_fit(basis: Grey, values: Grey, chosen: Mask, noise: float, rounds: int) -> tuple[Grey, float]:

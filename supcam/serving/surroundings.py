@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bodies import Mask, connected_regions, dilated, is_flat
-from .paper import WHITE, Grey, commonest, edges_of, local_noise, means_of, sum_of, surface_terms, trimmed_fit
+from .paper import WHITE, Grey, commonest, edge_fit, edges_of, local_noise, means_of, sum_of, surface_terms
 
 _Number = TypeVar("_Number", bound=np.generic)
 
+INVERTED_NOTE = "dark background inverted"
 CUT_OUT_NOTE = "surroundings of a cut-out turned white"
 SOFT_NOTE = "soft outline of a cut-out rebuilt"
 
@@ -235,7 +236,7 @@ def _unmixed(values: Grey, hidden: Mask, level: float, rings: int) -> Grey:
 
 
 def _inverted(values: Grey, notes: list[str]) -> Grey:
-    notes.append("dark background inverted")
+    notes.append(INVERTED_NOTE)
     return WHITE - values
 
 
@@ -251,11 +252,7 @@ def _darker_than_paper(values: Grey, level: float) -> bool:
     """
     edges = edges_of(values)
     terms = surface_terms(values.shape)
-    basis = np.stack([edges_of(term) for term in terms])
-    solution, reach = trimmed_fit(basis[:3], edges, edges >= 0, 0.0, rounds=4)
-    near = np.abs(edges - solution @ basis[:3]) <= reach
-    if near.sum() >= 24:
-        solution, reach = trimmed_fit(basis, edges, near, 0.0, rounds=2)
+    solution, reach = edge_fit(terms, edges, edges >= 0, 0.0)
     rest = values - sum_of(solution, terms)
     body = float(rest[np.abs(rest) > reach].sum())
     return body < 0 if body else level >= 128

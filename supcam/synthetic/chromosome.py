@@ -10,9 +10,10 @@ from scipy.special import erf
 
 from supcam.composition.masks import WHITE, Grey, Mask, bounding_box
 from supcam.errors import SettingError
+from supcam.settings import LookRanges
 from supcam.synthetic.camera import photograph
 from supcam.synthetic.look import Look
-from supcam.synthetic.shape import Shape, draw_shape
+from supcam.synthetic.shape import KINDS, Shape, draw_shape
 from supcam.synthetic.stain import draw_stain
 
 _TRIES = 20  # poses of one chromosome
@@ -52,6 +53,17 @@ def draw_chromosome(kind: int, look: Look, rng: np.random.Generator) -> Drawing:
         "darker than",
         "Raise it, or raise compose.drawn.ranges.density.",
     )
+
+
+def draw_look(ranges: LookRanges, seed: int, number: int, count: int, *again: int) -> list[Drawing]:
+    """``count`` chromosomes of look ``number``, each of a random kind; ``again`` draws another look in its place.
+
+    Raises:
+        SettingError: as :func:`draw_chromosome`.
+    """
+    look = Look.draw(ranges, np.random.default_rng((seed, number, *again)))
+    rng = np.random.default_rng((seed, number, 1, *again))
+    return [draw_chromosome(int(rng.integers(len(KINDS))), look, rng) for _ in range(count)]
 
 
 def _laid_down(shape: Shape, stain: NDArray[np.float64], look: Look) -> tuple[NDArray[np.float64], Mask]:

@@ -13,9 +13,9 @@ from supcam.composition.masks import Grey
 from supcam.composition.sampling import PREFERRED
 from supcam.composition.sources import SourceCrops
 from supcam.errors import SupcamError, UsageError
-from supcam.files import replaced_folder
+from supcam.files import is_free, replaced_folder
 from supcam.settings import ComposeSettings, LookRanges
-from supcam.synthetic.chromosome import Drawing, draw_chromosome
+from supcam.synthetic.chromosome import Drawing, draw_chromosome, draw_look
 from supcam.synthetic.look import Look
 from supcam.synthetic.shape import KINDS
 
@@ -35,14 +35,13 @@ _TRIES = 20  # composites tried for each one wanted
 
 def draw_crops(cases: int, per_case: int, seed: int, ranges: LookRanges = PLAIN) -> tuple[SourceCrops, list[Drawing]]:
     """``per_case`` single chromosomes of each of ``cases`` cases, as sources and as drawings with their masks."""
-    drawings, names, groups = [], [], []
+    drawings: list[Drawing] = []
+    names: list[str] = []
+    groups: list[str] = []
     for case in range(cases):
-        look = Look.draw(ranges, np.random.default_rng((seed, case)))
-        rng = np.random.default_rng((seed, case, 1))
-        for number in range(per_case):
-            drawings.append(draw_chromosome(int(rng.integers(len(KINDS))), look, rng))
-            names.append(f"case{case + 1:02d}-{number:04d}")
-            groups.append(f"case{case + 1:02d}")
+        drawings += draw_look(ranges, seed, case, per_case)
+        names += [f"case{case + 1:02d}-{number:04d}" for number in range(per_case)]
+        groups += [f"case{case + 1:02d}"] * per_case
     images = [drawing.image for drawing in drawings]
     frame = pd.DataFrame({"crop_id": names})
     return SourceCrops(frame, images, np.zeros(len(images), dtype=np.int64), groups), drawings
@@ -75,7 +74,7 @@ def synthesize(
     crops = sum(totals)
     if cases < 1 or crops < 8 * cases:
         raise UsageError(f"crops = {crops} in {cases} cases: at least 8 crops a case and one case are needed.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise UsageError(f"{out} is not an empty folder. Name another folder, or remove this one first.")
     with replaced_folder(out) as folder:
         rows = [

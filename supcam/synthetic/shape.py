@@ -17,8 +17,7 @@ KINDS: tuple[tuple[float, float], ...] = (
     (4.8, 0.35), (4.6, 0.34), (4.6, 0.40), (4.7, 0.30), (3.7, 0.17), (3.6, 0.19), (3.5, 0.20), (3.3, 0.41),
     (3.2, 0.34), (2.9, 0.31), (2.7, 0.47), (2.6, 0.45), (1.9, 0.31), (2.0, 0.30), (5.1, 0.40), (2.2, 0.27),
 )  # fmt: skip
-ACROCENTRIC = 0.25  # centromeres nearer to an end than this: 13, 14, 15, and by their satellites 21, 22
-SATELLITED = (12, 13, 14, 20, 21)
+SATELLITED = (12, 13, 14, 20, 21)  # the acrocentric ones: 13, 14, 15, 21, 22
 _STEP = 0.5  # pixels between points of a centre line
 _MEAN_SHARE = 4.35
 _SHORT_ARM = 3.5  # widths

@@ -1,5 +1,7 @@
 """Single chromosomes of many looks, to train with and to compose from."""
 
+from contextlib import suppress
+
 import numpy as np
 import pandas as pd
 
@@ -9,17 +11,14 @@ from supcam.composition.workers import Workers, results
 from supcam.data.crops import CropSet
 from supcam.data.manifest import DRAWN
 from supcam.errors import SettingError
-from supcam.progress import Progress
 from supcam.settings import DrawnSettings
-from supcam.synthetic.chromosome import draw_chromosome
-from supcam.synthetic.look import Look
-from supcam.synthetic.shape import KINDS
+from supcam.synthetic.chromosome import draw_look
 
 _WORTH_A_PROCESS = 16  # looks
 _TRIES = 20
 
 
-def draw_singles(drawn: DrawnSettings, workers: int = 1, progress: Progress | None = None) -> CropSet:
+def draw_singles(drawn: DrawnSettings, workers: int = 1) -> CropSet:
     """``drawn.singles`` single chromosomes of each of ``drawn.looks`` looks, as training crops; a look is a case.
 
     The same settings give the same crops, whatever the number of workers.
@@ -56,13 +55,12 @@ def _of_look(drawn: DrawnSettings, number: int) -> list[Grey]:
     Raises:
         SettingError: when so many looks in a row are too pale that the ranges leave nothing to draw.
     """
-    for attempt in range(_TRIES):
-        again = (attempt,) if attempt else ()
-        look = Look.draw(drawn.ranges, np.random.default_rng((drawn.seed, number, *again)))
-        rng = np.random.default_rng((drawn.seed, number, 1, *again))
-        try:
-            return [draw_chromosome(int(rng.integers(len(KINDS))), look, rng).image for _ in range(drawn.singles)]
-        except SettingError:
-            if attempt == _TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
+    for attempt in range(_TRIES - 1):
+        with suppress(SettingError):
+            return _images(drawn, number, *((attempt,) if attempt else ()))
+    return _images(drawn, number, _TRIES - 1)
+
+
+def _images(drawn: DrawnSettings, number: int, *again: int) -> list[Grey]:
+    look = draw_look(drawn.ranges, drawn.seed, number, drawn.singles, *again)
+    return [drawing.image for drawing in look]

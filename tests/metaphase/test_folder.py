@@ -62,7 +62,7 @@ def test_coco_gives_the_same_masks(metaphase: Metaphase, tmp_path: Path) -> None
 def test_a_hole_is_kept_in_coco_and_geojson(metaphase: Metaphase) -> None:
     from dataclasses import replace
 
-    from supcam.metaphase.exchange import _geometry, _segmentation, rings_of
+    from supcam.metaphase.exchange import _geometry, _segmentation
 
     mask = np.ones((9, 7), dtype=bool)
     mask[3:5, 2:4] = False
@@ -73,7 +73,7 @@ def test_a_hole_is_kept_in_coco_and_geojson(metaphase: Metaphase) -> None:
     decoded = flat.reshape(40, 30).T
     assert decoded.sum() == mask.sum()
     assert (decoded[5:14, 4:11] == mask).all()
-    geometry = _geometry(*rings_of(ring))
+    geometry = _geometry(*ring.rings)
     assert geometry["type"] == "Polygon"
     assert len(geometry["coordinates"]) == 2
 

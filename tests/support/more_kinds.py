@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from supcam.resaving import Crop, Expected, Kind, encoded, padded, tiff
+from supcam.serving.bodies import dilated
 
 Random = np.random.Generator
 # One crop as a picture: grey (H, W) or colours (H, W, 3 or 4), 8 bits.
@@ -229,21 +230,12 @@ def _soft_frame(crop: Crop, random: Random) -> NDArray[np.uint8]:
 # Cut-outs -------------------------------------------------------------------------------------------------------------
 
 
-def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    out = mask.copy()
-    out[1:] |= mask[:-1]
-    out[:-1] |= mask[1:]
-    out[:, 1:] |= mask[:, :-1]
-    out[:, :-1] |= mask[:, 1:]
-    return out
-
-
 def _cut_out(level: float, margin: tuple[int, int] = (0, 6), grown: int = 0, dark: bool = False) -> Change:
     def change(crop: Crop, random: Random) -> NDArray[np.uint8]:
         around = padded(crop, int(random.integers(margin[0], margin[1] + 1)))
         body = around < 250
         for _ in range(int(random.integers(grown + 1))):
-            body = _grown(body)
+            body = dilated(body, square=False)
         return np.where(body, 255 - around if dark else around, level).astype(np.uint8)
 
     return change
@@ -273,7 +265,7 @@ def _turned_cut_out(level: int) -> Change:
 def _feathered_cut_out(crop: Crop, random: Random) -> NDArray[np.uint8]:
     """The mask of the cut-out is soft: its rim fades into black within two pixels."""
     around = padded(crop, 6)
-    body = Image.fromarray(np.where(_grown(around < 250), 255, 0).astype(np.uint8))
+    body = Image.fromarray(np.where(dilated(around < 250, square=False), 255, 0).astype(np.uint8))
     cover = np.asarray(body.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 1.0)))) / 255
     return _rounded(around * cover)
 
@@ -437,7 +429,7 @@ def _alpha(colour: int, soft: bool = False) -> Change:
 
     def change(crop: Crop, random: Random) -> NDArray[np.uint8]:
         around = padded(crop, int(random.integers(0, 5)))
-        cover = np.where(_grown(around < 250) if soft else around < 250, 255, 0).astype(np.uint8)
+        cover = np.where(dilated(around < 250, square=False) if soft else around < 250, 255, 0).astype(np.uint8)
         if soft:
             cover = np.asarray(Image.fromarray(cover).filter(ImageFilter.GaussianBlur(0.7)))
         grey = np.where(cover > 0, around, colour).astype(np.uint8)
