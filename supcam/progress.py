@@ -44,14 +44,16 @@ class ProgressLines:
 
     def __init__(self, name: str, every: float = _EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._every, self._clock = name, every, clock
-        self._start = self._last = clock()
+        self._last = clock()
+        self._first: tuple[float, int] | None = None  # time is estimated from here: starting workers is no pace
 
     def __call__(self, done: int, total: int) -> None:
         """Report; most calls print nothing."""
         now = self._clock()
+        start, before = self._first = self._first or (now, done)
         if now - self._last < self._every:
             return
         self._last = now
-        left = (now - self._start) * (total - done) / max(done, 1)
-        rest = f", about {left / 60:.0f} min left" if done else ""
+        left = (now - start) * (total - done) / max(done - before, 1)
+        rest = f", about {left / 60:.0f} min left" if done > before else ""
         Console(stderr=True).print(f"{self._name}: {done} of {total}{rest}", highlight=False)
