@@ -337,7 +337,7 @@ def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
     done = call(tmp_path, "dvc", "repro")
     assert done.returncode != 0
     assert "missing data 'source': data" in done.stderr
-    assert "missing data 'source'" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "missing data 'source'" in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert not (tmp_path / "mlflow.db").exists()
 
 

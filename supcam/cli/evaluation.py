@@ -12,7 +12,6 @@ import typer
 from supcam import tracking
 from supcam.cli.options import CasePattern, Model, TypeMap, project_settings, read_map
 from supcam.cli.tables import print_table
-from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import MANIFEST, read_manifest
 from supcam.errors import GateRefused, UsageError
 from supcam.files import write_text
@@ -47,7 +46,7 @@ def check(
     """
     from supcam.checks import run_checks
 
-    predictor = _predictor(model)
+    predictor = load_production(model)
     settings = project_settings()
     if data is None and (type_map is not None or case_pattern is not None):
         raise UsageError("--map and --case-pattern say how to read --data. Give labelled crops with it.")
@@ -88,7 +87,7 @@ def evaluate(
     """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
     from supcam.evaluation.page import Judged, write_report
 
-    predictors = [_predictor(uri) for uri in ([model] if compare is None else [model, compare])]
+    predictors = [load_production(uri) for uri in ([model] if compare is None else [model, compare])]
     settings = project_settings()
     crops, notes = _labelled(data, type_map, case_pattern)
     judged = [Judged(one.origin, *one.judge(crops.sources), _seen(one, crops.frame)) for one in predictors]
@@ -102,17 +101,6 @@ def evaluate(
         f"{into / 'report.html'}: {metrics['crops']} crops, accuracy {metrics['accuracy']:.4f}, "
         f"macro sensitivity {metrics['macro_sensitivity']:.4f}"
     )
-
-
-def _predictor(uri: str) -> Predictor:
-    predictor = load_production(uri)
-    types = list(predictor.card.get("types", []))
-    if types != list(TYPE_LABELS):
-        raise UsageError(
-            f"model {uri} has the types {', '.join(types) or 'none'}; needed are {', '.join(TYPE_LABELS)}, in this "
-            "order. Give a model of this label set."
-        )
-    return predictor
 
 
 def _labelled(source: Path, type_map: str | None, case_pattern: str | None) -> "tuple[CropSet, list[str]]":

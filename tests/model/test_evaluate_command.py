@@ -12,6 +12,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.errors import UsageError
 from supcam.registry.package import write_checksums
+from supcam.serving.engine import PackageError
 
 
 def run(*arguments: object) -> Exception | None:
@@ -66,7 +67,9 @@ def test_a_model_of_another_label_set_is_refused(labelled: Path, package: Path, 
     (other / "card.json").write_text(json.dumps({**card, "types": ["single", "cluster"]}))
     write_checksums(other)
     error = run("--data", labelled, "--model", other, "--into", tmp_path / "out")
-    with pytest.raises(UsageError, match="has the types single, cluster; needed are instance, touching"):
+    with pytest.raises(
+        PackageError, match=r"types \['single', 'cluster'\]; allowed are \['instance', 'touching'"
+    ):
         raise error if error is not None else AssertionError
 
 
