@@ -67,9 +67,7 @@ def test_a_model_of_another_label_set_is_refused(labelled: Path, package: Path, 
     (other / "card.json").write_text(json.dumps({**card, "types": ["single", "cluster"]}))
     write_checksums(other)
     error = run("--data", labelled, "--model", other, "--into", tmp_path / "out")
-    with pytest.raises(
-        PackageError, match=r"types \['single', 'cluster'\]; allowed are \['instance', 'touching'"
-    ):
+    with pytest.raises(PackageError, match=r"types \['single', 'cluster'\]; allowed are \['instance', 'touching'"):
         raise error if error is not None else AssertionError
 
 
