@@ -2,13 +2,14 @@
 
 import codecs
 import re
+import shlex
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from supcam.errors import SettingError, UsageError
@@ -411,7 +412,9 @@ class PromoteSettings(Section):
     floors: dict[Literal["instance", "touching", "overlapping", "touching-overlapping"], float] = Field(
         default_factory=dict  # sensitivity of single types, instead of min_sensitivity
     )
-    min_test_crops_per_type: int = Field(3, ge=1)  # a type with fewer shared crops is not compared
+    min_test_crops_per_type: int = Field(3, ge=1)  # a type with fewer is not compared, and its floor not judged
+    # Result of supcam.experiments.folds, such as reports/folds/folds.json, for floors of types with too few test crops.
+    folds: str | None = Field(None, min_length=1)
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     bootstrap: int = Field(2000, ge=100, le=1_000_000)
     seed: int = Field(42, ge=0, lt=2**31)
@@ -423,6 +426,19 @@ class PromoteSettings(Section):
     review_risk: float | None = Field(0.1, gt=0.0, lt=0.5)
     review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops that one threshold for all types answers
     unlike_share: float = Field(0.01, gt=0.0, le=0.2)  # of validation crops that count as unlike the training crops
+    # A command that gets each promotion, refusal and rollback as JSON: one line, or a list of its words; no shell.
+    notify: Annotated[str | list[str] | None, NO_EFFECT] = Field(
+        None, description="one line such as python tell.py --to us, a list of words, or null"
+    )
+    notify_timeout: Annotated[float, NO_EFFECT] = Field(30.0, gt=0.0, le=3600.0)  # seconds
+
+    @field_validator("notify")
+    @classmethod
+    def _is_a_command(cls, value: str | list[str] | None) -> str | list[str] | None:
+        words = shlex.split(value) if isinstance(value, str) else value
+        if words is not None and not (words and words[0]):
+            raise ValueError("a command of at least one word")
+        return value
 
     @model_validator(mode="after")
     def _floors_are_shares(self) -> "PromoteSettings":

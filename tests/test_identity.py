@@ -25,7 +25,7 @@ TRAINING = {"runtime", "input", "model", "compose.on_the_fly"}
 # Written out here and not taken from the marks: a mark set by mistake has to fail a test.
 WITHOUT_EFFECT = {
     "profile", "runtime.progress", "input.memory_map", "compose.workers", "tune.trials", "tune.workers", "tune.storage",
-    "tune.study", "ablation.workers",
+    "tune.study", "ablation.workers", "promote.notify", "promote.notify_timeout",
 }  # fmt: skip
 # Values that no rule below would find.
 OTHERS: dict[str, Any] = {
@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "ablation.sweeps": {"pretrain.margin": [0.1]},
     "check.padding": [0.2],
     "promote.floors": {"touching": 0.5},
+    "promote.notify": ["true"],
 }
 
 

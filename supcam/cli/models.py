@@ -23,6 +23,7 @@ from supcam.registry import explain as explanation
 from supcam.registry import history as record
 from supcam.registry.client import PRODUCTION_URI, load_production
 from supcam.registry.evidence import ProjectCrops
+from supcam.registry.notify import notify
 from supcam.registry.store import PRODUCTION, Registry
 from supcam.review.production import doubtful_sheet, review_of_routed
 from supcam.review.sheet import PAGE
@@ -263,8 +264,10 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="A version that was in production; default: previous.", min=1)] = None,
 ) -> None:
     """Put the version before back into production."""
-    event = record.rollback(_registry(), reason, to=to)
+    registry, settings = _registry(), project_settings().promote
+    event = record.rollback(registry, reason, to=to)
     typer.echo(f"production is version {event['version']} again, it was version {event['from']}")
+    notify(settings, {"model": registry.name, **event})
 
 
 def history(as_json: AsJson = False) -> None:

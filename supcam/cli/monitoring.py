@@ -33,7 +33,7 @@ def watch(
     track: Annotated[bool, typer.Option("--track", help="Log the metrics to MLflow.")] = False,
 ) -> None:
     """Have the answers moved away from those that were validated? Exit code 3: an alarm, see watch.* in params.yaml."""
-    from supcam.monitoring.answers import read_answers
+    from supcam.monitoring.answers import read_answers, require_answers_of
     from supcam.monitoring.report import PAGE, metrics, write_report
     from supcam.monitoring.shift import compare_groups, compare_with_reference
 
@@ -42,6 +42,7 @@ def watch(
     if reference is None:
         predictor = load_production(model)
         origin, reference = predictor.origin, _reference_of(predictor.package)
+        require_answers_of(table, predictor.card["review"], origin)
     else:
         origin = str(reference)
     base = read_answers([reference])

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from supcam import tracking
-from supcam.cli.options import Paths
+from supcam.cli.options import Model, Paths
 from supcam.cli.tables import print_table
+from supcam.errors import UsageError
 from supcam.progress import progress_bar
 from supcam.registry.client import PRODUCTION_URI
 from supcam.settings import load_settings
@@ -20,7 +21,7 @@ def add_commands(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Crops that a person should see: sheets, agreement, and the way into the data.", no_args_is_help=True
     )
-    for command in (sheet, apply, compare, to_label_studio, from_label_studio):
+    for command in (sheet, select, apply, compare, to_label_studio, from_label_studio):
         group.command(command.__name__.replace("_", "-"))(command)
     app.add_typer(group, name="review")
     app.command("compare")(compare_models)
@@ -56,6 +57,31 @@ def sheet(
     for note in notes:
         typer.echo(note)
     typer.echo(f"Decide in the browser: {written.with_name(PAGE)}, export, then: supcam review apply review.csv")
+
+
+def select(
+    paths: Paths,
+    count: Annotated[int, typer.Option(help="Crops to choose.", min=1)],
+    into: Annotated[Path, typer.Option(help="New folder for the chosen crops, with a page.")],
+    model: Model = PRODUCTION_URI,
+) -> None:
+    """Choose, of crops without labels, those whose labels would help the next model most."""
+    from supcam.registry.client import load_production, predict_files
+    from supcam.review.production import copied_crops, write_answers
+    from supcam.review.selection import select as choose
+    from supcam.review.selection import statistics_of_files
+    from supcam.review.sheet import PAGE
+
+    answers = predict_files(load_production(model), paths).frame
+    chosen = choose(answers, statistics_of_files(answers["path"].tolist()), count)
+    if chosen.empty:
+        raise UsageError("none of the images is a crop with a type. Give crops of chromosomes.")
+    kinds = ", ".join(f"{number} {kind}" for kind, number in chosen["type"].value_counts().items())
+    note = f"{len(chosen)} of {len(answers)} crops, the most useful ones first; suggested types: {kinds}."
+    with copied_crops(chosen, into) as (rows, folder):
+        write_answers(rows.assign(suggestion=rows["type"]), folder, "Crops to label next", [note])
+    typer.echo(note)
+    typer.echo(f"Decide in the browser: {into / PAGE}, export, then: supcam review apply review.csv")
 
 
 def apply(sheets: Sheets) -> None:

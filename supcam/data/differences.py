@@ -16,6 +16,7 @@ _COMPARED = {
     "case_id": "case changed",
     "sha256": "bytes changed",
     "label_certain": "certainty changed",
+    "reviewed": "reviewed",
 }
 COLUMNS = ("crop_id", "change", "before", "after")
 
@@ -35,7 +36,7 @@ class DataDiff:
         counts = Counter(self.rows["change"])
         lines = [f"{self.before} -> {self.after}: " + ", ".join(f"{count} {name}" for name, count in counts.items())]
         for row in self.rows.head(limit).to_dict("records"):
-            values = f": {row['before']} -> {row['after']}" if row["before"] and row["after"] else ""
+            values = f": {' -> '.join(filter(None, (row['before'], row['after'])))}" if row["after"] else ""
             lines.append(f"  {row['change']} {row['crop_id']}{values}")
         if len(self.rows) > limit:
             lines.append(f"  ... and {len(self.rows) - limit} more")
@@ -55,7 +56,7 @@ def diff_versions(before: str, after: str, data: Path) -> DataDiff:
 def diff_manifests(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Changes between two manifests: crop_id, change (added, removed, or a value of ``_COMPARED``), before, after."""
     frames = (frame.drop_duplicates("crop_id").set_index("crop_id") for frame in (before, after))
-    old, new = (frame[list(_COMPARED)].astype(str).sort_index() for frame in frames)
+    old, new = (_compared(frame).sort_index() for frame in frames)
     removed, added = old.index.difference(new.index), new.index.difference(old.index)
     rows = [(crop_id, "removed", kind, "") for crop_id, kind in old.loc[removed, "type"].items()]
     rows += [(crop_id, "added", "", kind) for crop_id, kind in new.loc[added, "type"].items()]
@@ -65,6 +66,13 @@ def diff_manifests(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         pairs = zip(both, old.loc[both, column], new.loc[both, column], strict=True)
         rows += [(crop_id, change, one[:shown], two[:shown]) for crop_id, one, two in pairs if one != two]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _compared(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of ``_COMPARED`` as text; ``reviewed`` is who decided about the label, and when."""
+    people = frame.reindex(columns=["reader", "reviewed"]).fillna("")
+    reviewed = (people["reader"] + " " + people["reviewed"]).str.strip()
+    return frame.assign(reviewed=reviewed)[list(_COMPARED)].astype(str)
 
 
 def _manifest_of(version: str, data: Path) -> pd.DataFrame:

@@ -40,6 +40,12 @@ def is_drawn(frame: pd.DataFrame) -> NDArray[np.bool_]:
     return (frame["relation"] == DRAWN).to_numpy(dtype=bool)
 
 
+def is_confirmed(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,) bool: labels that a person confirmed or corrected in a review, and was certain of."""
+    seen = frame.reindex(columns=["reader", "reviewed"]).fillna("").ne("").any(axis=1)
+    return (seen & frame["label_certain"]).to_numpy(dtype=bool)
+
+
 # dvc repro records an edited folder, so data.dvc may name the very version that is wrong.
 _RESTORE = (
     "Go back: git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where it is not cached)"

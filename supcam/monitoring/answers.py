@@ -1,14 +1,19 @@
 """Tables of answers, as ``supcam predict``, ``supcam route`` and a package write them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
+from supcam.serving.engine import PROBABILITY_COLUMNS
+from supcam.serving.gate import LOW_CONFIDENCE, one_type_fits
 
 COLUMNS = ("type", "confidence", "needs_review", "reason")
+_ROUNDED = 1e-5  # how far a table may have rounded a probability
 _TRUTH = {"true": True, "false": False}
 
 
@@ -26,6 +31,39 @@ def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
             f"{', '.join(map(str, paths))} holds no answers; give CSV or Parquet files, or folders of them."
         )
     return pd.concat([_read(file) for file in files], ignore_index=True)
+
+
+def require_answers_of(answers: pd.DataFrame, review: Mapping[str, Any], origin: str) -> None:
+    """Refuse answers that another model gave: which of them are of low confidence is decided by the model's thresholds.
+
+    Args:
+        answers: As :func:`read_answers` gives them.
+        review: Section ``review`` of the card of the model.
+        origin: Its name, for the message.
+
+    Raises:
+        UsageError: when a crop is of low confidence, or is not, against the thresholds.
+    """
+    typed, by_type = answers[answers["type"] != ""], review.get("by_type") or {}
+    if by_type and not set(PROBABILITY_COLUMNS) <= set(typed.columns):
+        return  # without probabilities nothing can be compared
+    if by_type:
+        thresholds = np.array([by_type[label]["threshold"] for label in TYPE_LABELS])
+        values = typed[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float64)
+        low = ~one_type_fits(values, thresholds)
+    else:
+        thresholds, values = np.array([review["threshold"]]), typed[["confidence"]].to_numpy()
+        low = values[:, 0] < thresholds[0]
+    marked = typed["reason"].str.contains(LOW_CONFIDENCE, regex=False).to_numpy()
+    near = (np.abs(values - thresholds) < _ROUNDED).any(axis=1)
+    wrong = (marked != low) & ~near
+    if wrong.any():
+        first = typed[wrong].iloc[0]
+        raise UsageError(
+            f"{int(wrong.sum())} of {len(typed)} answers are not of {origin}: a {first['type']} of confidence "
+            f"{first['confidence']:.3f} is {'' if marked[wrong][0] else 'not '}marked {LOW_CONFIDENCE!r}, against the "
+            "thresholds of this model. Name the one that answered: --model"
+        )
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 Four quantities are compared with the reference: shares of the types, the distribution of confidence, the share of crops
 that need review and the share unlike the training crops. How large a difference chance alone brings is found by drawing
-weeks of the same size from the reference, whole cases at a time, since crops of one case resemble each other.
+pairs of a reference and a week from the reference: cases first, then the crops of each, since crops of one case
+resemble each other. Where the answers name no cases, cases of the reference's size are assumed.
 """
 
 from collections.abc import Mapping
@@ -73,13 +74,9 @@ def compare_with_reference(
     if reference.empty or answers.empty:
         empty = "the reference" if reference.empty else f"group {group!r}"
         raise UsageError(f"{empty} holds no crop that could be read. Give answers of at least one crop.")
-    crops, with_cases = _crops(reference), _has_cases(reference, answers)
-    if with_cases:
-        units, (table, weights) = answers["case"].nunique(), _by_case(crops, reference["case"])
-    else:
-        units, (table, weights) = len(answers), np.unique(crops, axis=0, return_counts=True)
+    crops, member = _crops(reference), _cases(reference)
     distances = _distances(crops.sum(axis=0)[None], _crops(answers).sum(axis=0)[None])[0]
-    drawn = _by_chance(table, weights, units, settings.seed)
+    drawn = _by_chance(crops, member, _case_sizes(answers, np.bincount(member)), settings.seed)
     chance = (1 + (drawn >= distances - 1e-12).sum(axis=0)) / (1 + len(drawn))
     adjusted = holm(chance.tolist())
     limits = [getattr(settings.limits, name) for name in QUANTITIES]
@@ -119,18 +116,19 @@ def _crops(frame: pd.DataFrame) -> NDArray[np.int64]:
     return out
 
 
-def _by_case(crops: NDArray[np.int64], cases: "pd.Series[str]") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums (C, K) of the rows of ``crops`` (N, K) by case, and how often each sum occurs: once."""
-    _, member = np.unique(cases.fillna("").to_numpy(dtype=str), return_inverse=True)
-    table = np.zeros((member.max() + 1, crops.shape[1]), dtype=np.int64)
-    np.add.at(table, member, crops)
-    return table, np.ones(len(table), dtype=np.int64)
+def _cases(reference: pd.DataFrame) -> NDArray[np.int64]:
+    """Number of the case of each crop (N,); one and the same where no crop names any: then crops are independent."""
+    if "case" not in reference.columns:
+        return np.zeros(len(reference), dtype=np.int64)
+    return np.unique(reference["case"].fillna("").to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def _has_cases(reference: pd.DataFrame, answers: pd.DataFrame) -> bool:
-    if "case" not in reference.columns or "case" not in answers.columns:
-        return False
-    return bool(answers["case"].fillna("").ne("").all())
+def _case_sizes(answers: pd.DataFrame, reference: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Crops of each case of the answers; where they name none, so many as a crop of the reference finds in its own."""
+    if "case" in answers.columns and answers["case"].fillna("").ne("").all():
+        return answers["case"].value_counts().to_numpy()
+    size = (reference**2).sum() / reference.sum()
+    return np.bincount(np.arange(len(answers)) % max(1, round(len(answers) / size)))
 
 
 def _distances(before: NDArray[np.int64], now: NDArray[np.int64]) -> Floats:
@@ -145,11 +143,33 @@ def _distances(before: NDArray[np.int64], now: NDArray[np.int64]) -> Floats:
     return np.column_stack([types, np.abs(cumulative).max(axis=1), rises])
 
 
-def _by_chance(table: NDArray[np.int64], weights: NDArray[np.int64], units: int, seed: int) -> Floats:
-    """Distances (N, 4) between a reference and a week that both come from the same cases (or crops)."""
-    rng, share = np.random.default_rng(seed), weights / weights.sum()
-    references = rng.multinomial(weights.sum(), share, size=_DRAWS) @ table
-    return _distances(references, rng.multinomial(units, share, size=_DRAWS) @ table)
+def _by_chance(crops: NDArray[np.int64], member: NDArray[np.int64], week: NDArray[np.int64], seed: int) -> Floats:
+    """Distances (N, 4) between a reference and a week, both drawn from the cases of ``crops`` (M, K).
+
+    ``member`` (M,) is the case of each crop, ``week`` the number of crops of each case of the week.
+    """
+    rng, cases = np.random.default_rng(seed), np.bincount(member)
+    kinds = [np.unique(crops[member == case], axis=0, return_counts=True) for case in range(len(cases))]
+    if len(cases) == 1:
+        return _distances(_drawn(rng, kinds, cases), _drawn(rng, kinds, week))
+    whole = np.stack([counts @ rows for rows, counts in kinds])
+    references = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=_DRAWS) @ whole
+    # So few cases vary less among themselves than further ones do, as a sample's variance is less than its source's.
+    return np.sqrt(len(cases) / (len(cases) - 1)) * _distances(references, _drawn(rng, kinds, week))
+
+
+def _drawn(
+    rng: np.random.Generator, kinds: list[tuple[NDArray[np.int64], NDArray[np.int64]]], sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Counts (N, K) of as many cases as ``sizes`` has entries, each a case of ``kinds`` and so many crops of it."""
+    share, drawn = np.full(len(kinds), 1 / len(kinds)), np.zeros((_DRAWS, len(kinds)), dtype=np.int64)
+    for size, cases in zip(*np.unique(sizes, return_counts=True), strict=True):
+        drawn += size * rng.multinomial(cases, share, size=_DRAWS)
+    total = np.zeros((_DRAWS, kinds[0][0].shape[1]), dtype=np.int64)
+    for case, (rows, counts) in enumerate(kinds):
+        # Crops that several cases draw from one and the same case are one larger draw from it.
+        total += rng.multinomial(drawn[:, case], counts / counts.sum()) @ rows
+    return total
 
 
 def _shares(reference: pd.DataFrame, answers: pd.DataFrame) -> dict[str, tuple[float, float]]:

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
-from supcam.data.manifest import manifest_hash
+from supcam.data.manifest import is_confirmed, manifest_hash
 from supcam.data.sources import is_licence
 from supcam.evaluation.calibration import probabilities_of, risk_coverage
 from supcam.evaluation.cases import case_groups
@@ -21,6 +22,7 @@ from supcam.evaluation.repeats import METRICS
 from supcam.evaluation.review import achieved_risk, type_thresholds
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.registry.card import (
+    LIMITS,
     AchievedRisk,
     CalibrationCard,
     DataCard,
@@ -98,6 +100,7 @@ def package_candidate(
         calibration=CalibrationCard(temperature=temperature, error=metrics["calibration_error_calibrated"]),
         review=review.model_copy(update={"by_type": by_type, "unlike": _unlike(novelty, test)}),
         versions=package_versions(),
+        limits=[*LIMITS, *_cannot_tell(test.frame, settings.promote.min_test_crops_per_type)],
     )
     return package_model(
         InferenceModel(classifier, views=settings.finetune.test_views, temperature=temperature),
@@ -108,6 +111,17 @@ def package_candidate(
         canvases=test.canvas(settings.input.size, settings.input.scale),
         novelty=novelty,
         validation=validation,
+    )
+
+
+def _cannot_tell(test: pd.DataFrame, least: int) -> list[str]:
+    """What the test part is too small to tell, for the limits of the card."""
+    counts = test["type"].value_counts().reindex(list(TYPE_LABELS), fill_value=0)
+    few = ", ".join(f"{label} ({count})" for label, count in counts.items() if count < least)
+    return (
+        [f"The test part has fewer than {least} crops of a type, too few to tell its sensitivity: {few}."]
+        if few
+        else []
     )
 
 
@@ -175,8 +189,15 @@ def _data_card(manifest: pd.DataFrame, hashes: Mapping[str, str], licences: Mapp
         composed_hash=hashes["composed"],
         sources=sorted(manifest["source"].unique()),
         licences=dict(licences),
+        confirmed=_confirmed(manifest),
         counts={str(part): rows["type"].value_counts().to_dict() for part, rows in manifest.groupby("split")},
     )
+
+
+def _confirmed(manifest: pd.DataFrame) -> dict[str, int]:
+    """Crops of each part whose label a person confirmed or corrected in a review, where there are any."""
+    by_hand = manifest[is_confirmed(manifest)]
+    return {str(part): len(rows) for part, rows in by_hand.groupby("split")}
 
 
 def _metric(row: Mapping[str, Any], name: str, count: str) -> Metric:

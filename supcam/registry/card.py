@@ -37,7 +37,8 @@ class InputCard(CardSection):
 class DataCard(CardSection):
     """Which crops made and judged the model; ``counts`` is crops by part and type.
 
-    ``licences`` holds the beginning of every licence file that came with the crops, by its path below ``data/``.
+    ``licences`` holds the beginning of every licence file that came with the crops, by its path below ``data/``;
+    ``confirmed`` counts crops by part whose label a person confirmed or corrected in a review.
     """
 
     manifest_hash: str
@@ -46,6 +47,7 @@ class DataCard(CardSection):
     sources: list[str] = Field(default_factory=list)
     counts: dict[str, dict[str, int]] = Field(default_factory=dict)
     licences: dict[str, str] = Field(default_factory=dict)
+    confirmed: dict[str, int] = Field(default_factory=dict)
 
 
 class Metric(CardSection):

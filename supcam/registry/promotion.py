@@ -4,12 +4,15 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.comparison import compare_packages, latency_ms, shared_rows
 from supcam.registry.evidence import ProjectCrops, checked_split, computed_answers, evidence_of, stored_answers
+from supcam.registry.folds import out_of_fold
 from supcam.registry.integrity import covers_every_file
+from supcam.registry.notify import notify
 from supcam.registry.reach import RegistryError
 from supcam.registry.record import DECISION_TAG, MOVES, parsed, served, withdrawn
 from supcam.registry.rules import PACKAGE_RULE, Decision, GateRule, Measured, RegisteredModel, Validation, decide
@@ -63,7 +66,9 @@ def promote(
             rule = GateRule(PACKAGE_RULE, False, str(error), "whole, sound and as it was registered")
             decision = Decision("refused", f"{PACKAGE_RULE}: {error}", version.number, number, [rule])
         decision = replace(decision, production=number)
-        _record(registry, version, decision)
+        event = _record(registry, version, decision)
+    if event is not None:  # the lock is free again, however long the command takes
+        notify(settings, {"model": registry.name, **event})
     return decision
 
 
@@ -93,6 +98,9 @@ def _judged(
     tested = stored_answers(package)["sha256"]
     answers = computed_answers(package, [*tested, *([] if rows is None else rows["sha256"])], crops)
     evidence = evidence_of(package, card, crops, answers)
+    if settings.folds and crops is not None:
+        folds, no_folds = out_of_fold(crops.root.parent / settings.folds, card)
+        evidence = replace(evidence, out_of_fold=folds, no_folds=no_folds)
     comparison = None
     if rows is not None and reference.package is not None:
         other = computed_answers(reference.package, rows["sha256"], crops)
@@ -208,7 +216,8 @@ def _registered_model(version: Version, card: ModelCard | None = None) -> Regist
     return RegisteredModel(version.number, version.tags.get(Tag.CONTENT, ""), card, version.tags.get(Tag.SHIPPED, ""))
 
 
-def _record(registry: Registry, version: Version, decision: Decision) -> None:
+def _record(registry: Registry, version: Version, decision: Decision) -> dict[str, Any] | None:
+    """Write a decision into the record: the event, or None for a refusal that is recorded already."""
     promoted, failed = decision.outcome == "promoted", {rule.name for rule in decision.rules if rule.passed is False}
     event = {
         "action": "forced" if promoted and failed else decision.outcome,
@@ -218,12 +227,12 @@ def _record(registry: Registry, version: Version, decision: Decision) -> None:
         "decision": asdict(decision),
     }
     if promoted:
-        registry.move_production(version.number, event)
-        return
+        return registry.move_production(version.number, event)
     last = (registry.events() or [{}])[-1]
     # A pipeline that runs again refuses for the same reasons: that is the same event.
     if (
         any(last.get(key) != event[key] for key in ("action", "version", "from"))
         or set(last.get("failed", ())) != failed
     ):
-        registry.append(event)
+        return registry.append(event)
+    return None

@@ -1,5 +1,6 @@
 """The promotion gate: pure functions from what is known about two models to a decision with every rule named."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -81,6 +82,8 @@ class Evidence:
         difference: Largest difference between computed and stored probabilities.
         contradiction: What in the package contradicts the data or the split of the project, or "".
         unknown: Why that cannot be compared, or "".
+        out_of_fold: Sensitivity by type of the same recipe on crops of other folds, where the settings ask for it.
+        no_folds: Why there are none in spite of that, or "".
     """
 
     types: NDArray[np.int64]
@@ -89,6 +92,8 @@ class Evidence:
     difference: float = 0.0
     contradiction: str = ""
     unknown: str = ""
+    out_of_fold: Mapping[str, Metric] = field(default_factory=dict)
+    no_folds: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,8 @@ def decide(
     failed = [rule for rule in rules if rule.passed is False]
     reason = "first model in production" if production is None else "every rule passed"
     reason += f"; {note}" if note else ""
+    if unjudged := [rule.name for rule in rules if rule.passed is None]:
+        reason += f"; too few test crops to judge: {', '.join(unjudged)}"
     if not evidence.computed.all():
         reason += f"; {int((~evidence.computed).sum())} of {len(evidence.computed)} answers are stored ones"
     outcome: Outcome = "promoted"
@@ -334,14 +341,24 @@ def _split(evidence: Evidence) -> list[GateRule]:
 
 
 def _floors(evidence: Evidence, settings: PromoteSettings) -> list[GateRule]:
-    rules, measured = [], _measured(evidence)
+    """Sensitivity of each type that has as many crops as the comparison asks for: in the test part, else in folds."""
+    rules, measured, least = [], _measured(evidence), settings.min_test_crops_per_type
     for label in TYPE_LABELS:
         floor = settings.floors.get(label, settings.min_sensitivity)  # type: ignore[call-overload]
         name, allowed, found = f"floor {label}", f"at least {floor:g}", measured[f"sensitivity, {label}"]
-        if found.crops:
+        folds = evidence.out_of_fold.get(label)
+        if found.crops >= least:
             rules.append(GateRule(name, found.value >= floor, found.value, allowed, f"on {found.crops} test crops"))
+        elif folds is not None and (folds.crops or 0) >= least:
+            note = f"out of fold, on {folds.crops} crops: of the recipe, not of this model"
+            rules.append(GateRule(name, folds.value >= floor, folds.value, allowed, note))
         else:
-            rules.append(GateRule(name, None, None, allowed, "no test crop of this type"))
+            note = f"too few crops to tell ({found.crops} of at least {least})"
+            note += f"; {evidence.no_folds}" if evidence.no_folds else ""
+            rules.append(GateRule(name, None, found.value if found.crops else None, allowed, note))
+    if all(rule.passed is None for rule in rules):
+        note = "of no type are there enough crops to judge; --force REASON overrides"
+        rules.append(GateRule("floors", False, len(evidence.types), f"a type with at least {least} crops", note))
     return rules
 
 

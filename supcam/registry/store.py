@@ -180,10 +180,11 @@ class Registry:
             events = [_restored(event, versions) for event in events]
         return events + by_hand(events, _production(found))
 
-    def append(self, event: dict[str, Any]) -> None:
-        """Add to the record; the caller holds the lock."""
+    def append(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Add to the record, and return the event with number, time and author; the caller holds the lock."""
         numbered = announce(self.client, self.name, event, self.events())
         write_event(self.client, self.name, brief(numbered))
+        return numbered
 
     def move_production(self, to: int, event: dict[str, Any]) -> dict[str, Any]:
         """Point ``production`` at ``to`` and ``previous`` at what it was; the caller holds the lock.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from supcam.data.differences import diff_manifests, diff_versions
+from supcam.data.differences import DataDiff, diff_manifests, diff_versions
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
 from supcam.data.versions import record_version
@@ -34,6 +34,22 @@ def test_every_change_is_a_row(manifest: Make) -> None:
         ("lab/a/instance/4.png", "certainty changed", "True", "False"),
     ]
     assert diff_manifests(before, before).empty
+
+
+def test_labels_that_a_person_decided_are_named_with_reader_and_date(manifest: Make) -> None:
+    """A confirmed label looked like no change at all."""
+    before = manifest({"a": {"instance": 3}})
+    after = before.assign(reader=["AB", "", ""], reviewed=["2026-11-28", "2026-11-27", ""])
+    after.loc[0, "type"] = "touching"
+    changed = DataDiff("one", "two", diff_manifests(before, after))
+    assert changed.lines() == [
+        "one -> two: 1 relabelled, 2 reviewed",
+        "  relabelled lab/a/instance/0.png: instance -> touching",
+        "  reviewed lab/a/instance/0.png: AB 2026-11-28",
+        "  reviewed lab/a/instance/1.png: 2026-11-27",
+    ]
+    again = DataDiff("two", "three", diff_manifests(after, after.assign(reader=["CD", "", ""])))
+    assert again.lines()[1:] == ["  reviewed lab/a/instance/0.png: AB 2026-11-28 -> CD 2026-11-28"]
 
 
 def test_between_git_revisions_and_the_workspace(dvc_project: Path) -> None:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from supcam.cli.app import app
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.monitoring.answers import read_answers
+from supcam.monitoring.answers import read_answers, require_answers_of
 from supcam.monitoring.shift import compare_groups, compare_with_reference
+from supcam.serving.engine import PROBABILITY_COLUMNS
 from supcam.serving.gate import UNLIKE_TRAINING
 from supcam.settings import WatchSettings
 
@@ -105,6 +106,61 @@ def test_an_empty_week_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "week.csv").write_text("type,confidence,needs_review,reason\n")
     with pytest.raises(UsageError, match="holds no crop"):
         compare_with_reference(answers(60, 3, 1), read_answers([tmp_path]), SETTINGS)
+
+
+ONE = {"threshold": 0.7, "by_type": {}}
+BY_TYPE = {"threshold": 0.0, "by_type": {label: {"threshold": 0.4} for label in TYPE_LABELS}}
+
+
+def test_answers_of_the_model_are_taken() -> None:
+    week = answers(300, 10, 2)
+    week = week.assign(reason=np.where(week["confidence"] < 0.7, "low confidence", ""))
+    require_answers_of(week, ONE, "models:/supcam/2")
+    require_answers_of(week.assign(type="", confidence=np.nan, reason="blank"), ONE, "models:/supcam/2")
+    require_answers_of(week, BY_TYPE, "models:/supcam/2")  # no probabilities: nothing to compare
+
+
+@pytest.mark.parametrize(("threshold", "words"), [(0.8, "is not marked"), (0.6, "is marked")])
+def test_answers_of_another_model_are_refused(threshold: float, words: str) -> None:
+    week = answers(300, 10, 2)
+    week = week.assign(reason=np.where(week["confidence"] < 0.7, "low confidence", ""))
+    with pytest.raises(UsageError, match=rf"answers are not of models:/supcam/2.*{words} 'low confidence'.*--model"):
+        require_answers_of(week, {"threshold": threshold, "by_type": {}}, "models:/supcam/2")
+
+
+def test_thresholds_by_type_tell_another_model_too() -> None:
+    table = pd.DataFrame([[0.9, 0.05, 0.03, 0.02], [0.45, 0.42, 0.1, 0.03]], columns=list(PROBABILITY_COLUMNS))
+    table = table.assign(type="instance", confidence=[0.9, 0.45], reason=["", "low confidence"])
+    require_answers_of(table, BY_TYPE, "it")
+    with pytest.raises(UsageError, match="1 of 2 answers are not of it"):
+        require_answers_of(table.assign(reason=""), BY_TYPE, "it")
+
+
+def test_the_week_of_cases_is_drawn_with_their_sizes() -> None:
+    """Small cases drawn whole from a reference of large ones looked far steadier than they are."""
+    reference = answers(3000, 30, 1, spread=1e6)
+    alarms = 0
+    for seed in range(30):
+        week = answers(60, 20, 1000 + seed, spread=1e6)
+        alarms += bool(compare_with_reference(reference, week, SETTINGS).alarms)
+    assert alarms <= 4
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_new_cases_of_few_slides_rarely_raise_an_alarm(named: bool) -> None:
+    """Answers that name no cases counted as independent: three slides in ten weeks were an alarm."""
+    alarms = 0
+    for seed in range(30):
+        reference, week = answers(600, 8, seed), answers(300, 4, 1000 + seed)
+        alarms += bool(compare_with_reference(reference, week if named else week.drop(columns="case"), SETTINGS).alarms)
+    assert alarms <= 4
+
+
+def test_a_million_cases_are_compared_in_little_memory() -> None:
+    week = answers(2000, 1, 3, spread=1e6)
+    week = pd.concat([week] * 100, ignore_index=True)
+    week["case"] = np.arange(len(week)).astype(str)
+    assert compare_with_reference(answers(600, 30, 1), week, SETTINGS).crops == 200_000
 
 
 def test_the_command_ends_3_on_an_alarm_and_shows_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from supcam.data.crops import CropSet
 from supcam.evaluation.report import evaluate
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder
-from supcam.registry.candidate import package_candidate, review_threshold
-from supcam.registry.card import load_card
+from supcam.registry.candidate import _cannot_tell, package_candidate, review_threshold
+from supcam.registry.card import LIMITS, load_card
 from supcam.serving.engine import Engine
 from supcam.settings import parse_settings
 from supcam.training.prediction import load_classifier, predict_logits
@@ -46,6 +46,8 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     torch.manual_seed(0)
     state = ClusterClassifier(build_encoder(SETTINGS.model)).state_dict()
     training, validation, test = crop_set("train", 3), crop_set("validation", 1), crop_set("test", 2)
+    reviewed = test.frame.assign(reader=["AB"] * 2 + ["CD"] + [""] * 21, label_certain=[True] * 2 + [False] * 22)
+    seen = training.frame.assign(reviewed=["2026-11-28"] + [""] * 23)
     logits, test_logits = (predict_logits(state, part, SETTINGS) for part in (validation, test))
     judged = evaluate(
         test_logits,
@@ -58,7 +60,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         load_classifier(state, SETTINGS),
         SETTINGS,
         tmp_path_factory.mktemp("candidate") / "package",
-        manifest=pd.concat([training.frame, validation.frame, test.frame], ignore_index=True),
+        manifest=pd.concat([seen, validation.frame, reviewed], ignore_index=True),
         hashes={"split": "s", "composed": "c", "code": "k"},
         metrics=judged.metrics,
         training=training,
@@ -79,6 +81,25 @@ def test_card_is_complete_and_calibrated(packaged: tuple[Path, dict[str, torch.T
     assert all(metric.low is not None for metric in (*card.metrics.values(), *card.sensitivity.values()))
     assert len(card.review.risk_coverage) > 5
     assert card.review.coverage >= SETTINGS.promote.review_coverage
+
+
+def test_the_card_counts_the_labels_that_a_person_confirmed(
+    packaged: tuple[Path, dict[str, torch.Tensor], CropSet],
+) -> None:
+    assert load_card(packaged[0]).data.confirmed == {"test": 2, "train": 1}
+
+
+def test_the_card_says_what_the_test_part_cannot_tell(
+    packaged: tuple[Path, dict[str, torch.Tensor], CropSet],
+) -> None:
+    """A single touching-overlapping test crop gave a sensitivity of 0 or 1 that looked like one of a hundred."""
+    assert load_card(packaged[0]).limits == list(LIMITS)  # six of each type, three are asked for
+    few = packaged[2].frame.iloc[[0, 1, 2, 3, 4, 5, 8, 9]]  # 3 instance, 3 touching, 1 overlapping, 1 of both
+    assert _cannot_tell(few, 3) == [
+        "The test part has fewer than 3 crops of a type, too few to tell its sensitivity: overlapping (1), "
+        "touching-overlapping (1)."
+    ]
+    assert "instance (3)" in _cannot_tell(few, 4)[0]
 
 
 def test_package_answers_as_torch_does(packaged: tuple[Path, dict[str, torch.Tensor], CropSet]) -> None:

@@ -27,7 +27,8 @@ def test_the_confusion_matrix_counts_every_test_crop(package: Path) -> None:
 
 def test_the_description_is_the_card_in_markdown(make_package: MakePackage) -> None:
     card = make_card()
-    data = card.data.model_copy(update={"licences": {"crops/lab/LICENSE": "Free for research | cite us"}})
+    licences = {"crops/lab/LICENSE": "Free for research | cite us"}
+    data = card.data.model_copy(update={"licences": licences, "confirmed": {"test": 3, "train": 20}})
     sensitivity = card.sensitivity | {"overlapping": Metric(value=0.0, crops=0)}
     package = make_package(card=card.model_copy(update={"data": data, "sensitivity": sensitivity}))
     text = describe(package, load_card(package), commit="abc123", trained_by="#/experiments/1/runs/2")
@@ -38,6 +39,11 @@ def test_the_description_is_the_card_in_markdown(make_package: MakePackage) -> N
     assert "commit abc123" in text and "[run of fine-tuning](#/experiments/1/runs/2)" in text
     assert "Free for research / cite us" in text
     assert "| what made it | |" in text.splitlines()
+    assert "| labels that a person confirmed | 23: 3 test, 20 train |" in text.splitlines()
+
+
+def test_a_card_without_confirmed_labels_says_so(package: Path) -> None:
+    assert "| labels that a person confirmed | 0 |" in describe(package, load_card(package)).splitlines()
 
 
 def test_a_version_shows_metrics_example_commit_and_training(package: Path, registry_uri: str, run_id: str) -> None:

@@ -164,6 +164,52 @@ def test_a_type_without_test_crops_has_no_floor() -> None:
     assert (decision.outcome, verdict(decision, "floor overlapping")) == ("promoted", None)
 
 
+def few_overlapping(crops: int) -> RegisteredModel:
+    """A model that types none of its few overlapping test crops correctly."""
+    metrics = {**make_card().sensitivity, "overlapping": Metric(value=0.0, crops=crops)}
+    total = 30 + crops
+    macro = Metric(value=0.75 if crops else 1.0, crops=total)
+    return model(
+        1, sensitivity=metrics, metrics={"accuracy": Metric(value=30 / total, crops=total), "macro_sensitivity": macro}
+    )
+
+
+@pytest.mark.parametrize(
+    ("crops", "verdict_", "outcome"),
+    [(0, None, "promoted"), (1, None, "promoted"), (2, None, "promoted"), (3, False, "refused")],
+)
+def test_a_floor_needs_as_many_crops_as_the_comparison(crops: int, verdict_: bool | None, outcome: str) -> None:
+    """464 crops of 12 cases left one touching-overlapping test crop, and the floor of 0.4 refused the model by it."""
+    decision = run(few_overlapping(crops), settings=PromoteSettings(min_sensitivity=0.4))
+    rule = next(rule for rule in decision.rules if rule.name == "floor overlapping")
+    assert (rule.passed, decision.outcome) == (verdict_, outcome)
+    if verdict_ is None:
+        assert rule.note == f"too few crops to tell ({crops} of at least 3)"
+        assert decision.reason == "first model in production; too few test crops to judge: floor overlapping"
+
+
+def test_a_test_part_with_too_few_crops_of_every_type_judges_nothing_and_refuses() -> None:
+    """Two crops of each type would have been a way around every floor."""
+    settings = PromoteSettings(min_test_crops_per_type=11)
+    decision = run(model(1), settings=settings)
+    assert (decision.outcome, verdict(decision, "floors")) == ("refused", False)
+    assert run(model(1), settings=settings, force="agreed").outcome == "promoted"
+
+
+@pytest.mark.parametrize(("value", "crops", "passed"), [(0.4, 9, True), (0.39, 9, False), (0.9, 2, None)])
+def test_folds_stand_in_for_a_test_part_that_is_too_small(value: float, crops: int, passed: bool | None) -> None:
+    candidate = few_overlapping(1)
+    folds = {label: Metric(value=0.0, crops=500) for label in TYPE_LABELS}  # of types with test crops they say nothing
+    evidence = replace(evidence_for(candidate), out_of_fold=folds | {"overlapping": Metric(value=value, crops=crops)})
+    decision = run(candidate, evidence=evidence, settings=PromoteSettings(min_sensitivity=0.4))
+    rule = next(rule for rule in decision.rules if rule.name == "floor overlapping")
+    assert rule.passed is passed
+    assert decision.outcome == ("refused" if passed is False else "promoted")
+    if passed is not None:
+        assert rule.value == value and rule.note == f"out of fold, on {crops} crops: of the recipe, not of this model"
+    assert verdict(decision, "floor touching") is True
+
+
 def test_a_card_that_says_there_are_no_crops_of_a_type_is_not_believed() -> None:
     """Its floor was left out, whatever the model answered."""
     metrics = {**make_card().sensitivity, "overlapping": Metric(value=0.0, crops=0)}

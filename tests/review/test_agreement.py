@@ -41,6 +41,15 @@ def test_sheets_of_other_crops_are_refused(tmp_path: Path) -> None:
         compare_readers(sheet(tmp_path / "a.csv", ["touching", ""]), sheet(tmp_path / "b.csv", ["", "touching"]))
 
 
+def test_a_file_with_unknown_types_or_without_its_columns_is_refused(tmp_path: Path) -> None:
+    known = sheet(tmp_path / "a.csv", ["touching", "unsure"])
+    with pytest.raises(UsageError, match=r"b.csv line 3: .*'crossing' is unknown.*Allowed as well: unsure"):
+        compare_readers(known, sheet(tmp_path / "b.csv", ["touching", "crossing"]))
+    (tmp_path / "c.csv").write_text("crop_id,type\nlab/0.png,instance\n")
+    with pytest.raises(UsageError, match="lacks the column corrected"):
+        compare_readers(known, tmp_path / "c.csv")
+
+
 def test_readers_who_differ_are_not_applied(tmp_path: Path) -> None:
     one, other = (
         sheet(tmp_path / "a.csv", ["touching", "unsure"]),

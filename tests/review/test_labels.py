@@ -13,11 +13,13 @@ import pytest
 from supcam.data import folder
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest, write_manifest
+from supcam.data.splits import split_manifest
 from supcam.data.versions import require_checked_out
 from supcam.errors import SupcamError, UsageError
 from supcam.review.labels import apply_review, suspicious_labels
 from supcam.review.sheet import write_sheet
-from tests.support.drawing import write_source
+from supcam.settings import SplitSettings
+from tests.support.drawing import draw_crop, encode, write_source
 
 Make = Callable[..., pd.DataFrame]
 
@@ -190,3 +192,36 @@ def test_data_that_is_a_link_or_a_mount_point_is_refused(
         apply_review([sheet], data)
     with pytest.raises(UsageError, match="symbolic link"):
         import_sources([write_source(dvc_project.parent / "more", per_type=1)], data)
+
+
+def test_corrected_crops_of_test_cases_stay_in_the_test_part(tmp_path: Path, dvc_project: Path) -> None:
+    """Else a model would train on the very slides that judge it."""
+    data = dvc_project / "data"
+    import_sources([write_source(tmp_path / "lab", cases=8, per_type=8)], data)
+    settings = SplitSettings(validation=0.25, test=0.25)
+    before, _ = split_manifest(read_manifest(data / "manifest.csv"), settings)
+    test = before[before["split"] == "test"].iloc[0]
+    row = {"crop_id": test["crop_id"], "path": test["path"], "type": test["type"]}
+    other = "touching" if test["type"] != "touching" else "overlapping"
+    sheet = write_sheet(pd.DataFrame([row]), data, tmp_path / "one", heading="Labels to review")
+    fill(sheet, "corrected", [other])
+    apply_review([sheet], data)
+
+    rows = []
+    for part in ("test", "validation", "train"):  # as production sends them: without crop_id, from another source
+        case = before.loc[before["split"] == part, "case_id"].iloc[0]
+        picture = tmp_path / f"{part}.png"
+        picture.write_bytes(encode(draw_crop(900 + len(rows))))
+        rows.append({"path": picture.name, "type": "instance", "case": case})
+    sheet = write_sheet(pd.DataFrame(rows), tmp_path, tmp_path / "two", heading="Crops that production doubts")
+    fill(sheet, "corrected", ["touching"] * 3)
+    apply_review([sheet], data)
+
+    after, _ = split_manifest(read_manifest(data / "manifest.csv"), settings, before)
+    parts = after.set_index("crop_id")["split"]
+    assert parts[test["crop_id"]] == "test"
+    assert after.set_index("crop_id").loc[test["crop_id"], "type"] == other
+    assert parts[before["crop_id"]].tolist() == before["split"].tolist()
+    fresh = after[after["source"] == "review"]
+    assert sorted(fresh["split"]) == ["test", "train", "validation"]
+    assert all(Path(path).stem.endswith(part) for path, part in zip(fresh["path"], fresh["split"], strict=True))
