@@ -422,9 +422,9 @@ class PromoteSettings(Section):
     max_parity_difference: float = Field(1e-4, gt=0.0, le=1.0)
     max_latency_ms: float = Field(500.0, gt=0.0)  # one crop on one thread, median
     allow_stored_answers: bool = False  # whether answers stored in a package may stand in for crops that are not there
-    # Of the crops of each type, the share that may be answered as another type without review; null: one threshold.
-    review_risk: float | None = Field(0.1, gt=0.0, lt=0.5)
-    review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops that one threshold for all types answers
+    # Of the crops of each type, the share that may be answered as another type without review.
+    review_risk: float | None = Field(0.15, gt=0.0, lt=0.5)
+    review_coverage: float = Field(0.9, gt=0.0, le=1.0)  # share of crops that is answered where review_risk is null
     unlike_share: float = Field(0.01, gt=0.0, le=0.2)  # of validation crops that count as unlike the training crops
     # A command that gets each promotion, refusal and rollback as JSON: one line, or a list of its words; no shell.
     notify: Annotated[str | list[str] | None, NO_EFFECT] = Field(

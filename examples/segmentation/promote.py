@@ -8,7 +8,6 @@ again changes nothing. Exit code 0 whatever the gate decides, as for the stages 
 """
 
 import argparse
-import hashlib
 import json
 import tempfile
 import time
@@ -21,8 +20,10 @@ from quality import panoptic
 from train import HELD_OUT, HERE, judge
 
 from supcam.files import write_text
+from supcam.registry.package import write_checksums
 from supcam.registry.rules import Decision, GateRule
 from supcam.registry.store import CANDIDATE, PRODUCTION, Registry, Tag, Version
+from supcam.serving.engine import content_hash, file_hash
 from supcam.tracking.project import tracking_uri
 from supcam.tracking.store import open_client, project_experiment
 
@@ -95,30 +96,40 @@ def _ensure(client: Any) -> None:
 
 def _registered(registry: Registry, client: Any, trained: Path, project: Path) -> Version:
     """The version of this very network, made if there is none."""
-    content = hashlib.sha256((trained / "model.onnx").read_bytes()).hexdigest()
-    same = [version for version in registry.versions() if version.tags.get(Tag.CONTENT) == content]
-    if same:
-        return same[-1]
-    metrics = json.loads((trained / "metrics.json").read_text(encoding="utf-8"))
-    run = client.create_run(
-        project_experiment(client, project), int(time.time() * 1000), {}, "segmentation"
-    ).info.run_id
-    for name, value in metrics.items():
-        client.log_metric(run, name, value)
     with tempfile.TemporaryDirectory() as scratch:
-        _save(trained / "model.onnx", Path(scratch) / "model")
-        client.log_artifacts(run, str(Path(scratch) / "model"), "network")
+        model = _save(trained / "model.onnx", Path(scratch) / "model")
+        content = content_hash(model)
+        same = [version for version in registry.versions() if version.tags.get(Tag.CONTENT) == content]
+        if same:
+            return same[-1]
+        experiment = project_experiment(client, project)
+        run = client.create_run(experiment, int(time.time() * 1000), {}, "segmentation").info.run_id
+        for name, value in json.loads((trained / "metrics.json").read_text(encoding="utf-8")).items():
+            client.log_metric(run, name, value)
+        client.log_artifacts(run, str(model), "network")
     client.set_terminated(run)
     made = client.create_model_version(NAME, f"runs:/{run}/network", run, tags={Tag.CONTENT: content})
     return registry.version(int(made.version))
 
 
-def _save(network: Path, out: Path) -> None:
-    """An MLflow model of the ONNX flavour, so that mlflow.pyfunc loads it: ink (B, 1, H, W) to probabilities."""
+def _save(network: Path, out: Path) -> Path:
+    """An MLflow model of the ONNX flavour, so that mlflow.pyfunc loads it: ink (B, 1, H, W) to probabilities.
+
+    The same network gives the same bytes. ``SHA256SUMS`` makes it a package, whose files the registry compares.
+    """
     import mlflow.onnx
     import onnx
+    from mlflow.models import Model
 
-    mlflow.onnx.save_model(onnx.load(network), str(out), pip_requirements=["onnxruntime>=1.20", "numpy>=2.0"])
+    mlflow.onnx.save_model(
+        onnx.load(network),
+        str(out),
+        mlflow_model=Model(utc_time_created="1970-01-01 00:00:00.000000", model_uuid=file_hash(network)[:32]),
+        pip_requirements=["onnxruntime>=1.20", "numpy>=2.0"],
+        save_as_external_data=False,
+    )
+    write_checksums(out)
+    return out
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes to review by type: thresholds that keep a stated risk for each type, and the risk that was achieved."""
+"""What goes to review: the confidence that keeps a stated risk for each type, and the risk that was achieved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from supcam.evaluation.metrics import Floats, Ints, number
 
 @dataclass(frozen=True)
 class TypeThreshold:
-    """Probability from which a type counts as possible.
+    """The confidence from which crops of a type may be answered.
 
     Attributes:
-        threshold: 0-1.
-        crops: Validation crops of the type, which set it.
-        risk: What the threshold keeps the risk of the type at or below, 0-1; None where no crop set it.
+        threshold: 0-1; 1 answers none.
+        crops: Validation crops that set it: those of the type, or of all types with too few.
+        risk: What the threshold keeps the risk at or below, 0-1; None where these crops are too few to set one.
     """
 
     threshold: float
@@ -28,23 +28,41 @@ class TypeThreshold:
 
 
 def type_thresholds(probabilities: Floats, labels: Ints, risk: float) -> dict[str, TypeThreshold]:
-    """Thresholds by type, such that at most the share ``risk`` (0-0.5) of each type's crops falls below its own.
+    """The lowest confidence for each type that keeps the share of its crops answered wrongly at ``risk`` (0-0.5).
 
-    Of probabilities (N, 4) and labels (N,) of validation crops. The threshold is the k-th smallest probability of the
-    type among its n crops, k = floor(risk (n + 1)): of further crops like them k / (n + 1) or less fall below it
-    (class-conditional conformal prediction, with its correction for finite samples). Where k is 0 the crops are too
-    few for this risk and promise 1 / (n + 1), by their smallest probability. The type then gets that or the lowest
-    threshold of the other types, whichever is stricter, that is lower.
+    Of probabilities (N, 4) and labels (N,) of validation crops. Of n crops of a type at most floor(risk (n + 1)) - 1
+    may have a wrong answer from the threshold on; the expected risk of further crops like them is then at most ``risk``
+    (conformal risk control for each type by itself, with its correction for finite samples: Angelopoulos et al., ICLR
+    2024). A higher threshold keeps it too, so the largest of the four keeps the risk of every type.
+
+    Types with fewer than 1 / risk - 1 crops, which can keep no such promise, share one threshold as if they were one
+    type; where they are too few together, they set none.
     """
-    own = [np.sort(probabilities[labels == at, at]) for at in range(len(TYPE_LABELS))]
-    ranks = [int(risk * (len(scores) + 1) + 1e-9) for scores in own]
-    enough = [float(scores[rank - 1]) for scores, rank in zip(own, ranks, strict=True) if rank]
+    confidence, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != labels
+    few = np.array([_allowed(int((labels == at).sum()), risk) < 0 for at in range(len(TYPE_LABELS))])
     found = {}
-    for label, scores, rank in zip(TYPE_LABELS, own, ranks, strict=True):
-        lowest = [*enough, *scores[:1].tolist()]
-        threshold = float(scores[rank - 1]) if rank else min(lowest, default=0.0)
-        found[label] = TypeThreshold(threshold, len(scores), max(rank, 1) / (len(scores) + 1) if len(scores) else None)
+    for at, label in enumerate(TYPE_LABELS):
+        rows = few[labels] if few[at] else labels == at
+        count, allowed = int(rows.sum()), _allowed(int(rows.sum()), risk)
+        if allowed < 0:
+            found[label] = TypeThreshold(0.0, count, None)
+        else:
+            threshold = _above(np.sort(confidence[rows & wrong])[::-1][allowed:], confidence)
+            found[label] = TypeThreshold(threshold, count, (allowed + 1) / (count + 1))
     return found
+
+
+def _allowed(count: int, risk: float) -> int:
+    """How many of so many validation crops may be answered wrongly; -1 where the crops are too few."""
+    return int(risk * (count + 1) + 1e-9) - 1
+
+
+def _above(refused: Floats, confidence: Floats) -> float:
+    """A threshold between the first (largest) of the refused confidences and the next larger of all."""
+    if not refused.size:
+        return 0.0
+    larger = confidence[confidence > refused[0]]
+    return float((refused[0] + larger.min()) / 2) if larger.size else 1.0
 
 
 def achieved_risk(

@@ -34,9 +34,9 @@ from supcam.registry.card import (
     UnlikeCard,
 )
 from supcam.registry.package import package_model
-from supcam.serving.gate import one_type_fits
+from supcam.serving.gate import sure_enough
 from supcam.serving.novelty import Novelty, statistics_of
-from supcam.settings import Settings, without_effect
+from supcam.settings import PromoteSettings, Settings, without_effect
 from supcam.tracking import package_versions
 
 _SECTIONS = ("profile", "runtime", "input", "model", "split", "compose", "pretrain", "finetune")
@@ -84,8 +84,7 @@ def package_candidate(
     )
     cases = case_groups(training.frame)
     novelty = fit_novelty(training.images, validation.images, settings.promote.unlike_share, cases)
-    review = review_threshold(calibrated, validation.labels, settings.promote.review_coverage)
-    by_type = _by_type(calibrated, validation.labels, judged, test.labels, settings.promote.review_risk)
+    review = review_card(calibrated, validation.labels, settings.promote, test=(judged, test.labels))
     # Parity is that of the plain layout, which whoever loads the weights gets.
     classifier.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     card = ModelCard(
@@ -98,7 +97,7 @@ def package_candidate(
         sensitivity={label: _sensitivity(row) for label, row in metrics["per_type"].items()},
         validation={name: value for name, value in metrics.get("validation", {}).items() if value is not None},
         calibration=CalibrationCard(temperature=temperature, error=metrics["calibration_error_calibrated"]),
-        review=review.model_copy(update={"by_type": by_type, "unlike": _unlike(novelty, test)}),
+        review=review.model_copy(update={"unlike": _unlike(novelty, test)}),
         versions=package_versions(),
         limits=[*LIMITS, *_cannot_tell(test.frame, settings.promote.min_test_crops_per_type)],
     )
@@ -125,23 +124,6 @@ def _cannot_tell(test: pd.DataFrame, least: int) -> list[str]:
     )
 
 
-def _by_type(
-    validation: Floats, validation_labels: Ints, test: Floats, test_labels: Ints, risk: float | None
-) -> dict[str, TypeReviewCard]:
-    """Thresholds by type from probabilities (M, 4) of validation crops, and what they achieve on those of test crops.
-
-    None without ``risk`` or validation crops: then one threshold decides for all types.
-    """
-    if risk is None or not len(validation_labels):
-        return {}
-    thresholds = type_thresholds(validation, validation_labels, risk)
-    answered = one_type_fits(test, np.array([row.threshold for row in thresholds.values()]))
-    achieved = achieved_risk(test_labels, test.argmax(axis=1), answered)
-    return {
-        label: TypeReviewCard(**asdict(row), test=AchievedRisk(**achieved[label])) for label, row in thresholds.items()
-    }
-
-
 def _unlike(novelty: Novelty | None, test: CropSet) -> UnlikeCard | None:
     if novelty is None:
         return None
@@ -149,20 +131,48 @@ def _unlike(novelty: Novelty | None, test: CropSet) -> UnlikeCard | None:
     return UnlikeCard(expected=novelty.share, share=float(unlike.mean()), crops=len(test))
 
 
-def review_threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int64], coverage: float) -> ReviewCard:
-    """Confidence below which crops go to review, so that the share ``coverage`` (0-1) of validation crops is answered.
+def review_card(
+    probabilities: Floats, labels: Ints, settings: PromoteSettings, *, test: tuple[Floats, Ints] | None = None
+) -> ReviewCard:
+    """The confidence below which crops go to review, set on validation crops, and what it achieves on test crops.
 
-    ``probabilities`` (M, 4) are calibrated, ``labels`` are (M,) types.
+    It keeps ``review_risk`` for each type, see :func:`type_thresholds`; where that is not set, it is the one from which
+    the share ``review_coverage`` of the validation crops is answered.
+
+    Args:
+        probabilities: (M, 4) of the calibrated model.
+        labels: (M,).
+        settings: ``review_risk`` and ``review_coverage``.
+        test: Probabilities (N, 4) and labels (N,) of the test crops.
     """
     if not len(labels):
         return ReviewCard()
     curve = risk_coverage(labels, probabilities)
-    # 9 of 10 crops are a coverage of 0.9, whatever rounding makes of the share.
-    at = int(np.searchsorted(curve["coverage"].to_numpy(), coverage - 1e-12))
-    chosen = curve.iloc[min(at, len(curve) - 1)]
+    by_type: dict[str, TypeReviewCard] = {}
+    if settings.review_risk is None:
+        # 9 of 10 crops are a coverage of 0.9, whatever rounding makes of the share.
+        at = int(np.searchsorted(curve["coverage"].to_numpy(), settings.review_coverage - 1e-12))
+        threshold = float(curve["threshold"].iloc[min(at, len(curve) - 1)])
+    else:
+        rows = type_thresholds(probabilities, labels, settings.review_risk)
+        threshold = max(row.threshold for row in rows.values())
+        achieved = {} if test is None else _achieved(*test, threshold)
+        by_type = {label: TypeReviewCard(**asdict(row), test=achieved.get(label)) for label, row in rows.items()}
+    answered, wrong = sure_enough(probabilities, threshold), probabilities.argmax(axis=1) != labels
     shown = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, min(_CURVE_POINTS, len(curve))).astype(int))]
     points = [(round(share, 6), round(risk, 6)) for share, risk in shown[["coverage", "risk"]].to_numpy().tolist()]
-    return ReviewCard(**{str(name): float(value) for name, value in chosen.items()}, risk_coverage=points)
+    return ReviewCard(
+        by_type=by_type,
+        threshold=threshold,
+        coverage=float(answered.mean()),
+        risk=float(wrong[answered].mean()) if answered.any() else 0.0,
+        risk_coverage=points,
+    )
+
+
+def _achieved(probabilities: Floats, labels: Ints, threshold: float) -> dict[str, AchievedRisk]:
+    found = achieved_risk(labels, probabilities.argmax(axis=1), sure_enough(probabilities, threshold))
+    return {label: AchievedRisk(**row) for label, row in found.items()}
 
 
 def _recorded_settings(settings: Settings) -> dict[str, Any]:

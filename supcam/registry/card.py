@@ -77,9 +77,10 @@ class AchievedRisk(CardSection):
 
 
 class TypeReviewCard(CardSection):
-    """Probability from which a type counts as possible, set on ``crops`` validation crops of the type.
+    """Confidence from which crops of the type may be answered, set on ``crops`` validation crops.
 
-    The share of such crops that is answered as another type without review is ``risk`` at most; None without crops.
+    These are of the type, or of all types with too few crops, see ``evaluation/review.py``. The share of such crops
+    that is answered as another type without review is ``risk`` at most; None where too few crops set nothing.
     """
 
     threshold: float = Field(ge=0, le=1)
@@ -97,10 +98,10 @@ class UnlikeCard(CardSection):
 
 
 class ReviewCard(CardSection):
-    """What goes to review. ``by_type``: crops for which not exactly one type is possible.
+    """What goes to review: crops whose confidence is below ``threshold``, chosen on validation crops.
 
-    Where that is empty, as in packages of earlier versions: crops whose confidence is below ``threshold``, chosen on
-    validation to keep ``coverage`` of the crops.
+    ``coverage`` is the share of these that is answered, ``risk`` the share of wrong ones among the answered. Where a
+    risk is kept for each type, ``threshold`` is the largest of those in ``by_type``.
     """
 
     by_type: dict[str, TypeReviewCard] = Field(default_factory=dict)

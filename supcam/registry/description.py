@@ -7,7 +7,8 @@ import pandas as pd
 from supcam.cluster_type import TYPE_LABELS
 from supcam.pages import render
 from supcam.registry.card import Metric, ModelCard
-from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS
+from supcam.registry.evidence import stored_answers
+from supcam.serving.engine import PROBABILITY_COLUMNS
 
 _LONGEST = 5000  # characters that a database keeps of a description
 
@@ -43,10 +44,14 @@ def metric_values(card: ModelCard) -> dict[str, float]:
 
 
 def confusion_matrix(package: Path) -> pd.DataFrame:
-    """Counts of the test crops, (4, 4): rows are actual types, columns predicted ones."""
+    """Counts of the test crops, (4, 4): rows are actual types, columns predicted ones.
+
+    Raises:
+        PackageError: when the package holds no such answers.
+    """
     from supcam.evaluation.metrics import confusion
 
-    answers = pd.read_csv(package / PREDICTIONS_FILE)
+    answers = stored_answers(package)
     most_likely = answers[list(PROBABILITY_COLUMNS)].to_numpy().argmax(axis=1)
     counts = confusion(answers["type"].map(TYPE_LABELS.index).to_numpy(), most_likely)
     return pd.DataFrame(counts, index=list(TYPE_LABELS), columns=list(TYPE_LABELS))

@@ -185,7 +185,7 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def _content(path: Path, digest: str) -> bytes | None:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""  # a pipe would be waited for
     except OSError:
         return None
     return content if hashlib.sha256(content).hexdigest() == digest else None

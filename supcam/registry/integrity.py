@@ -2,14 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from supcam.registry.card import content_hash_of_earlier_versions, load_card
-from supcam.serving.engine import PackageError, content_hash, verify_package
+from supcam.serving.engine import CARD_FILE, PackageError, content_hash, verify_package
 
 CONTENT_TAG = "supcam.content"
 SHIPPED_TAG = "supcam.shipped"
@@ -26,12 +26,13 @@ def check_registered(model: Path, tags: Mapping[str, str], who: str) -> None:
         PackageError: when a file is missing or another, or a tag that names the hash is.
     """
     package = package_below(model)
-    files, shipped = verify_package(package), tags.get(SHIPPED_TAG, "")
-    expected = tags.get(CONTENT_TAG, "")
-    if expected == content_hash(files, shipped):
-        if code_of(model) != shipped or not _loads_as_registered(model, shipped):
+    shipped, expected = tags.get(SHIPPED_TAG, ""), tags.get(CONTENT_TAG, "")
+    if expected == content_hash(package, shipped):
+        # A network without a card is loaded by MLflow itself, from files that are all in the hash.
+        whole = package == model and not (package / CARD_FILE).exists()
+        if not whole and (code_of(model) != shipped or not _loads_as_registered(model, shipped)):
             raise PackageError(f"the code of {who} in {model} is not that which was registered. {_REMEDY}")
-    elif expected != content_hash_of_earlier_versions(load_card(package), files, shipped):
+    elif expected != content_hash_of_earlier_versions(load_card(package), verify_package(package), shipped):
         raise PackageError(
             f"the files of {who} in {package} are not those that were registered, or its tag {CONTENT_TAG} was "
             f"changed. {_REMEDY}"
@@ -40,7 +41,7 @@ def check_registered(model: Path, tags: Mapping[str, str], who: str) -> None:
 
 def covers_every_file(package: Path, tags: Mapping[str, str]) -> bool:
     """Whether the registered hash covers card and stored answers too, which those of earlier versions do not."""
-    return tags.get(CONTENT_TAG) == content_hash(verify_package(package), tags.get(SHIPPED_TAG, ""))
+    return tags.get(CONTENT_TAG) == content_hash(package, tags.get(SHIPPED_TAG, ""))
 
 
 def hash_of_code(code: Mapping[str, str], requirements: list[str]) -> str:
@@ -51,21 +52,24 @@ def hash_of_code(code: Mapping[str, str], requirements: list[str]) -> str:
 
 
 def code_of(model: Path) -> str:
-    """SHA-256 of the code in the folder of an MLflow model, "" where it cannot be read."""
+    """SHA-256 of the code in the folder of an MLflow model, "" where it cannot be read or is more than sources."""
     try:
         # MLflow puts the folder on the search path: another module beside the library would be found there.
         libraries = [path for path in (model / "code").iterdir() if path.name != "__pycache__"]
         requirements = (model / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        code = {
-            path.relative_to(library).as_posix(): path.read_text(encoding="utf-8")
+        files = [
+            (library, path)
             for library in libraries
-            for path in library.rglob("*.py")
-        }
+            for path in library.rglob("*")
+            if not path.is_dir() and path.parent.name != "__pycache__"
+        ]
+        # Python would find a compiled module before the source of its name.
+        if len(libraries) != 1 or any(path.suffix != ".py" for _, path in files):
+            return ""
+        code = {path.relative_to(library).as_posix(): path.read_text(encoding="utf-8") for library, path in files}
     except (OSError, UnicodeDecodeError):
         return ""
-    if len(libraries) != 1 or code.pop("__init__.py", None) != "":
-        return ""
-    return hash_of_code(code, requirements)
+    return "" if code.pop("__init__.py", None) != "" else hash_of_code(code, requirements)
 
 
 def package_below(model: Path) -> Path:
@@ -79,11 +83,23 @@ def package_below(model: Path) -> Path:
 
 
 def _loads_as_registered(model: Path, shipped: str) -> bool:
-    """Whether ``MLmodel`` has MLflow load the package by the code beside it, and nothing else."""
+    """Whether MLflow loads the package by the code beside it and nothing else, and installs what that code needs."""
     try:
-        described: Any = yaml.safe_load((model / "MLmodel").read_text(encoding="utf-8"))
+        described, conda, environment = (
+            yaml.safe_load((model / name).read_text(encoding="utf-8"))
+            for name in ("MLmodel", "conda.yaml", "python_env.yaml")
+        )
         loaded = {name: described["flavors"]["python_function"][name] for name in ("loader_module", "data", "code")}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        *interpreter, packages = conda["dependencies"]
+        tools = {re.split("[<=>]", one)[0] for one in [*interpreter, *environment["build_dependencies"]]}
+        installed = conda["channels"], packages["pip"], environment["dependencies"]
+        requirements = (model / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError):
         return False
     wanted = {"loader_module": f"supcam_model_{shipped[:12]}.{LOADER}", "data": "data/package", "code": "code"}
-    return loaded == wanted and list(described["flavors"]) == ["python_function"]
+    return (
+        loaded == wanted
+        and list(described["flavors"]) == ["python_function"]
+        and installed == (["conda-forge"], requirements, ["-r requirements.txt"])
+        and tools <= {"python", "pip", "setuptools", "wheel"}
+    )

@@ -175,7 +175,7 @@ def parsed(text: str) -> dict[str, Any] | None:
     """The values of a tag; None for a text that holds none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

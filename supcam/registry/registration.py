@@ -14,11 +14,12 @@ from typing import Any
 from supcam.files import write_text
 from supcam.registry.card import ModelCard, load_card
 from supcam.registry.description import describe, metric_values
+from supcam.registry.evidence import checked_split, stored_answers
 from supcam.registry.integrity import LOADER, hash_of_code
 from supcam.registry.reach import RegistryError
 from supcam.registry.rules import Validation
 from supcam.registry.store import CANDIDATE, Registry, Tag, Version
-from supcam.serving.engine import ANSWER_COLUMNS, content_hash, verify_package
+from supcam.serving.engine import ANSWER_COLUMNS, content_hash
 
 # What travels with a model, below the folder of supcam: all that serving/ imports, by relative imports.
 _SHIPPED = ("errors.py", "cluster_type.py", "serving/**/*.py")
@@ -67,9 +68,10 @@ def register_candidate(
         PackageError: when the package is incomplete or was changed.
         Busy: when a promotion holds the registry for longer than two minutes.
     """
-    card = load_card(package)
-    shipped = shipped_hash()
-    content = content_hash(verify_package(package), shipped)
+    card, shipped = load_card(package), shipped_hash()
+    content = content_hash(package, shipped)
+    stored_answers(package)
+    checked_split(package)
     registry = Registry(tracking_uri, name, create=True)
     _ensure_model(registry)
     with registry.lock(wait=_REGISTRATION_WAIT):
@@ -116,7 +118,7 @@ def save_served(package: Path, out: Path) -> Path:
             code_paths=[str(library)],
             pip_requirements=REQUIREMENTS,
             # The loader compares the package with these: its own list of hashes could be changed with its files.
-            metadata={Tag.CONTENT: content_hash(verify_package(data), shipped), Tag.SHIPPED: shipped},
+            metadata={Tag.CONTENT: content_hash(data, shipped), Tag.SHIPPED: shipped},
             signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")]), outputs=Schema(outputs)),
             input_example=pd.DataFrame({"image": [_example_crop()]}),
         )
@@ -165,6 +167,9 @@ def _restored(registry: Registry, version: Version, package: Path) -> bool:
         with tempfile.TemporaryDirectory() as scratch:
             saved = str(save_served(package, Path(scratch) / "model"))
             if Tag.LOGGED in version.tags:
+                logged = registry.client.get_logged_model(version.tags[Tag.LOGGED])
+                if logged.tags.get(Tag.CONTENT) != version.tags.get(Tag.CONTENT):
+                    return False  # the tag was changed by hand: these are the files of another version
                 registry.client.log_model_artifacts(version.tags[Tag.LOGGED], saved)
             else:
                 run_id, path = registry.source(version)

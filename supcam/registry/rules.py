@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.registry.card import Metric, ModelCard
+from supcam.serving.gate import sure_enough
 from supcam.settings import EvaluateSettings, PromoteSettings
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def _answers(card: ModelCard, evidence: Evidence, settings: PromoteSettings) -> 
     run, total = int(evidence.computed.sum()), len(evidence.computed)
     note = "" if run == total else "the crops are not available: dvc checkout data.dvc, or promote.allow_stored_answers"
     passed, near = run == total or settings.allow_stored_answers, f"at most {_SAME_ANSWER:g}"
-    measured = _measured(evidence)
+    measured = _measured(evidence) | _review_risks(evidence, card.review.threshold)
     # A metric that the card lacks is named by the rule "card complete".
     nothing = _Value(0.0, 0, 0.0)
     lies = {
@@ -311,7 +312,12 @@ class _Value(NamedTuple):
 
 def _claims(card: ModelCard) -> dict[str, Metric]:
     overall = {name: card.metrics[name] for name in ("accuracy", "macro_sensitivity") if name in card.metrics}
-    return overall | {f"sensitivity, {label}": metric for label, metric in card.sensitivity.items()}
+    review = {
+        f"review risk, {label}": Metric(value=row.test.risk or 0.0, crops=row.test.crops)
+        for label, row in card.review.by_type.items()
+        if row.test is not None
+    }
+    return overall | review | {f"sensitivity, {label}": metric for label, metric in card.sensitivity.items()}
 
 
 def _measured(evidence: Evidence) -> dict[str, _Value]:
@@ -328,6 +334,18 @@ def _measured(evidence: Evidence) -> dict[str, _Value]:
     for label, value, crops in zip(TYPE_LABELS, np.nan_to_num(found["sensitivity"]), counts.tolist(), strict=True):
         values[f"sensitivity, {label}"] = _Value(float(value), crops, 1 / max(crops, 1))
     return values
+
+
+def _review_risks(evidence: Evidence, threshold: float) -> dict[str, _Value]:
+    """Of each type the share of crops that is answered as another type without review, 0 without crops."""
+    from supcam.evaluation.review import achieved_risk
+
+    answered = sure_enough(evidence.probabilities.astype(np.float64), threshold)
+    found = achieved_risk(evidence.types, evidence.probabilities.argmax(axis=1), answered)
+    return {
+        f"review risk, {label}": _Value(row["risk"] or 0.0, row["crops"], 1 / max(row["crops"], 1))
+        for label, row in found.items()
+    }
 
 
 def _split(evidence: Evidence) -> list[GateRule]:

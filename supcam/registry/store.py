@@ -106,7 +106,7 @@ class Registry:
 
     def resolve(self, which: str | int) -> Version:
         """A version by alias or number; RegistryError when there is no model, no such alias or no such version."""
-        if str(which).isdigit():
+        if str(which).isdecimal():
             return self.version(int(which))
         aliases = self.aliases()
         if str(which) in aliases:

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster_type import TYPE_LABELS
 from ..errors import SupcamError
-from .gate import judged, one_type_fits
+from .gate import judged, sure_enough
 from .images import ImageError, Reading, Source, letterbox, native_canvas, read_crop
-from .novelty import Novelty, statistics_of
+from .novelty import NOVELTY_FILE, Novelty, statistics_of
 from .reading import Measurements
 
 CARD_FORMAT: Literal[2] = 2  # 2: canvases hold the foreground, not its frame
@@ -26,6 +27,7 @@ CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
 CHECKSUM_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "test_predictions.csv"
+_ADDED_BY_MLFLOW = "registered_model_meta"  # when it loads a model from a local store
 PROBABILITY_COLUMNS: tuple[str, ...] = tuple("p_" + label.replace("-", "_") for label in TYPE_LABELS)
 _SUM_TOLERANCE = 1e-3
 REMEDY = "Register the model again with this version, or install the supcam that made it."
@@ -75,8 +77,7 @@ class Engine:
         folder: where the package is.
         card: the content of ``card.json``.
         size: side of the square the graph takes, pixels.
-        threshold: confidence below which a crop goes to review, 0-1, where the card has no thresholds by type.
-        type_thresholds: (4,) probability from which each type counts as possible, 0-1; None in older packages.
+        threshold: confidence below which a crop goes to review, 0-1.
         novelty: tells crops unlike the training crops; None in older packages.
     """
 
@@ -92,13 +93,13 @@ class Engine:
         try:
             self.size = int(self.card["input"]["size"])
             self.threshold = float(self.card["review"]["threshold"])
-            by_type = self.card["review"].get("by_type") or {}
-            thresholds = [float(by_type[label]["threshold"]) for label in TYPE_LABELS if by_type]
-            self.type_thresholds = np.array(thresholds) if thresholds else None
             self._square = native_canvas if self.card["input"]["scale"] == "native" else letterbox
         except (KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{folder / CARD_FILE} lacks a usable entry: {error}. {REMEDY}") from None
-        self.novelty = Novelty.read(folder)
+        try:
+            self.novelty = Novelty.read(folder)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise PackageError(f"{folder / NOVELTY_FILE} cannot be read: {error}. {REMEDY}") from None
         self.batch_size = batch_size
         _check_types(self.card, folder)
         self._session = open_session(folder / GRAPH_FILE, threads)
@@ -161,9 +162,7 @@ class Engine:
         """Columns of the answer; what is no crop has the type ``""`` and no numbers, see :mod:`.gate`."""
         probabilities = predictions.probabilities.astype(np.float64)
         confidence = probabilities.max(axis=1)
-        doubtful = confidence < self.threshold
-        if self.type_thresholds is not None:
-            doubtful = ~one_type_fits(probabilities, self.type_thresholds)
+        doubtful = ~sure_enough(probabilities, self.threshold)
         verdicts = [
             judged(measured, unlike_training=bool(unlike), low_confidence=bool(low))
             for measured, unlike, low in zip(predictions.measured, predictions.unlike, doubtful, strict=True)
@@ -241,7 +240,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise PackageError(f"{folder} is not a model package: {CARD_FILE} is missing. Run: supcam pull") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"{path} is not JSON: {error}. {_AGAIN}") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != CARD_FORMAT:
@@ -250,22 +249,25 @@ def read_card(folder: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def verify_package(folder: Path) -> dict[str, str]:
-    """Compare every file with ``SHA256SUMS``; returns the hashes by file name.
+def verify_package(folder: Path, needed: Sequence[str] = (GRAPH_FILE, CARD_FILE)) -> dict[str, str]:
+    """Compare every listed file with ``SHA256SUMS``; returns the hashes by file name.
 
     Raises:
-        PackageError: for a missing list, a list without graph and card, or a missing or changed file.
+        PackageError: for a missing list, a list without the ``needed`` files, or a missing or changed file.
     """
     listing = folder / CHECKSUM_FILE
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        # Not whatever can be opened: a pipe would be waited for.
+        lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else None
     except (OSError, UnicodeDecodeError):
-        raise PackageError(f"{folder} is not a model package: {CHECKSUM_FILE} is missing. Run: supcam pull") from None
+        lines = None
+    if lines is None:
+        raise PackageError(f"{folder} is not a model package: {CHECKSUM_FILE} is missing. Run: supcam pull")
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if outside := [name for name in expected if Path(name).name != name]:
         raise PackageError(f"{listing} names {outside[0]!r}, which is no file of the package. {_AGAIN}")
-    if GRAPH_FILE not in expected or CARD_FILE not in expected:
-        raise PackageError(f"{listing} does not list {GRAPH_FILE} and {CARD_FILE}. {_AGAIN}")
+    if not expected.keys() >= set(needed):
+        raise PackageError(f"{listing} does not list {' and '.join(needed)}. {_AGAIN}")
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
@@ -275,13 +277,21 @@ def verify_package(folder: Path) -> dict[str, str]:
     return expected
 
 
-def content_hash(files: dict[str, str], shipped: str) -> str:
+def content_hash(folder: Path, shipped: str = "") -> str:
     """SHA-256 that names a registered model: of every file of its package, and of the code that travels with it.
 
+    A network without a card, which is no classifier, is named in the same way.
+
     Args:
-        files: SHA-256 of every file by name, as :func:`verify_package` returns them.
-        shipped: SHA-256 of the code and the requirements.
+        folder: The package; a file that its ``SHA256SUMS`` does not list could be changed unnoticed, and is refused.
+        shipped: SHA-256 of the code and the requirements, "" where no code travels.
+
+    Raises:
+        PackageError: as :func:`verify_package`, and for a file that is not listed.
     """
+    files = verify_package(folder, needed=(GRAPH_FILE,))
+    if unlisted := sorted({path.name for path in folder.iterdir()} - {*files, CHECKSUM_FILE, _ADDED_BY_MLFLOW}):
+        raise PackageError(f"{folder / unlisted[0]} is not listed in {CHECKSUM_FILE}. {_AGAIN}")
     return hashlib.sha256(json.dumps({"files": files, "shipped": shipped}, sort_keys=True).encode()).hexdigest()
 
 

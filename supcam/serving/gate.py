@@ -29,7 +29,7 @@ REASONS: dict[str, str] = {
     NO_GREY_VALUES: "a drawing or a silhouette: the body has one grey value",
     BLURRED_OUTLINE: "a frame or cut-out in a JPEG or lossy WebP, or resampled: it reaches into the body",
     UNLIKE_TRAINING: "its greys, texture or size are further from the training crops than those of 99 in 100 crops",
-    LOW_CONFIDENCE: "more than one type is possible, or none",
+    LOW_CONFIDENCE: "the model is not sure enough of the type",
 }
 # Pictures with one of these are not crops and get no type; all others keep theirs and go to review.
 WITHOUT_TYPE = frozenset({UNREADABLE, BLANK, NO_CLEAR_BACKGROUND, LARGER_THAN_A_CLUSTER})
@@ -100,7 +100,7 @@ def judged(
         measurements: Of the read picture; None when it could not be read.
         limits: What a crop may be.
         unlike_training: Whether the score for unlike crops is above its threshold.
-        low_confidence: Whether more than one type is possible, or the confidence is below the threshold.
+        low_confidence: Whether the confidence is below the threshold.
 
     A picture that is not a crop is not judged by the model's words as well: these mean nothing then.
     """
@@ -138,13 +138,6 @@ def picture_reasons(measurements: Measurements | None, limits: Limits = DEFAULT_
     return [reason for reason, holds in checks.items() if holds]
 
 
-def one_type_fits(probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether exactly one type, the most probable one, reaches its threshold (4,), of probabilities (N, 4).
-
-    The types that reach theirs are the label set of class-conditional conformal prediction (Vovk, Lindsay, Nouretdinov
-    and Gammerman, Mondrian Confidence Machine, 2003): the actual type is missing from it as rarely as the thresholds
-    promise, and so is answered wrongly at most as often.
-    """
-    possible = probabilities >= thresholds
-    best = probabilities.argmax(axis=1)
-    return np.asarray((possible.sum(axis=1) == 1) & possible[np.arange(len(possible)), best])
+def sure_enough(probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Whether the confidence of probabilities (N, 4) reaches a threshold (0-1); none reaches 1, and NaN is not sure."""
+    return np.asarray((probabilities.max(axis=1) >= threshold) & (threshold < 1))

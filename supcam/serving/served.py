@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from .engine import Engine, PackageError, content_hash, verify_package
+from .engine import Engine, PackageError, content_hash
 
 CONTENT_KEY = "supcam.content"
 SHIPPED_KEY = "supcam.shipped"
@@ -63,9 +63,7 @@ def _load_pyfunc(data_path: str) -> ServedClassifier:
 def _check_content(package: Path) -> None:
     """Compare the files with the hash in ``MLmodel``: the package's own list could be changed together with them."""
     recorded = Model.load(str(package.parents[1])).metadata or {}
-    if CONTENT_KEY in recorded and recorded[CONTENT_KEY] != content_hash(
-        verify_package(package), recorded.get(SHIPPED_KEY, "")
-    ):
+    if CONTENT_KEY in recorded and recorded[CONTENT_KEY] != content_hash(package, recorded.get(SHIPPED_KEY, "")):
         raise PackageError(
             f"the files in {package} are not those that were registered. Run: dvc repro, or go back: supcam rollback"
         )

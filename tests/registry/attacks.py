@@ -5,6 +5,8 @@ Version 1, right about every crop, is in production; version 2 answers 25 % of t
 """
 
 import json
+import os
+import pickle
 import shutil
 import sys
 import time
@@ -18,7 +20,9 @@ from unittest import mock
 import numpy as np
 import onnx
 import pandas as pd
+from mlflow.tracking._tracking_service import utils
 from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import SupcamError
@@ -33,6 +37,7 @@ from supcam.registry.registration import register_candidate
 from supcam.registry.rules import Validation
 from supcam.registry.store import PRODUCTION, Registry, Tag
 from supcam.serving.engine import PROBABILITY_COLUMNS as COLUMNS
+from supcam.serving.engine import content_hash
 from tests.registry.crops import DATA, PASSED, SETTINGS, go, project_crops
 from tests.registry.small import SIZE, export, make_card, with_card
 
@@ -123,6 +128,12 @@ def perfect_card(package: Path) -> None:
     (package / "card.json").write_text(load_card(package).model_copy(update=perfect).to_json(), encoding="utf-8")
 
 
+def no_risk() -> dict[str, Any]:
+    """Every type has a threshold and was never answered wrongly."""
+    found = {"crops": 10, "answered": 1.0, "risk": 0.0, "low": 0.0, "high": 0.3}
+    return {label: {"threshold": 0.0, "crops": 30, "risk": 0.1, "test": found} for label in TYPE_LABELS}
+
+
 def _metric(kind: str, name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda entries: entries[kind][name].update(values)
 
@@ -161,16 +172,32 @@ for _name, _change in {
     "is of other data": lambda c: c["data"].update(manifest_hash="0" * 64),
     "is of another split": lambda c: c["data"].update(split_hash="0" * 64),
     "has no code hash": lambda c: c.update(code_hash=""),
+    "has types in capitals": lambda c: c.update(types=[label.upper() for label in TYPE_LABELS]),
+    "has types in other letters": lambda c: c.update(types=[label.replace("o", "\u043e") for label in TYPE_LABELS]),
+    "says that every risk of review is 0": lambda c: c["review"].update(by_type=no_risk(), threshold=0.0),
+    "names its data in capitals": lambda c: c["data"].update(manifest_hash=c["data"]["manifest_hash"].upper()),
 }.items():
     forged(f"card {_name}", card(_change) if _change else perfect_card)
 
 
+for _name, _text in {
+    "card is no JSON": b"{",
+    "card is nested too deep": b'{"a":' * 100_000,
+    "card is not UTF-8": b"\xff\xfe{}",
+    "card is a list": b"[]",
+}.items():
+    swapped(_name, lambda package, scene, text=_text: (package / "card.json").write_bytes(text))  # type: ignore[misc]
+
+
 @attack
-def card_is_no_json(scene: Scene) -> None:
-    """A card that cannot be parsed."""
-    package = scene.files(2)
-    (package / "card.json").write_text("{", encoding="utf-8")
-    write_checksums(package)
+def forged_review_of_a_good_model(scene: Scene) -> None:
+    """Everything is answered, and the card says that nothing is answered wrongly; the model is good else."""
+    change = card(lambda c: c["review"].update(by_type=no_risk(), threshold=0.0))
+    change(scene.worse)
+    write_checksums(scene.worse)
+    scene.register(scene.worse)
+    scene.arguments["settings"] = SETTINGS.model_copy(update={"margin": 1.0})
+    scene.arguments["force"] = "the metrics do not matter"
 
 
 # The stored answers and the split.
@@ -250,6 +277,11 @@ def _negative(answers: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame,
     return answers.assign(**dict(zip(COLUMNS, (-1.0, 2.0, 0.0, 0.0), strict=True))), split
 
 
+def _column_twice(answers: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Which of both is read depends on the reader."""
+    return pd.concat([_sure(answers, answers["type"]), answers[list(COLUMNS)]], axis=1), split
+
+
 for _name, _tables in {
     "are all right": lambda a, s: (_sure(a, a["type"]), s),
     "are NaN": lambda a, s: (a.assign(**dict.fromkeys(COLUMNS, np.nan)), s),
@@ -274,6 +306,21 @@ for _name, _tables in {
     "come with a split in unknown parts": lambda a, s: (_sure(a, a["type"]), s.assign(split="other")),
     "come with crops in two parts": lambda a, s: (_sure(a, a["type"]), pd.concat([s, s.assign(split="train")])),
     "come with a split without rows": lambda a, s: (_sure(a, a["type"]), s[:0]),
+    "have a type with a space behind it": lambda a, s: (_sure(a, a["type"]).assign(type=a["type"] + " "), s),
+    "have types in capitals": lambda a, s: (_sure(a, a["type"]).assign(type=a["type"].str.title()), s),
+    "have hashes in capitals": lambda a, s: (_sure(a, a["type"]).assign(sha256=a["sha256"].str.upper()), s),
+    "have hashes with an invisible letter": lambda a, s: (
+        _sure(a, a["type"]).assign(sha256=a["sha256"] + "\u200b"),
+        s.assign(sha256=s["sha256"] + "\u200b"),
+    ),
+    "are right in rows put beside": lambda a, s: (pd.concat([_sure(a, a["type"]), a]), s),
+    "are inf": lambda a, s: (a.assign(p_instance=np.inf), s),
+    "have a column twice": _column_twice,
+    "are right where the same rows of the split are twice": lambda a, s: (_sure(a, a["type"]), pd.concat([s, s])),
+    "come with a split whose parts have spaces": lambda a, s: (_sure(a, a["type"]), s.assign(split=s["split"] + " ")),
+    "come with a split whose parts are in capitals": lambda a, s: (a, s.assign(split=s["split"].str.upper())),
+    "come with a split that is NaN": lambda a, s: (_sure(a, a["type"]), s.assign(split=np.nan)),
+    "come with a split where all are test crops": lambda a, s: (_sure(a, a["type"]), s.assign(split="test")),
     "come with a split of other crops too": lambda a, s: (a, pd.concat([s, s.tail(1).assign(sha256="f" * 64)])),
 }.items():
     forged(f"answers {_name}", tables(_tables))
@@ -299,8 +346,20 @@ def split_is_missing(scene: Scene) -> None:
 # The graph.
 
 
-def graph(bias: list[float], *, size: int = SIZE, kind: int = TensorProto.UINT8, dark: float = 0.0) -> bytes:
-    """An ONNX graph that answers the same for every crop; with ``dark`` NaN for crops less dark than that."""
+def graph(
+    bias: list[float],
+    *,
+    size: int = SIZE,
+    kind: int = TensorProto.UINT8,
+    dark: float = 0.0,
+    random: bool = False,
+    elsewhere: str = "",
+) -> bytes:
+    """An ONNX graph that answers the same for every crop.
+
+    With ``dark`` it answers NaN for crops less dark than that, with ``random`` another type each time, and with
+    ``elsewhere`` it looks for the answer in another file.
+    """
     shape = ["N", 1, size, size]
     nodes = [
         helper.make_node("Cast", ["image"], ["grey"], to=TensorProto.FLOAT),
@@ -309,8 +368,11 @@ def graph(bias: list[float], *, size: int = SIZE, kind: int = TensorProto.UINT8,
         helper.make_node("Sub", ["limit", "column"], ["below"]),
         helper.make_node("Sqrt", ["below"], ["root"]),
         helper.make_node("Mul", ["root", "zero"], ["nothing"]),
-        helper.make_node("Add", ["nothing", "bias"], ["probabilities"]),
+        helper.make_node("Add", ["nothing", "bias"], ["probabilities" if not random else "even"]),
     ]
+    if random:
+        nodes.append(helper.make_node("RandomUniformLike", ["even"], ["noise"], high=20.0))
+        nodes.append(helper.make_node("Softmax", ["noise"], ["probabilities"]))
     constants = {
         "axes": np.array([1, 2, 3], dtype=np.int64),
         "last": np.array([1], dtype=np.int64),
@@ -325,6 +387,10 @@ def graph(bias: list[float], *, size: int = SIZE, kind: int = TensorProto.UINT8,
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(bias)])],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
+    if elsewhere:
+        answer = made.initializer[-1]
+        set_external_data(answer, elsewhere, length=4 * len(bias))
+        answer.ClearField("raw_data")
     content: bytes = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
     ).SerializeToString()
@@ -355,8 +421,17 @@ for _name, _content in {
     "takes floats": graph([0.25] * 4, kind=TensorProto.FLOAT),
     "is no graph": b"graph",
     "is empty": b"",
+    "is cut off": graph([0.25] * 4)[:-40],
+    "answers at random": graph([0.25] * 4, random=True),
+    "takes its numbers from another file": graph([0.25] * 4, elsewhere="numbers.bin"),
+    "takes its numbers from outside the package": graph([0.25] * 4, elsewhere="../../../numbers.bin"),
+    "takes its numbers from a file of the system": graph([0.25] * 4, elsewhere="/etc/hostname"),
 }.items():
     forged(f"graph {_name}", other_graph(_content))
+
+
+for _name, _bytes in {"is no archive": b"PK", "is a pickle": pickle.dumps([1])}.items():
+    forged(f"novelty.npz {_name}", lambda package, found=_bytes: (package / "novelty.npz").write_bytes(found))  # type: ignore[misc]
 
 
 @attack
@@ -414,6 +489,59 @@ def _validated_instead(package: Path, scene: Scene) -> None:
     _edit(package / "split.csv", ",train,", ",validation,")
 
 
+def _beside_the_code(name: str) -> Callable[[Path, Scene], None]:
+    def add(package: Path, scene: Scene) -> None:
+        library = next((package.parents[1] / "code").iterdir())
+        (library / name).write_bytes(b"\x7fELF")
+
+    return add
+
+
+def _in_text(name: str, old: str, new: str) -> Callable[[Path, Scene], None]:
+    return lambda package, scene: _edit(package.parents[1] / name, old, new)
+
+
+def _other_flavour(package: Path, scene: Scene) -> None:
+    _edit(package.parents[1] / "MLmodel", "flavors:", "flavors:\n  sklearn:\n    pickled_model: model.pkl")
+
+
+def _linked(package: Path, scene: Scene) -> None:
+    (package / "model.onnx").unlink()
+    (package / "model.onnx").symlink_to(scene.worse / "model.onnx")
+
+
+def _package_linked(package: Path, scene: Scene) -> None:
+    shutil.rmtree(package)
+    package.symlink_to(scene.worse, target_is_directory=True)
+
+
+def _moved_up(package: Path, scene: Scene) -> None:
+    """The files of the worse model lie where those of a network without code would."""
+    shutil.copytree(scene.worse, package.parents[1], dirs_exist_ok=True)
+    shutil.rmtree(package.parent)
+
+
+for _name, _swap in {
+    "another flavour": _other_flavour,
+    "another conda environment": _in_text("conda.yaml", "pillow", "pillov"),
+    "another conda channel": _in_text("conda.yaml", "conda-forge", "forge-conda"),
+    "another Python environment": _in_text("python_env.yaml", "-r requirements.txt", "-r requirement.txt"),
+    "another tool of installation": _in_text("python_env.yaml", "- wheel", "- whee1"),
+    "MLmodel nested too deep": lambda package, scene: (package.parents[1] / "MLmodel").write_text("[" * 20_000),
+    "a compiled module beside the engine": _beside_the_code("serving/engine.so"),
+    "a search path beside the code": _beside_the_code("more.pth"),
+    "the graph as a link to another": _linked,
+}.items():
+    swapped(_name, _swap)
+for _name, _swap in {
+    "a file that no list names": lambda package, scene: (package / "numbers.bin").write_bytes(b"1"),
+    "a hidden file that no list names": lambda package, scene: (package / ".numbers").write_bytes(b"1"),
+    "a folder that no list names": lambda package, scene: (package / "numbers").mkdir(),
+    "the package as a link to another": _package_linked,
+    "the files moved where no code is": _moved_up,
+}.items():
+    ATTACKS[_name] = lambda scene, swap=_swap: swap(scene.files(scene.register(scene.good)), scene)  # type: ignore[misc]
+
 for _name, _swap in {
     "split.csv changed after registration": _validated_instead,
     "every file changed after registration": _every_file,
@@ -432,6 +560,113 @@ def list_of_hashes_is_missing(scene: Scene) -> None:
     package = scene.files(scene.register(scene.good))
     shutil.copy(scene.worse / "model.onnx", package)
     (package / "SHA256SUMS").unlink()
+
+
+def listed(name: str, change: Callable[[list[str]], list[str]]) -> None:
+    """Add a way: the graph of a good model is swapped, and the list of hashes is written in a way of its own."""
+
+    def way(scene: Scene) -> None:
+        package = scene.files(scene.register(scene.good))
+        before = (package / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        shutil.copy(scene.worse / "model.onnx", package)
+        write_checksums(package)
+        after = (package / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        lines = change(before) if name.endswith("as before") else [*change(before), *after]
+        (package / "SHA256SUMS").write_text("\n".join(lines), encoding="utf-8")
+
+    ATTACKS[f"list of hashes {name}"] = way
+
+
+listed("names every file twice", lambda lines: lines)
+listed("is as before", lambda lines: lines)
+listed("in capitals as before", lambda lines: [line.upper() for line in lines])
+listed("of names in capitals, and as it is", lambda lines: [line.replace("model", "MODEL") for line in lines])
+listed("of a folder above, and as it is", lambda lines: [line.replace("  ", "  ../package/") for line in lines])
+listed("without hashes as before", lambda lines: [line[64:] for line in lines])
+
+
+@attack
+def list_of_hashes_is_a_pipe(scene: Scene) -> None:
+    """Whoever opens it waits."""
+    package = scene.files(scene.register(scene.good))
+    (package / "SHA256SUMS").unlink()
+    os.mkfifo(package / "SHA256SUMS")
+
+
+def _numbers_in_a_file(package: Path) -> None:
+    """The same graph with its numbers in a file of their own."""
+    graph_of_it = onnx.load(package / "model.onnx")
+    (package / "model.onnx").unlink()
+    onnx.save_model(
+        graph_of_it, package / "model.onnx", save_as_external_data=True, location="numbers.bin", size_threshold=0
+    )
+    write_checksums(package)
+
+
+@attack
+def numbers_of_the_graph_are_in_no_list(scene: Scene) -> None:
+    """What a good graph answers could be exchanged at any time."""
+    _numbers_in_a_file(scene.good)
+    lines = (scene.good / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if "numbers.bin" not in line]
+    assert len(kept) < len(lines)
+    (scene.good / "SHA256SUMS").write_text("\n".join(kept), encoding="utf-8")
+    scene.register(scene.good)
+
+
+@attack
+def numbers_of_the_graph_changed_after_registration(scene: Scene) -> None:
+    """The good graph itself stays as it is."""
+    _numbers_in_a_file(scene.good)
+    package = scene.files(scene.register(scene.good))
+    numbers = bytearray((package / "numbers.bin").read_bytes())
+    numbers[:16] = np.zeros(4, dtype=np.float32).tobytes()
+    (package / "numbers.bin").write_bytes(numbers)
+    write_checksums(package)
+
+
+@attack
+def numbers_of_the_graph_are_cut_off(scene: Scene) -> None:
+    """Half of them."""
+    (scene.worse / "model.onnx").write_bytes(graph([0.25] * 4, elsewhere="numbers.bin"))
+    (scene.worse / "numbers.bin").write_bytes(b"\0" * 8)
+    write_checksums(scene.worse)
+    scene.register(scene.worse)
+
+
+@attack
+def files_change_back_and_forth(scene: Scene) -> None:
+    """The worse model is judged by the graph of the good one, which is put there while it is judged."""
+    package = scene.files(2)
+    shutil.copy(scene.good / "model.onnx", package)
+    write_checksums(package)
+    scene.arguments["during"] = lambda: _every_file(package, scene)
+
+
+@attack
+def the_hash_changes_with_the_files_while_they_are_judged(scene: Scene) -> None:
+    """The tag names the files that lie there at the end."""
+    number = scene.register(scene.good)
+    package, tags = scene.files(number), scene.registry.version(2).tags
+
+    def change() -> None:
+        _every_file(package, scene)
+        scene.set_tag(number, Tag.CONTENT, tags[Tag.CONTENT])
+
+    scene.arguments["during"] = change
+
+
+@attack
+def the_lock_is_deleted_while_it_is_held(scene: Scene) -> None:
+    """Whoever has lost the lock moves nothing, be the model good or not."""
+    scene.register(scene.good)
+    scene.arguments["during"] = lambda: scene.registry.client.delete_registered_model("supcam.promotion-lock")
+
+
+@attack
+def another_promotion_while_one_is_judged(scene: Scene) -> None:
+    """The second one is forced."""
+    scene.arguments["during"] = lambda: go(scene.registry.uri, candidate=2, force="at the same time")
 
 
 @attack
@@ -489,6 +724,29 @@ def no_split_in_the_project(scene: Scene) -> None:
     write_checksums(scene.worse)
     scene.register(scene.worse)
     scene.arguments["crops"] = ProjectCrops(scene.crops.manifest.drop(columns="split"), scene.crops.root)
+
+
+@attack
+def crops_are_pipes(scene: Scene) -> None:
+    """Whoever opens them waits; the stored answers are perfect."""
+    tables(lambda a, s: (_sure(a, a["type"]), s))(scene.worse)
+    write_checksums(scene.worse)
+    scene.register(scene.worse)
+    for path in scene.crops.paths.values():
+        path.unlink()
+        os.mkfifo(path)
+
+
+@attack
+def crops_are_links_to_others(scene: Scene) -> None:
+    """Each name leads to the same picture."""
+    first, *others = scene.crops.paths.values()
+    for path in others:
+        path.unlink()
+        path.symlink_to(first)
+    tables(lambda a, s: (_sure(a, a["type"]), s))(scene.worse)
+    write_checksums(scene.worse)
+    scene.register(scene.worse)
 
 
 @attack
@@ -628,6 +886,10 @@ _validated("data validation of other data", json.dumps({"passed": True, "manifes
 _validated("data validation says yes", json.dumps({"passed": "yes", "manifest_hash": DATA}))
 _validated("data validation says no as a word", json.dumps({"passed": "false", "manifest_hash": DATA}))
 _validated("data validation is damaged", '{"passed": tr')
+_validated("data validation says 1", json.dumps({"passed": 1, "manifest_hash": DATA}))
+_validated("data validation of no data", json.dumps({"passed": True, "manifest_hash": None}))
+_validated("data validation is a list", json.dumps([True, DATA]))
+_validated("data validation is nested deep", "[" * 4000)
 
 
 @attack
@@ -641,6 +903,82 @@ def a_move_is_announced_by_hand(scene: Scene) -> None:
 def an_announced_move_is_damaged(scene: Scene) -> None:
     """A tag of a move that says nothing."""
     scene.registry.client.set_registered_model_tag("supcam", PENDING_TAG, '{"to": 2}')
+
+
+@attack
+def an_announced_move_is_nested_deep(scene: Scene) -> None:
+    """A tag that no reader can follow."""
+    scene.registry.client.set_registered_model_tag("supcam", PENDING_TAG, "[" * 4000)
+
+
+@attack
+def a_promotion_is_recorded_by_hand(scene: Scene) -> None:
+    """As if version 2 had been in production, and a rollback follows."""
+    event = {"number": 2, "action": "promoted", "version": 2, "from": 1, "reason": "", "when": "now", "who": "x"}
+    scene.registry.client.set_registered_model_tag("supcam", "supcam.event.000002", as_text(event))
+    history.rollback(scene.registry)
+
+
+@attack
+def previous_is_set_by_hand(scene: Scene) -> None:
+    """The alias names version 2, and a rollback follows."""
+    scene.registry.client.set_registered_model_alias("supcam", "previous", "2")
+    history.rollback(scene.registry)
+
+
+@attack
+def previous_is_set_by_hand_and_production_deleted(scene: Scene) -> None:
+    """No alias production, no record, and a rollback follows."""
+    record_is_deleted(scene)
+    scene.registry.client.set_registered_model_alias("supcam", "previous", "2")
+    history.rollback(scene.registry)
+
+
+@attack
+def the_code_of_the_candidate_has_lost_its_hash(scene: Scene) -> None:
+    """As if no code travelled with it."""
+    package = scene.files(scene.register(scene.good))
+    number = scene.registry.aliases()["candidate"]
+    scene.set_tag(number, Tag.SHIPPED, "")
+    scene.set_tag(number, Tag.CONTENT, content_hash(package))
+    _code(package, scene)
+
+
+@attack
+def the_hash_is_in_capitals(scene: Scene) -> None:
+    """The tag of the version."""
+    scene.set_tag(2, Tag.CONTENT, scene.registry.version(2).tags[Tag.CONTENT].upper())
+
+
+@attack
+def the_logged_model_is_that_of_production(scene: Scene) -> None:
+    """Registering version 2 again would write its files over those of production."""
+    scene.set_tag(2, Tag.LOGGED, scene.registry.version(1).tags[Tag.LOGGED])
+    (scene.files(2) / "model.onnx").write_bytes(b"damaged")
+    scene.register(scene.worse)
+
+
+def _made_by_hand(name: str, source: Callable[[Scene], str]) -> None:
+    def way(scene: Scene) -> None:
+        tags = scene.registry.version(scene.register(scene.good)).tags
+        kept = {key: value for key, value in tags.items() if key not in (Tag.LOGGED,)}
+        made = scene.registry.client.create_model_version("supcam", source(scene), tags=kept)
+        scene.arguments["candidate"] = int(made.version)
+
+    ATTACKS[f"a version made by hand {name}"] = way
+
+
+_made_by_hand("of the files of another", lambda scene: scene.files(2).parents[1].as_uri())
+_made_by_hand("of a bare package", lambda scene: scene.worse.as_uri())
+_made_by_hand("of nothing", lambda scene: (scene.worse / "nothing").as_uri())
+
+for _name in ("\u00b2", "-1", "0", "9" * 30, "", "2 ", "\u0662", "candid\u0430te"):
+
+    def _named(scene: Scene, name: str = _name) -> None:
+        scene.register(scene.good)
+        scene.arguments["candidate"] = name
+
+    ATTACKS[f"candidate named {_name!a}"] = _named
 
 
 @attack
@@ -669,6 +1007,28 @@ def force_against_a_lie(scene: Scene) -> None:
     write_checksums(scene.worse)
     scene.register(scene.worse)
     scene.arguments["force"] = "urgent"
+
+
+@attack
+def force_without_a_reason(scene: Scene) -> None:
+    """Blanks."""
+    scene.arguments["force"] = " \t"
+
+
+def forced(name: str, change: Callable[[Path, Scene], None]) -> None:
+    """Add a way: files change after registration, and a reason is given."""
+
+    def way(scene: Scene) -> None:
+        change(scene.files(2), scene)
+        scene.arguments["force"] = "urgent"
+
+    ATTACKS[f"force against {name}"] = way
+
+
+forced("a file that no list names", lambda package, scene: (package / "numbers.bin").write_bytes(b"1"))
+forced("a graph of NaN", lambda package, scene: (package / "model.onnx").write_bytes(graph([float("nan")] * 4)))
+forced("code that changed", _code)
+forced("no answers", lambda package, scene: (package / "test_predictions.csv").unlink())
 
 
 @attack
@@ -717,13 +1077,20 @@ def prepare(folder: Path) -> None:
     with_card(folder / "good exported", folder / "project" / "better", make_card(code="code-3"))
 
 
+def copied(base: Path, folder: Path) -> Path:
+    """A copy of the project, of which this process knows no other places."""
+    # MLflow keeps where the artifacts of a run or model lie; each copy has the same runs and models.
+    utils._artifact_repos_cache.clear()
+    return Path(shutil.copytree(base / "project", folder / "project"))
+
+
 def attempt(name: str, base: Path, folder: Path) -> str:
     """Try one way in a copy of the project; returns what became of it.
 
     Raises:
         AssertionError: when production is not version 1 any more, or an error is not one that a user can read.
     """
-    project = Path(shutil.copytree(base / "project", folder / "project"))
+    project = copied(base, folder)
     data = Path(shutil.copytree(project_crops().root, folder / "data"))
     registry = Registry(f"sqlite:///{project / 'mlflow.db'}")
     crops = ProjectCrops(project_crops().manifest, data)
@@ -757,18 +1124,30 @@ def _then(measure: Callable[[Path], float], during: Callable[[], None] | None) -
     return both
 
 
+def control(base: Path, folder: Path) -> None:
+    """Assert that the gate promotes the good model that the attacks change: their refusals mean something."""
+    project = copied(base, folder)
+    registry = Registry(f"sqlite:///{project / 'mlflow.db'}")
+    number = Scene(registry, project / "worse", project / "better", project_crops(), {}).register(project / "better")
+    decision = go(registry.uri)
+    assert (decision.outcome, registry.aliases()[PRODUCTION]) == ("promoted", number), decision.reason
+
+
 def main() -> int:
     """Try every way; prints how many there are and which succeeded."""
-    failures, told = [], {}
+    failures: list[str] = []
     with TemporaryDirectory() as scratch:
-        prepare(Path(scratch) / "base")
+        base = Path(scratch) / "base"
+        prepare(base)
+        control(base, Path(scratch) / "control")
         for number, name in enumerate(ATTACKS):
             try:
-                told[name] = attempt(name, Path(scratch) / "base", Path(scratch) / str(number))
+                said = attempt(name, base, Path(scratch) / str(number))
             except Exception as error:  # every way is tried, and all that is unforeseen is a failure
                 failures.append(f"{name}: {type(error).__name__}: {error}"[:300])
-    if "-v" in sys.argv:
-        print("\n".join(f"{name}: {said[:250]}" for name, said in told.items()), file=sys.stderr)
+                said = f"FAILED: {failures[-1]}"
+            if "-v" in sys.argv:
+                print(f"{name}: {said[:250]}", file=sys.stderr, flush=True)
     promoted = sum("in production" in one or "promoted" in one for one in failures)
     print(json.dumps({"cases": len(ATTACKS), "promoted": promoted, "failures": failures}))
     return int(bool(failures))

@@ -22,7 +22,7 @@ from supcam.registry.record import MOVES
 from supcam.registry.registration import register_candidate
 from supcam.registry.store import PRODUCTION, Registry
 from tests.registry import attacks
-from tests.registry.crops import PASSED, go
+from tests.registry.crops import PASSED, go, project_crops
 
 EQUAL = (1, 3)  # versions of which either may take the place of the other
 
@@ -124,6 +124,7 @@ def main() -> int:
     kills, races = (int(text) for text in [*sys.argv[1:], *("200", "50")[len(sys.argv) - 1 :]])
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        project_crops()  # once for all processes
         assert done(lambda: prepare(folder)) == 0
         uri = f"sqlite:///{folder}/project/mlflow.db"
         killed = kill(uri, kills, 0)

@@ -14,10 +14,10 @@ from supcam.data.crops import CropSet
 from supcam.evaluation.report import evaluate
 from supcam.models.classifier import ClusterClassifier, InferenceModel
 from supcam.models.encoders import build_encoder
-from supcam.registry.candidate import _cannot_tell, package_candidate, review_threshold
+from supcam.registry.candidate import _cannot_tell, package_candidate, review_card
 from supcam.registry.card import LIMITS, load_card
 from supcam.serving.engine import Engine
-from supcam.settings import parse_settings
+from supcam.settings import PromoteSettings, parse_settings
 from supcam.training.prediction import load_classifier, predict_logits
 from tests.registry.conftest import drawn_crops
 
@@ -80,7 +80,8 @@ def test_card_is_complete_and_calibrated(packaged: tuple[Path, dict[str, torch.T
     assert "macro_sensitivity" in card.validation
     assert all(metric.low is not None for metric in (*card.metrics.values(), *card.sensitivity.values()))
     assert len(card.review.risk_coverage) > 5
-    assert card.review.coverage >= SETTINGS.promote.review_coverage
+    assert card.review.threshold == max(row.threshold for row in card.review.by_type.values())
+    assert [row.test.crops for row in card.review.by_type.values() if row.test] == [6] * 4
 
 
 def test_the_card_counts_the_labels_that_a_person_confirmed(
@@ -122,9 +123,26 @@ def test_threshold_answers_at_least_the_wanted_share(count: int, coverage: float
     generator = np.random.default_rng(seed)
     probabilities = generator.dirichlet(np.ones(4), count)
     labels = generator.integers(0, 4, count)
-    chosen = review_threshold(probabilities, labels, coverage)
+    chosen = review_card(probabilities, labels, PromoteSettings(review_risk=None, review_coverage=coverage))
     answered = probabilities.max(axis=1) >= chosen.threshold
     assert answered.mean() >= coverage - 1e-9
     assert answered.mean() < coverage + 1 / count + 1e-9
     wrong = probabilities.argmax(axis=1) != labels
     assert chosen.risk == pytest.approx(wrong[answered].mean())
+    assert chosen.coverage == pytest.approx(answered.mean()) and chosen.by_type == {}
+
+
+def test_card_says_what_the_threshold_promises_and_achieves_by_type() -> None:
+    generator = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), 40)
+    sides = [generator.dirichlet(1 + 6 * np.eye(4)[label]) for label in np.tile(labels, 2)]
+    validation, test = np.array(sides[:160]), np.array(sides[160:])
+    found = review_card(validation, labels, PromoteSettings(review_risk=0.1), test=(test, labels))
+    answered = validation.max(axis=1) >= found.threshold
+    assert found.threshold == max(row.threshold for row in found.by_type.values())
+    assert 0 < found.coverage == answered.mean() < 1
+    for at, row in enumerate(found.by_type.values()):
+        wrong = (test.max(axis=1) >= found.threshold) & (test.argmax(axis=1) != labels) & (labels == at)
+        assert row.test is not None and row.test.risk == pytest.approx(wrong.sum() / 40)
+        assert row.test.low is not None and row.test.low <= row.test.risk
+    assert review_card(np.empty((0, 4)), labels[:0], PromoteSettings()).threshold == 0.0

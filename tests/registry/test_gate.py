@@ -15,7 +15,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from supcam.cli.app import app
-from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.evaluation.novelty import fit_novelty
 from supcam.registry.client import Predictor, load_production, predict_files, route
@@ -81,14 +80,13 @@ def test_mlflow_serves_no_type_as_null(package: Path) -> None:
 
 @pytest.fixture(scope="module")
 def knowing(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    """A package that knows its training crops, and holds any type but touching-overlapping for possible."""
+    """A package that knows its training crops, and sends answers below a confidence of 0.6 to review."""
     copy = shutil.copytree(package, tmp_path_factory.mktemp("knowing") / "model")
     novelty = fit_novelty([draw_crop(seed) for seed in range(60)], [draw_crop(seed) for seed in range(60, 90)], 0.02)
     assert novelty is not None
     novelty.write(copy)
     card = json.loads((copy / "card.json").read_text())
-    rows = {label: {"threshold": 0.0 if label == "instance" else 0.99, "crops": 30} for label in TYPE_LABELS}
-    card["review"]["by_type"] = rows
+    card["review"]["threshold"] = 0.6
     (copy / "card.json").write_text(json.dumps(card))
     write_checksums(copy)
     return load_production(str(copy))
@@ -129,17 +127,15 @@ def test_predict_writes_its_summary_as_json(knowing: Predictor, tmp_path: Path) 
     assert json.loads((tmp_path / "summary.json").read_text())["unlike_training"]["unlike"] == 1
 
 
-def test_label_sets_of_the_card_decide_about_confidence(knowing: Predictor) -> None:
-    """Only single chromosomes are possible for these thresholds: any other answer goes to review."""
+def test_threshold_of_the_card_decides_about_confidence(knowing: Predictor) -> None:
     frame = knowing.predict([draw_crop(seed) for seed in range(100, 160)])
     low = frame["reason"].str.contains("low confidence")
-    assert (low == (frame["type"] != "instance")).all()
+    assert 0 < low.sum() < len(frame) and (low == (frame["confidence"] < knowing.card["review"]["threshold"])).all()
 
 
 def test_a_package_of_an_earlier_version_answers_without_both(predictor: Predictor) -> None:
     assert predictor.expected_unlike is None
     assert not predictor.predict(PALE)["reason"].str.contains("unlike").any()
-    assert predictor._engine.type_thresholds is None
 
 
 def test_a_changed_novelty_file_is_found(knowing: Predictor, tmp_path: Path) -> None:
