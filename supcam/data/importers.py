@@ -112,7 +112,7 @@ def import_sources(
     if masks:
         from supcam.data.masks import open_masks  # it loads SciPy, which other imports need not wait for
 
-        opened = [open_masks(path, overlap, case_pattern is None, progress) for path in sources]
+        opened = [open_masks(path, overlap, case_pattern is None, encoding, progress) for path in sources]
     else:
         opened = [open_source(path, encoding) for path in sources]
     _refuse_names(sources, opened, into)

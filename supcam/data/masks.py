@@ -24,7 +24,7 @@ from supcam.data.mask_clusters import (
     width_factor,
 )
 from supcam.data.mask_rule import Cluster, judge
-from supcam.data.sources import LABELS, FolderSource, ImportSource, ZipSource, is_image, is_licence
+from supcam.data.sources import LABELS, FolderSource, ImportSource, ZipSource, is_image, is_licence, require_name
 from supcam.errors import UsageError
 from supcam.progress import Progress
 from supcam.serving.bodies import dilated
@@ -87,7 +87,7 @@ class MaskSource(ImportSource):
         super().__init__(base.name)
         self._base = base
         self._names = frozenset(base.files)
-        self.refused, self.ignored = base.refused, base.ignored
+        self.refused, self.ignored, self.notes = base.refused, base.ignored, base.notes
         pairs = list(self._paired(overlap))
         crops = self._cut_all(pairs, progress)
         self._content = {cut.path: cut.content for cut in crops}
@@ -238,13 +238,16 @@ class MaskSource(ImportSource):
             yield verdict.type.label, verdict.certain, verdict.count
 
 
-def open_masks(path: Path, overlap: int, cases: bool, progress: Progress | None = None) -> ImportSource:
+def open_masks(
+    path: Path, overlap: int, cases: bool, encoding: str | None = None, progress: Progress | None = None
+) -> ImportSource:
     """Open a folder or zip of pictures with masks, or the folder of an annotation file, and cut all clusters.
 
     Args:
         path: Of the folder, zip or JSON.
         overlap: Value of pixels of label maps where chromosomes overlap.
         cases: Whether each picture is a case of its own; otherwise a pattern will find the cases.
+        encoding: Of names in a zip that are not UTF-8; None finds it.
         progress: Told after each picture.
 
     Raises:
@@ -254,10 +257,11 @@ def open_masks(path: Path, overlap: int, cases: bool, progress: Progress | None 
     if path.is_dir() or suffix == ".json":
         base: ImportSource = _MaskFolder(path if path.is_dir() else path.resolve().parent)
     elif suffix == ".zip":
-        base = _MaskZip(path)
+        base = _MaskZip(path, encoding)
     else:
         state = "is not a folder, zip or JSON file" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give pictures with their masks in one folder or zip.")
+    require_name(base, path)
     return MaskSource(base, overlap, cases, progress)
 
 

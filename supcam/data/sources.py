@@ -261,11 +261,20 @@ def open_source(path: Path, encoding: str | None = None) -> ImportSource:
     else:
         state = "is not a folder, zip or CSV table" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give a folder per type, a zip of one, or a table of labels.")
-    if not source.name or source.name[0] in ".=+-@" or not _printable(source.name):
-        raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
+    require_name(source, path)
     source.encoding = encoding
     source.enter_labelled_folder()
     return source
+
+
+def require_name(source: ImportSource, path: Path) -> None:
+    """Refuse a source, opened from ``path``, whose name cannot begin the ids of its crops.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not source.name or source.name[0] in ".=+-@" or not _printable(source.name):
+        raise UsageError(f"source {path} is named {source.name!r}, which cannot name crops. Rename it.")
 
 
 def is_image(path: str) -> bool:

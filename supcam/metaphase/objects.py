@@ -17,8 +17,9 @@ from supcam.serving.gate import CUT_OFF
 NUCLEUS = "interphase nucleus"
 DEBRIS = "debris"
 STAIN = "stain"
-# What is no chromosome gets no type, and needs nobody to look at it.
-NO_CHROMOSOME = frozenset({NUCLEUS, DEBRIS, STAIN})
+NEIGHBOUR = "of another metaphase, cut off at the edge"
+# What is no chromosome of this metaphase gets no type, and needs nobody to look at it.
+NO_CHROMOSOME = frozenset({NUCLEUS, DEBRIS, STAIN, NEIGHBOUR})
 
 BLANK = "no metaphase: nothing stands out from the paper"
 PHOTO = "no metaphase: no even paper, as in a photo"
@@ -27,6 +28,7 @@ SPECKS = "no metaphase: {specks} specks and no object of chromosome size"
 NUCLEI_ONLY = "no metaphase: {nuclei} interphase nuclei only"
 CROP = "no metaphase but a crop of {objects} objects. Use: supcam predict"
 KARYOGRAM = "no metaphase but a karyogram: its chromosomes stand upright in rows. Cut it: supcam predict takes crops"
+LEFT_OUT = "{objects} objects of another metaphase, which the edge cuts off, are left out"
 SEVERAL = "about {chromosomes} chromosomes, more than one metaphase has. Crop the picture to one"
 
 
@@ -47,6 +49,10 @@ class Limits:
         disk: diameter of the largest disk in it above which it is a nucleus.
         height: below it an object is stain.
         cut: stretch of the picture's edge that an object covers when it goes on beyond.
+        apart: gaps between two metaphases, in the order in which they are tried.
+        neighbour: fewest objects of another metaphase.
+        whole: fewest objects of the main one, where there are others.
+        one: most chromosomes of a picture in which no others are looked for.
         objects: fewer chromosomes and clusters are no metaphase, if their area is that of a cluster as well.
         cluster: area of the largest cluster, as the gate of predict has it.
         covered: share of the picture that is no paper above which there is none.
@@ -63,6 +69,10 @@ class Limits:
     disk: float = 3.5
     height: float = 0.25
     cut: float = 0.5
+    apart: tuple[float, ...] = (3.5, 3.0, 2.5, 2.0)
+    neighbour: int = 2
+    one: int = 48
+    whole: int = 15
     objects: int = 5
     cluster: float = 90.0
     covered: float = 0.6
@@ -149,6 +159,8 @@ class Scene:
 def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> Scene:
     """Judge what was found in a picture: thing by thing, then the picture."""
     labels, reasons = _judged(ground, found, limits)
+    for index in _of_neighbours(labels, reasons, found.width, limits):
+        reasons[index] = NEIGHBOUR
     reason, refused = _picture_reason(ground, found, labels, reasons, limits)
     width = found.width * ground.factor
     if refused:
@@ -202,6 +214,44 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
     return labels, reasons
 
 
+def _of_neighbours(labels: Labels, reasons: list[str], width: float, limits: Limits) -> list[int]:
+    """Indices of the objects of other metaphases, which an edge cuts off, where one metaphase is whole.
+
+    Objects that lie nearer to each other than a gap are one part. The gap is the widest that leaves the largest part
+    whole; parts that an edge cuts off are other metaphases then, and the rest goes with what is nearest.
+    """
+    chosen = np.flatnonzero([reason not in NO_CHROMOSOME for reason in reasons])
+    is_cut = np.array([reasons[index] == CUT_OFF for index in chosen], dtype=bool)
+    areas = np.bincount(labels.ravel(), minlength=len(reasons) + 1)[chosen + 1] / max(width, 1.0) ** 2
+    if not is_cut.any() or _chromosomes(areas) <= limits.one:
+        return []
+    place = np.zeros(len(reasons) + 1, dtype=bool)
+    place[chosen + 1] = True
+    away = ndimage.distance_transform_edt(~place[labels])
+    for gap in limits.apart:
+        parts = connected(away <= 0.5 * gap * width)
+        part = np.asarray(ndimage.maximum(parts, labels, chosen + 1), dtype=np.intp)
+        counts, cut = np.bincount(part), np.bincount(part, is_cut) > 0
+        main = int(np.argmax(counts))
+        if counts[main] >= limits.whole and not cut[main]:
+            others = cut & (counts >= limits.neighbour)
+            break
+    else:
+        return []
+    if not others.any():
+        return []
+    place[chosen + 1] = part == main
+    to_main = ndimage.distance_transform_edt(~place[labels])
+    place[chosen + 1] = others[part]
+    to_others = ndimage.distance_transform_edt(~place[labels])
+    size = len(counts)
+    near = np.asarray(
+        ndimage.minimum(to_others, parts, np.arange(size)) < ndimage.minimum(to_main, parts, np.arange(size))
+    )
+    near[main] = False
+    return [int(index) for index in chosen[near[part]]]
+
+
 def _regions(labels: Labels) -> list[Any]:
     return list(regionprops(labels))  # type: ignore[no-untyped-call]
 
@@ -243,7 +293,10 @@ def _picture_reason(
     chromosomes = _chromosomes(areas[chosen] / found.width**2)
     if chromosomes > limits.chromosomes[1]:
         return PHOTO, True
-    return (SEVERAL.format(chromosomes=chromosomes), False) if chromosomes > limits.chromosomes[0] else ("", False)
+    if chromosomes > limits.chromosomes[0]:
+        return SEVERAL.format(chromosomes=chromosomes), False
+    neighbours = reasons.count(NEIGHBOUR)
+    return LEFT_OUT.format(objects=neighbours) if neighbours else "", False
 
 
 def _covered(ground: Ground, found: Found) -> float:

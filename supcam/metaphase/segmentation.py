@@ -29,8 +29,11 @@ _WIDTH, _FIRST_SIDE = 11.0, 1100
 _WIDTHS_ACROSS = 50
 # Objects of fewer pixels or a lower height above the noise are not looked at.
 _LEAST_AREA, _NOISES = 20, 6.0
-# Nuclei have no gap within so many widths around the middle, seen against the lowest level within so many more.
-_SOLID_WINDOW, _FAR_WINDOW, _SOLID_HEIGHT = 2.4, 12.0, 0.9
+# Nuclei have no gap within so many widths around the middle, seen against the lowest level within so many more. Where
+# that is lower than chromosomes are, the window is wider than any clump of them.
+# For each kind: the window, the share of a chromosome's height within it, and that at its outline.
+_SOLID, _FAR_WINDOW = ((2.4, 0.9, 0.4), (5.0, 0.25, 0.2)), 12.0
+_HIGHER_THAN_GLOW = 0.5  # share of a chromosome's height that the glow within a dense metaphase does not reach
 _COMPACT = 0.85  # share of its convex hull that a nucleus fills
 # Objects that decide how wide a chromosome is.
 _LARGEST = 200
@@ -146,21 +149,33 @@ def _outlined(ground: Ground, width: float) -> Found:
 def _solid(signal: Grey, width: float, height: float) -> Mask:
     """Where no gap is within a window wider than two chromosomes: the inside of nuclei, grown back to the outline."""
     smooth = ndimage.gaussian_filter(signal, 0.15 * width)
-    side = 2 * round(0.5 * _SOLID_WINDOW * width) + 1
-    filled = ndimage.minimum_filter(smooth, side)
-    far = ndimage.minimum_filter(smooth, 2 * round(0.5 * _FAR_WINDOW * width) + 1)
-    inner: Mask = np.asarray(filled - far > _SOLID_HEIGHT * height)
-    if not inner.any():
-        return np.asarray(inner)
-    high = connected(smooth - far > 0.4 * height)
-    # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, only what is near.
-    whole = np.zeros(int(high.max()) + 1, dtype=bool)
-    chosen = set(np.unique(high[inner]).tolist())
-    for region in regionprops(high):  # type: ignore[no-untyped-call]
+    above = smooth - ndimage.minimum_filter(smooth, _odd(_FAR_WINDOW * width))
+    nuclei = np.zeros(signal.shape, dtype=bool)
+    for window, share, outline in _SOLID:
+        side = _odd(window * width)
+        inner: Mask = np.asarray(ndimage.minimum_filter(above, side) > share * height)
+        if inner.any():
+            high = above > outline * height
+            # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, what is near.
+            nuclei |= _compact_around(inner, high)
+            if share > _HIGHER_THAN_GLOW:
+                nuclei |= high & (ndimage.distance_transform_edt(~inner) <= 0.65 * side)
+    return nuclei
+
+
+def _compact_around(inner: Mask, high: Mask) -> Mask:
+    """Regions of ``high``, (h, w) each, that hold some of ``inner`` and nearly fill their convex hull."""
+    regions = connected(high)
+    whole = np.zeros(int(regions.max()) + 1, dtype=bool)
+    chosen = set(np.unique(regions[inner]).tolist())
+    for region in regionprops(regions):  # type: ignore[no-untyped-call]
         if region.label in chosen:
             whole[region.label] = region.solidity >= _COMPACT
-    near = ndimage.distance_transform_edt(~inner) <= 0.65 * side
-    return np.asarray(whole[high] | (near & (high > 0)))
+    return np.asarray(whole[regions])
+
+
+def _odd(window: float) -> int:
+    return 2 * round(0.5 * window) + 1
 
 
 def connected(mask: Mask) -> Labels:
@@ -169,7 +184,7 @@ def connected(mask: Mask) -> Labels:
 
 
 def _near(extreme: Callable[..., Grey], smooth: Grey, window: float) -> Grey:
-    side = max(3, 2 * round(window / 2) + 1)
+    side = max(3, _odd(window))
     return np.asarray(ndimage.gaussian_filter(extreme(smooth, side), side / 4), dtype=np.float32)
 
 

@@ -202,6 +202,35 @@ def test_a_zip_gives_the_same_crops_as_its_folder(tmp_path: Path) -> None:
     assert named.types == folder.types
 
 
+class _NamedInGbk(zipfile.ZipInfo):
+    """An entry whose name is written as Windows in Chinese writes it, without the flag that says UTF-8."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("gbk"), 0
+
+
+def test_names_in_a_zip_are_read_as_those_of_any_import(tmp_path: Path) -> None:
+    as_map(tmp_path / "lab")
+    with zipfile.ZipFile(tmp_path / "lab.zip", "w") as file:
+        for path in (tmp_path / "lab").rglob("*.*"):
+            file.writestr(_NamedInGbk(f"病例/{path.relative_to(tmp_path / 'lab')}"), path.read_bytes())
+    found = brought_in(tmp_path / "lab.zip", tmp_path / "found")
+    assert any("lab.zip are read as gbk" in text for text in found.warnings)
+    given = brought_in(tmp_path / "lab.zip", tmp_path / "given", encoding="gbk")
+    assert given.manifest_hash == found.manifest_hash
+    assert set(read_manifest(tmp_path / "given" / "manifest.csv")["picture"]) == {"病例/images/slide.cell 1"}
+    with pytest.raises(UsageError, match="--encoding 'ascii' cannot read the name"):
+        brought_in(tmp_path / "lab.zip", tmp_path / "wrong", encoding="ascii")
+
+
+@pytest.mark.parametrize("name", [".lab", "=lab", "-lab"])
+def test_a_source_whose_name_cannot_name_crops_is_refused(name: str, tmp_path: Path) -> None:
+    as_map(tmp_path / name)
+    with pytest.raises(UsageError, match="cannot name crops"):
+        brought_in(tmp_path / name, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_crops_are_clean_and_the_same_from_bright_and_from_dark_paper(tmp_path: Path) -> None:
     for name, dark in (("bright", False), ("dark", True)):
         as_map(tmp_path / name / "lab")
