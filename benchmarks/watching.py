@@ -26,8 +26,8 @@ from supcam.monitoring.shift import compare_with_reference
 from supcam.registry.candidate import package_candidate
 from supcam.registry.package import REFERENCE_FILE, read_split
 from supcam.resaving import KINDS
-from supcam.serving.engine import Engine
-from supcam.serving.images import CropInput, decode_crop
+from supcam.serving.engine import CropInput, Engine
+from supcam.serving.images import decode_crop
 from supcam.settings import WatchSettings, parse_settings
 from supcam.training.finetuning import finetune
 from supcam.training.prediction import load_classifier, predict_logits

@@ -1,6 +1,7 @@
-"""Draws the pictures of the README from drawn crops; `make pictures`, after `dvc repro`.
+"""Draws the pictures of the README and of docs/drawn.md from drawn crops; `make pictures`, after `dvc repro`.
 
-``types.png`` shows the four types, ``composite.png`` how a composite is made, ``result.png`` answers to test crops.
+``types.png`` shows the four types, ``composite.png`` how a composite is made, ``drawn.png`` looks of profile sample,
+``result.png`` answers to test crops.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.composition.composer import Composer, Composite
@@ -17,12 +19,15 @@ from supcam.data.crops import CropSet
 from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.serving.engine import PREDICTIONS_FILE, PROBABILITY_COLUMNS
-from supcam.settings import ComposeSettings
+from supcam.settings import ComposeSettings, load_settings
 from supcam.synthetic.sample import synthesize
+from supcam.synthetic.singles import draw_singles
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
 _EXAMPLES = 5
+_LOOKS, _SINGLES, _CLUSTERS = 16, 8, 4  # rows of drawn.png, and what a row shows
+_CELL = 68  # pixels
 
 
 def main() -> None:
@@ -34,6 +39,7 @@ def main() -> None:
         crops = CropSet.load(read_manifest(data / "manifest.csv"), data)
     draw_types(crops, FIGURES / "types.png")
     draw_composites(crops, FIGURES / "composite.png")
+    draw_looks(load_settings(ROOT / "params.yaml").compose, FIGURES / "drawn.png")
     answers = pd.read_csv(ROOT / "outputs" / "evaluate" / "package" / PREDICTIONS_FILE)
     draw_answers(answers, read_manifest(ROOT / "data" / "manifest.csv"), FIGURES / "result.png")
 
@@ -73,6 +79,29 @@ def draw_composites(crops: CropSet, path: Path) -> None:
         _show(grid[row][3], composite.image)
         grid[row][3].set_title(composite.type.label, fontsize=9, fontweight="bold")
     _save(figure, path)
+
+
+def draw_looks(settings: ComposeSettings, path: Path) -> None:
+    """Singles of a look and clusters composed of them, a row for each look, large ones shrunk to fit."""
+    drawn = settings.drawn.model_copy(update={"looks": _LOOKS, "singles": _SINGLES, "share": 0.0})
+    singles = draw_singles(drawn)
+    rows = [singles.images[look * _SINGLES :][:_SINGLES] for look in range(_LOOKS)]
+    composer = Composer(singles, settings)
+    for index in range(100 * _LOOKS):
+        made = composer.compose(1, index)
+        if isinstance(made, Composite) and len(row := rows[int(made.group[-4:])]) < _SINGLES + _CLUSTERS:
+            row.append(made.image)
+        if all(len(row) == _SINGLES + _CLUSTERS for row in rows):
+            break
+    sheet = Image.new("L", (_CELL * (_SINGLES + _CLUSTERS), _CELL * _LOOKS), 255)
+    for at, row in enumerate(rows):
+        for column, crop in enumerate(row):
+            image = Image.fromarray(crop)
+            image.thumbnail((_CELL - 4, _CELL - 4), Image.Resampling.BOX)
+            left, top = column * _CELL + (_CELL - image.width) // 2, at * _CELL + (_CELL - image.height) // 2
+            sheet.paste(image, (left, top))
+    sheet.quantize(32).save(path, optimize=True)
+    print(path)
 
 
 def draw_answers(answers: pd.DataFrame, manifest: pd.DataFrame, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Drawn crops: labelled, importable, the same bytes for the same seed, with masks that fit the picture."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from supcam.data.manifest import is_drawn, read_manifest
 from supcam.errors import SettingError, UsageError
 from supcam.serving.images import read_crop
 from supcam.settings import ComposeSettings, DrawnSettings, InputSettings, LookRanges, parse_settings
-from supcam.synthetic.chromosome import draw_chromosome
+from supcam.synthetic.chromosome import Drawing, draw_chromosome
 from supcam.synthetic.look import Look
 from supcam.synthetic.sample import PLAIN, draw_crops, synthesize
+from supcam.synthetic.shape import draw_shape
 from supcam.synthetic.singles import draw_singles
+from supcam.synthetic.stain import draw_stain
 from supcam.training.crop_bank import CropBank
 
 EIGHT = np.ones((3, 3), dtype=bool)
@@ -129,6 +132,61 @@ def test_open_chromatids_stand_apart_and_stay_one_chromosome() -> None:
         assert all(ndimage.label(drawing.image < 250, EIGHT)[1] == 1 for drawing in drawings)
         fills.append(np.mean([d.body.sum() / convex_hull_image(d.body).sum() for d in drawings]))
     assert fills[0] < fills[1] - 0.1  # background shows between open arms
+
+
+def _straight(**ranges: tuple[float, float]) -> list[Drawing]:
+    """Evenly stained straight chromosomes with closed chromatids, but for the ranges given."""
+    clean = PLAIN.model_dump() | {
+        "width": (14.0, 14.0), "slenderness": (7.0, 7.0), "bend": (0.0, 0.0), "kinks": (0.0, 0.0),
+        "groove": (0.8, 0.8), "waist": (0.0, 0.0), "banded": 0.0, "light_bands": (1.0, 1.0), "grain": (0.0, 0.0),
+    }  # fmt: skip
+    look = Look.draw(LookRanges.model_validate(clean | ranges), np.random.default_rng(3))
+    return [draw_chromosome(kind, look, np.random.default_rng(kind)) for kind in range(8)]
+
+
+def _middle_lighter(drawing: Drawing) -> float:
+    """Grey of the line between the chromatids minus that of the chromatids."""
+    depth = ndimage.distance_transform_edt(drawing.body)
+    return float(drawing.image[depth > 5.5].mean() - drawing.image[(depth > 2.5) & (depth <= 4)].mean())
+
+
+def _spread(drawing: Drawing) -> float:
+    """Standard deviation of grey well inside."""
+    return float(drawing.image[ndimage.distance_transform_edt(drawing.body) > 4].std())
+
+
+def _width_varies(drawing: Drawing) -> float:
+    """Standard deviation of the width along the axis, of the ends clear, in mean widths."""
+    points = np.argwhere(drawing.body) - np.argwhere(drawing.body).mean(axis=0)
+    along = np.round(points @ np.linalg.svd(points, full_matrices=False)[2][0]).astype(int)
+    widths = np.bincount(along - along.min())[8:-8]
+    return float(widths.std() / widths.mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "measure", "without", "with_it"),
+    [
+        ("seam", 0.9, _middle_lighter, 0.0, 10.0),
+        ("mottle", 0.5, _spread, 6.0, 15.0),
+        ("pale_tips", 1.0, _spread, 6.0, 8.0),
+        ("unevenness", 0.25, _width_varies, 0.07, 0.09),
+    ],
+)
+def test_what_a_range_varies_is_seen_in_the_picture(
+    name: str, value: float, measure: Callable[[Drawing], float], without: float, with_it: float
+) -> None:
+    assert np.median([measure(drawing) for drawing in _straight()]) < without
+    assert np.median([measure(drawing) for drawing in _straight(**{name: (value, value)})]) > with_it
+
+
+def test_bands_of_sister_chromatids_differ_as_far_as_asked_for() -> None:
+    differences = []
+    for much in (0.0, 0.5):
+        look = Look.draw(PLAIN.model_copy(update={"sisters": (much, much)}), np.random.default_rng(1))
+        shapes = [draw_shape(kind, look, np.random.default_rng(kind)) for kind in range(8)]
+        stains = [draw_stain(shape, look, np.random.default_rng(0)) for shape in shapes]
+        differences.append(np.mean([np.abs(stain[0] - stain[1]).mean() for stain in stains]))
+    assert differences[1] > 2 * differences[0]
 
 
 def test_most_drawn_singles_can_be_composed() -> None:

@@ -9,11 +9,10 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.serving.engine import PROBABILITY_COLUMNS
-from supcam.serving.gate import LOW_CONFIDENCE, one_type_fits
+from supcam.serving.gate import LOW_CONFIDENCE
 
 COLUMNS = ("type", "confidence", "needs_review", "reason")
-_ROUNDED = 1e-5  # how far a table may have rounded a probability
+_ROUNDED = 1e-5  # how far a table may have rounded a confidence
 _TRUTH = {"true": True, "false": False}
 
 
@@ -34,7 +33,7 @@ def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def require_answers_of(answers: pd.DataFrame, review: Mapping[str, Any], origin: str) -> None:
-    """Refuse answers that another model gave: which of them are of low confidence is decided by the model's thresholds.
+    """Refuse answers that another model gave: which of them are of low confidence is decided by the model's threshold.
 
     Args:
         answers: As :func:`read_answers` gives them.
@@ -42,27 +41,19 @@ def require_answers_of(answers: pd.DataFrame, review: Mapping[str, Any], origin:
         origin: Its name, for the message.
 
     Raises:
-        UsageError: when a crop is of low confidence, or is not, against the thresholds.
+        UsageError: when a crop is of low confidence, or is not, against the threshold.
     """
-    typed, by_type = answers[answers["type"] != ""], review.get("by_type") or {}
-    if by_type and not set(PROBABILITY_COLUMNS) <= set(typed.columns):
-        return  # without probabilities nothing can be compared
-    if by_type:
-        thresholds = np.array([by_type[label]["threshold"] for label in TYPE_LABELS])
-        values = typed[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float64)
-        low = ~one_type_fits(values, thresholds)
-    else:
-        thresholds, values = np.array([review["threshold"]]), typed[["confidence"]].to_numpy()
-        low = values[:, 0] < thresholds[0]
+    typed = answers[answers["type"] != ""]
+    confidence = typed["confidence"].to_numpy(dtype=np.float64)
     marked = typed["reason"].str.contains(LOW_CONFIDENCE, regex=False).to_numpy()
-    near = (np.abs(values - thresholds) < _ROUNDED).any(axis=1)
-    wrong = (marked != low) & ~near
+    near = np.abs(confidence - review["threshold"]) < _ROUNDED
+    wrong = (marked != (confidence < review["threshold"])) & ~near
     if wrong.any():
         first = typed[wrong].iloc[0]
         raise UsageError(
             f"{int(wrong.sum())} of {len(typed)} answers are not of {origin}: a {first['type']} of confidence "
             f"{first['confidence']:.3f} is {'' if marked[wrong][0] else 'not '}marked {LOW_CONFIDENCE!r}, against the "
-            "thresholds of this model. Name the one that answered: --model"
+            "threshold of this model. Name the one that answered: --model"
         )
 
 

@@ -42,6 +42,8 @@ def _focused(stain: NDArray[np.float64], look: Look) -> NDArray[np.float64]:
     light = stain if look.fluorescent else 1.0 - np.exp(-stain * look.density)
     sharp = ndimage.gaussian_filter(light, look.blur)
     seen: NDArray[np.float64] = (1.0 - look.halo) * sharp + look.halo * ndimage.gaussian_filter(light, 3.0 * look.blur)
+    if look.sharpening:
+        seen = np.maximum(seen + look.sharpening * (seen - ndimage.gaussian_filter(seen, 1.5 + look.blur)), 0.0)
     return seen
 
 

@@ -41,7 +41,7 @@ def draw_chromosome(kind: int, look: Look, rng: np.random.Generator) -> Drawing:
     """
     for _ in range(_TRIES):
         shape = draw_shape(kind, look, rng)
-        stain, body = _laid_down(shape, draw_stain(shape, look, rng), look)
+        stain, body = _laid_down(shape, draw_stain(shape, look, rng), look, rng)
         image, halo = photograph(stain, body, look, rng)
         if np.count_nonzero(image < WHITE) >= _LEAST_KEPT * np.count_nonzero(body):
             box = _tight((image < WHITE) | halo)
@@ -66,27 +66,41 @@ def draw_look(ranges: LookRanges, seed: int, number: int, count: int, *again: in
     return [draw_chromosome(int(rng.integers(len(KINDS))), look, rng) for _ in range(count)]
 
 
-def _laid_down(shape: Shape, stain: NDArray[np.float64], look: Look) -> tuple[NDArray[np.float64], Mask]:
+def _laid_down(
+    shape: Shape, stain: NDArray[np.float64], look: Look, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], Mask]:
     """Clean stain (H, W) of both chromatids, and the outline."""
     margin = float(shape.radius.max()) + 6.0 + 4.0 * look.blur
     low, high = shape.chromatids.min(axis=(0, 1)), shape.chromatids.max(axis=(0, 1))
     columns, rows = np.ceil(high - low + 2 * margin).astype(int)
     y, x = np.mgrid[:rows, :columns]
     pixels = np.column_stack((x.ravel(), y.ravel()))
-    layers, body = [], np.zeros((rows, columns), dtype=bool)
-    for points, profile in zip(shape.chromatids - low + margin, stain, strict=True):
-        limit = float(shape.radius.max()) + 3.0
+    layers, distances, body = [], [], np.zeros((rows, columns), dtype=bool)
+    limit = float(shape.radius.max()) + 3.0
+    for points, radii, profile in zip(shape.chromatids - low + margin, shape.radius, stain, strict=True):
         distance, nearest = cKDTree(points).query(pixels, distance_upper_bound=limit)
         distance = np.minimum(distance, limit)
         nearest = np.minimum(nearest, len(points) - 1)
-        radius = shape.radius[nearest]
         dark = profile[np.round(nearest / (len(points) - 1) * (profile.size - 1)).astype(int)]
+        radius = radii[nearest] * (1.0 - look.unevenness * (1.0 - np.minimum(dark, 1.0)))  # thinner at pale bands
+        distances.append(distance)
         cover = 0.5 * (1.0 - erf((distance - radius) / (np.sqrt(2.0) * _EDGE)))
         thick = np.sqrt(np.maximum(1.0 - (distance / (radius + 1.0)) ** 2, 0.0))
         layers.append((cover * dark * (1.0 - look.roundness + look.roundness * thick)).reshape(rows, columns))
         body |= (distance <= radius).reshape(rows, columns)
     both = np.maximum(*layers) + 0.35 * np.minimum(*layers)
+    between = (distances[0] - distances[1]) / max(1.15 * look.groove * float(np.median(shape.radius)), 0.5)
+    fades = np.exp(-(between**2)).reshape(rows, columns) * _patches(both.shape, 0.5 * look.width, rng).clip(0.0, 1.0)
+    both = both * (1.0 - look.seam * fades)
+    both = both * np.exp(look.mottle * (_patches(both.shape, rng.uniform(0.1, 0.25) * look.width, rng) - 0.5))
     return both, ndimage.binary_fill_holes(body) & body
+
+
+def _patches(shape: tuple[int, ...], size: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Smooth random patches (H, W) of so many pixels: mean 0.5, deviation 1."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), size)
+    patches: NDArray[np.float64] = 0.5 + noise / max(float(noise.std()), 1e-6)
+    return patches
 
 
 def _tight(mask: Mask) -> tuple[slice, slice]:

@@ -24,14 +24,20 @@ class Look:
     groove: float
     waist: float
     roundness: float
+    unevenness: float
     banded: bool
     light_bands: float
     pale_gaps: float
     spots: float
+    seam: float
+    sisters: float
+    mottle: float
+    pale_tips: float
     fluorescent: bool
     density: float
     blur: float
     halo: float
+    sharpening: float
     grain: float
     noise: float
     black: float
@@ -63,14 +69,20 @@ class Look:
             groove=uniform("groove"),
             waist=uniform("waist"),
             roundness=uniform("roundness"),
+            unevenness=uniform("unevenness"),
             banded=happens("banded"),
             light_bands=uniform("light_bands"),
             pale_gaps=uniform("pale_gaps"),
             spots=uniform("spots"),
+            seam=uniform("seam"),
+            sisters=uniform("sisters"),
+            mottle=uniform("mottle"),
+            pale_tips=uniform("pale_tips"),
             fluorescent=happens("fluorescent"),
             density=_log_within(ranges.density, rng.random()),
             blur=uniform("blur"),
             halo=uniform("halo"),
+            sharpening=uniform("sharpening"),
             grain=uniform("grain"),
             noise=uniform("noise"),
             black=uniform("black"),

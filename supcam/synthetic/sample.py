@@ -22,11 +22,11 @@ from supcam.synthetic.shape import KINDS
 # Clean G-bands: dark, in focus, closed chromatids, cut at a light level. For proofs that compare crops with masks.
 PLAIN = LookRanges(
     width=(10.8, 11.6), slenderness=(4.0, 5.0), bend=(0.4, 0.9), kinks=(0.0, 0.1), open_share=(0.0, 0.0),
-    groove=(0.4, 0.6), waist=(0.2, 0.3), roundness=(0.0, 0.1), banded=1.0, light_bands=(0.45, 0.55),
-    pale_gaps=(0.0, 0.0), spots=(0.0, 0.0), fluorescent=0.0, density=(1.3, 1.9), blur=(0.6, 0.9), halo=(0.05, 0.15),
-    grain=(0.02, 0.05), noise=(0.0, 0.5), black=(30.0, 60.0), stretched=0.0, shading=(0.0, 0.05),
-    few_levels=0.0, jpeg=0.0, masked=0.0,
-    cut_level=(248.0, 250.0),
+    groove=(0.4, 0.6), waist=(0.2, 0.3), roundness=(0.0, 0.1), unevenness=(0.0, 0.0), banded=1.0,
+    light_bands=(0.45, 0.55), pale_gaps=(0.0, 0.0), spots=(0.0, 0.0), seam=(0.0, 0.0), sisters=(0.0, 0.0),
+    mottle=(0.0, 0.0), pale_tips=(0.0, 0.0), fluorescent=0.0, density=(1.3, 1.9), blur=(0.6, 0.9), halo=(0.05, 0.15),
+    sharpening=(0.0, 0.0), grain=(0.02, 0.05), noise=(0.0, 0.5), black=(30.0, 60.0), stretched=0.0, shading=(0.0, 0.05),
+    few_levels=0.0, jpeg=0.0, masked=0.0, cut_level=(248.0, 250.0),
 )  # fmt: skip
 _SHARES = (0.45, 0.25, 0.17, 0.13)  # of the sample, by ClusterType
 _SPARE_CLUSTERS = 8  # clusters of either kind, drawn to become touching-overlapping ones

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from supcam.synthetic.look import Look
 
@@ -32,7 +33,7 @@ class Shape:
         length: Of the centre line, pixels.
         centromere: Place of the centromere along it, 0 to 1.
         chromatids: (2, N, 2) points (x, y) of both centre lines.
-        radius: (N,) half width of a chromatid at each point, pixels.
+        radius: (2, N) half width of each chromatid at each point, pixels.
         stalk: Whether the short arm ends in a satellite on a pale stalk.
     """
 
@@ -62,8 +63,18 @@ def draw_shape(kind: int, look: Look, rng: np.random.Generator) -> Shape:
     ends = np.minimum(s, 1.0 - s) * length / width
     radius = radius * (1.0 - 0.12 * np.exp(-ends * 4.0))
     chromatids = np.stack((line + normal * offset[:, None], line - normal * offset[:, None]))
+    if kind in SATELLITED:  # their short arms are often thinner
+        radius = radius * np.where(s < centromere, rng.uniform(0.65, 1.0), 1.0)
+    radius = radius * np.exp(look.unevenness * rippled(2, length / width, count, rng)).clip(0.5, 1.6)
     stalk = kind in SATELLITED and bool(rng.random() < 1.5 * look.pale_gaps)
     return Shape(kind, length, centromere, chromatids, radius, stalk)
+
+
+def rippled(rows: int, widths: float, count: int, rng: np.random.Generator) -> Curve:
+    """Smooth random curves (rows, count) of deviation 1 along a chromosome of so many widths, half a width apart."""
+    noise = ndimage.gaussian_filter1d(rng.standard_normal((rows, count)), 0.35 * count / widths, mode="nearest")
+    ripples: Curve = noise / np.maximum(noise.std(axis=1, keepdims=True), 1e-6)
+    return ripples
 
 
 def _centre_line(s: Curve, length: float, width: float, look: Look, rng: np.random.Generator) -> tuple[Curve, Curve]:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supcam.synthetic.look import Look
-from supcam.synthetic.shape import KINDS, Shape
+from supcam.synthetic.shape import KINDS, Shape, rippled
 
 PLACES = 400  # along a chromosome
 LEAST = 0.05  # no gap inside a chromosome is paler, as a part of its dark bands
@@ -15,9 +15,11 @@ def draw_stain(shape: Shape, look: Look, rng: np.random.Generator) -> NDArray[np
     s = np.linspace(0.0, 1.0, PLACES)
     per_width = shape.length / (2.0 * float(np.median(shape.radius)))
     stain = _bands(s, shape, look, rng) if look.banded else _plain(s, look, rng)
-    stain = np.tile(stain, (2, 1))
-    if look.banded:  # sister chromatids are alike, but not to the pixel
-        stain = np.stack((stain[0], np.interp(s + rng.normal(0.0, 0.12 / per_width), s, stain[1])))
+    for end in (s, 1.0 - s):
+        if rng.random() < look.pale_tips:
+            reach = rng.uniform(0.2, 0.8) / per_width
+            stain = stain * (1.0 - rng.uniform(0.4, 0.95) * np.exp(-((end / reach) ** 2)))
+    stain = _sisters(s, stain, per_width, look, rng) if look.banded else np.tile(stain, (2, 1))
     if rng.random() < look.spots:
         place = shape.centromere + rng.normal(0.0, 0.02) if rng.random() < 0.75 else rng.random()
         spot = np.exp(-(((s - place) * per_width / rng.uniform(0.35, 0.9)) ** 2))
@@ -27,6 +29,17 @@ def draw_stain(shape: Shape, look: Look, rng: np.random.Generator) -> NDArray[np
     if shape.stalk:
         stain = stain * _gap(s, shape.centromere * 0.55, 0.2 / per_width, rng.uniform(0.5, 0.95))
     return np.maximum(stain, LEAST)
+
+
+def _sisters(
+    s: NDArray[np.float64], stain: NDArray[np.float64], per_width: float, look: Look, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The stain of both chromatids (2, PLACES): each has its bands at slightly other places and strengths."""
+    moved = s + rng.normal(0.0, 0.12 / per_width) * np.array([[0.0], [1.0]])
+    moved = moved + 0.5 * look.sisters / per_width * rippled(2, per_width, PLACES, rng)
+    stronger = np.exp(look.sisters * rippled(2, per_width, PLACES, rng))
+    sisters: NDArray[np.float64] = np.minimum(np.interp(moved, s, stain) * stronger, 1.3)
+    return sisters
 
 
 def _gap(s: NDArray[np.float64], place: float, half: float, depth: float) -> NDArray[np.float64]:
