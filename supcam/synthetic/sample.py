@@ -14,6 +14,8 @@ from supcam.composition.sampling import PREFERRED
 from supcam.composition.sources import SourceCrops
 from supcam.errors import SupcamError, UsageError
 from supcam.files import is_free, replaced_folder
+from supcam.serving.gate import picture_reasons
+from supcam.serving.reading import read_grey
 from supcam.settings import ComposeSettings, LookRanges
 from supcam.synthetic.chromosome import Drawing, draw_chromosome, draw_look
 from supcam.synthetic.look import Look
@@ -140,7 +142,8 @@ def _clusters(
             break
         plan = composer.policy.plan(rng)
         made = composer.compose_plan(plan, rng) if plan else None
-        if isinstance(made, Composite):
+        # A chain of long chromosomes may be larger than what passes for a crop: as in a laboratory, it is none.
+        if isinstance(made, Composite) and not picture_reasons(read_grey(made.image).measurements):
             clusters.append((kind, made.image))
     if len(clusters) < count:
         raise SupcamError(f"only {len(clusters)} of {count} {kind.label} crops could be drawn. Try another seed.")
