@@ -73,7 +73,7 @@ def _with_legend(picture: Image.Image, metaphase: Metaphase) -> Image.Image:
     counts, font, line = metaphase.counts, ImageFont.load_default(22), 40
     entries = [(f"{counts[name]} {name}", COLOURS[name], False) for name in COLOURS]
     entries += [(f"{counts['needs_review']} need review", (255, 255, 255), True)]
-    entries += [(f"{counts['nuclei']} nuclei, {counts['debris']} debris or stain", OTHER, False)]
+    entries += [(f"{counts['nuclei']} nuclei, {counts['debris']} debris, stain or of another metaphase", OTHER, False)]
     rows: list[list[tuple[str, Colour, bool]]] = [[]]
     reach = 0.0
     for entry in entries:

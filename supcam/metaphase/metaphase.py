@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from supcam.metaphase.objects import Scene, Thing, scene_of
 from supcam.metaphase.segmentation import find_objects
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from supcam.registry.client import Predictor
 
 OBJECT_COLUMNS = ("object", "left", "top", "width", "height", "area", "type", "confidence", "needs_review", "reason")
-_MARGIN = 3  # white around a crop, pixels
+# White around a crop, pixels; and the soft edge that it shows, one pixel for so many of a chromosome's width. Crops
+# from masks (supcam.data.masks), on which models train, show the same.
+_MARGIN, _RIM_WIDTHS = 2, 11
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,18 @@ class Segmented:
         return [self._crop(thing) for thing in self.scene.things if thing.is_chromosome]
 
     def _crop(self, thing: Thing) -> NDArray[np.uint8]:
-        """A thing on its own paper brought to white, as training crops look; everything outside of it is white."""
-        mask = np.pad(thing.mask, _MARGIN)
-        values = np.pad(self.image[thing.box].astype(np.float32), _MARGIN, constant_values=WHITE)
+        """A thing with its soft edge on its own paper brought to white, as training crops look; white beyond."""
+        rim = max(1, round(self.scene.width / _RIM_WIDTHS))
+        margin = rim + _MARGIN
+        shown = ndimage.binary_dilation(np.pad(thing.mask, margin), np.ones((3, 3)), iterations=rim)
+        values = np.full(shown.shape, WHITE, dtype=np.float32)
+        rows, columns = thing.box
+        top, left = max(rows.start - margin, 0), max(columns.start - margin, 0)
+        part = self.image[top : rows.stop + margin, left : columns.stop + margin]
+        down, right = top - rows.start + margin, left - columns.start + margin
+        values[down : down + part.shape[0], right : right + part.shape[1]] = part
         values *= WHITE / max(thing.paper, 1.0)
-        return np.where(mask, np.clip(np.rint(values), 0, WHITE), WHITE).astype(np.uint8)
+        return np.where(shown, np.clip(np.rint(values), 0, WHITE), WHITE).astype(np.uint8)
 
 
 def segment(source: Source, *, page: int | None = None) -> Segmented:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours, regionprops
+from skimage.segmentation import watershed
 
 from supcam.metaphase.segmentation import Found, Ground, Labels, Mask, connected, thicknesses
 from supcam.serving.gate import CUT_OFF
@@ -218,7 +219,7 @@ def _of_neighbours(labels: Labels, reasons: list[str], width: float, limits: Lim
     """Indices of the objects of other metaphases, which an edge cuts off, where one metaphase is whole.
 
     Objects that lie nearer to each other than a gap are one part. The gap is the widest that leaves the largest part
-    whole; parts that an edge cuts off are other metaphases then, and the rest goes with what is nearest.
+    whole; parts that an edge cuts off are other metaphases then, and the rest goes with what is nearest to it.
     """
     chosen = np.flatnonzero([reason not in NO_CHROMOSOME for reason in reasons])
     is_cut = np.array([reasons[index] == CUT_OFF for index in chosen], dtype=bool)
@@ -240,16 +241,11 @@ def _of_neighbours(labels: Labels, reasons: list[str], width: float, limits: Lim
         return []
     if not others.any():
         return []
-    place[chosen + 1] = part == main
-    to_main = ndimage.distance_transform_edt(~place[labels])
-    place[chosen + 1] = others[part]
-    to_others = ndimage.distance_transform_edt(~place[labels])
-    size = len(counts)
-    near = np.asarray(
-        ndimage.minimum(to_others, parts, np.arange(size)) < ndimage.minimum(to_main, parts, np.arange(size))
-    )
-    near[main] = False
-    return [int(index) for index in chosen[near[part]]]
+    # Flooding the gaps from both joins what is left to the one that it reaches over the narrower gaps.
+    kinds = np.where(others, 2, 0)
+    kinds[main] = 1
+    flooded = watershed(away, kinds[parts])  # type: ignore[no-untyped-call]
+    return [int(index) for index in chosen[ndimage.mean(flooded, labels, chosen + 1) > 1.5]]
 
 
 def _regions(labels: Labels) -> list[Any]:

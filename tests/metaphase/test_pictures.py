@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from supcam.metaphase.metaphase import segment
-from supcam.metaphase.objects import DEBRIS, NUCLEUS
+from supcam.metaphase.objects import DEBRIS, NEIGHBOUR, NUCLEUS
 from supcam.serving.gate import CUT_OFF
 from tests.support.drawing import draw_crop
 from tests.support.metaphases import draw_metaphase, matched, paste_crops
@@ -61,6 +61,43 @@ def test_two_metaphases_keep_their_objects_and_say_so() -> None:
     assert not scene.refused
     assert "more than one metaphase" in scene.reason
     assert len(scene.things) > 60
+
+
+@pytest.mark.parametrize("inverted", [False, True], ids=["dark on bright", "bright on dark"])
+def test_a_metaphase_that_the_edge_cuts_off_is_left_out_beside_a_whole_one(inverted: bool) -> None:
+    drawn = [draw_metaphase(seed, side=450, nuclei=0, pairs=0, specks=0, singles=36, shade=0) for seed in (3, 4)]
+    picture = np.hstack([one.picture for one in drawn])[:, :700]
+    segmented = segment(255 - picture if inverted else picture)
+    assert not segmented.scene.refused
+    assert "another metaphase" in segmented.scene.reason
+    kept = [thing for thing in segmented.scene.things if thing.reason == ""]
+    assert sum(thing.left < 450 for thing in kept) >= 0.9 * drawn[0].count
+    assert sum(thing.left >= 450 for thing in kept) <= 3  # an island that is nearer to the whole metaphase
+    left_out = [thing.left for thing in segmented.scene.things if thing.reason == NEIGHBOUR]
+    assert len(left_out) >= 10
+    assert min(left_out) >= 450
+    assert len(segmented.crops) == sum(thing.is_chromosome for thing in segmented.scene.things)
+
+
+def test_one_metaphase_that_the_edge_cuts_off_keeps_its_objects() -> None:
+    drawn = draw_metaphase(9, nuclei=0, specks=0)
+    middle = int(np.median(np.nonzero(drawn.truth)[1]))
+    scene = segment(drawn.picture[:, : middle + 100]).scene
+    assert CUT_OFF in {thing.reason for thing in scene.things}
+    assert NEIGHBOUR not in {thing.reason for thing in scene.things}
+
+
+def test_a_nucleus_paler_than_chromosomes_is_a_nucleus() -> None:
+    """Its inside is even, so that it stands out from its surroundings at its outline only."""
+    drawn = draw_metaphase(10, nuclei=0, specks=0, side=800)
+    rows, columns = np.mgrid[0:800, 0:800]
+    inside = np.hypot(rows - 760, columns - 40) < 110
+    grain = np.random.default_rng(0).normal(0, 6, drawn.picture.shape)
+    picture = np.where(inside, np.clip(drawn.picture * 0.75 + grain, 0, 255), drawn.picture).astype(np.uint8)
+    things = segment(255 - picture).scene.things
+    over = [thing for thing in things if inside[thing.box][thing.mask].mean() > 0.5]
+    assert over
+    assert {thing.reason for thing in over if thing.area > 200} == {NUCLEUS}
 
 
 def test_objects_at_the_edge_are_cut_off() -> None:

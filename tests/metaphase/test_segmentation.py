@@ -1,11 +1,17 @@
 """Objects of drawn metaphases are found where they were drawn, whatever the stain, depth, light and resolution."""
 
+import io
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from supcam.data.mask_clusters import regions_of
+from supcam.data.masks import crop_of, picture_on_white
 from supcam.metaphase.metaphase import Segmented, segment
 from supcam.metaphase.objects import NUCLEUS
+from tests.support.drawing import encode
 from tests.support.metaphases import Drawn, draw_metaphase, matched
 
 
@@ -57,3 +63,17 @@ def test_crops_show_one_object_on_white() -> None:
     for crop in segmented.crops:
         assert (np.concatenate([crop[0], crop[-1], crop[:, 0], crop[:, -1]]) == 255).all()
         assert crop.min() < 200
+
+
+def test_crops_have_the_rim_that_crops_from_masks_have() -> None:
+    """The model sees what it was trained on: the soft edge within a pixel of the outline, and nothing beyond."""
+    drawn = draw_metaphase(8, nuclei=0, specks=0, shade=0)
+    segmented = segment(drawn.picture)
+    grey = picture_on_white(encode(drawn.picture))
+    for thing, crop in zip(segmented.scene.things, segmented.crops, strict=True):
+        owners = np.zeros(drawn.picture.shape, dtype=np.int32)
+        owners[thing.box][thing.mask] = 1
+        trained = np.asarray(Image.open(io.BytesIO(crop_of(grey, regions_of(owners)[0]))))
+        shown = [np.argwhere(picture < 252) for picture in (crop, trained)]
+        assert len(shown[0]) == pytest.approx(len(shown[1]), rel=0.05)
+        assert np.ptp(shown[0], axis=0) == pytest.approx(np.ptp(shown[1], axis=0), abs=1)
