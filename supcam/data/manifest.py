@@ -42,7 +42,7 @@ def is_drawn(frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 def is_confirmed(frame: pd.DataFrame) -> NDArray[np.bool_]:
     """(N,) bool: labels that a person confirmed or corrected in a review, and was certain of."""
-    seen = frame.reindex(columns=["reader", "reviewed"]).fillna("").ne("").any(axis=1)
+    seen = (frame.reindex(columns=["reader", "reviewed"]).fillna("") != "").any(axis=1)
     return (seen & frame["label_certain"]).to_numpy(dtype=bool)
 
 

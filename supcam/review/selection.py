@@ -66,8 +66,8 @@ def select(answers: pd.DataFrame, features: Floats, count: int) -> pd.DataFrame:
 
     ``features`` (N, K) belong to the rows of ``answers``; NaN where a picture could not be read.
     """
-    usable = (answers["type"] != "") & np.isfinite(features).all(axis=1)
-    rows, found = answers[usable].reset_index(drop=True), features[usable.to_numpy()]
+    usable = (answers["type"] != "").to_numpy(dtype=bool) & np.isfinite(features).all(axis=1)
+    rows, found = answers[usable].reset_index(drop=True), features[usable]
     if rows.empty:
         return rows
     scale = found.std(axis=0)
@@ -90,10 +90,10 @@ def _different(crops: NDArray[np.int64], features: Floats, count: int) -> list[i
     from sklearn.cluster import KMeans
 
     if len(crops) <= count:
-        return crops.tolist()
+        return [int(index) for index in crops]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of equal crops there are fewer clusters
         cluster = KMeans(count, n_init=1, random_state=0).fit_predict(features[crops])
     first = {int(number): at for at, number in reversed(list(enumerate(cluster)))}
     rest = [at for at in range(len(crops)) if at not in set(first.values())]  # equal crops share a cluster
-    return crops[sorted([*first.values(), *rest[: count - len(first)]])].tolist()
+    return [int(crops[at]) for at in sorted([*first.values(), *rest[: count - len(first)]])]
