@@ -26,9 +26,9 @@ from supcam.evaluation.novelty import fit_novelty
 from supcam.monitoring.shift import compare_with_reference
 from supcam.registry.package import read_split
 from supcam.resaving import KINDS
-from supcam.serving.engine import Engine
+from supcam.serving.engine import CropInput, Engine
 from supcam.serving.gate import LOW_CONFIDENCE, UNLIKE_TRAINING
-from supcam.serving.images import CropInput, decode_crop
+from supcam.serving.images import decode_crop
 from supcam.serving.novelty import statistics_of
 from supcam.settings import WatchSettings
 from supcam.training.finetuning import finetune
