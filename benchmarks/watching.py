@@ -26,7 +26,7 @@ from supcam.evaluation.novelty import fit_novelty
 from supcam.monitoring.shift import compare_with_reference
 from supcam.registry.package import read_split
 from supcam.resaving import KINDS
-from supcam.serving.engine import CropInput, Engine
+from supcam.serving.engine import Engine
 from supcam.serving.gate import LOW_CONFIDENCE, UNLIKE_TRAINING
 from supcam.serving.images import decode_crop
 from supcam.serving.novelty import statistics_of
@@ -74,7 +74,8 @@ CHANGES: dict[str, Change] = {
 }  # fmt: skip
 
 
-Answer = Callable[[Sequence[CropInput], pd.DataFrame], pd.DataFrame]
+Picture = Crop | bytes
+Answer = Callable[[Sequence[Picture], pd.DataFrame], pd.DataFrame]
 
 
 def judged(columns: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +90,7 @@ def of_project(package: Path, data: Path) -> tuple[Answer, CropSet]:
     parts = read_split(package).drop_duplicates("sha256").set_index("sha256")["split"]
     kept = frame[frame["sha256"].map(parts).isin(["validation", "test"])]
 
-    def answer(crops: Sequence[CropInput], rows: pd.DataFrame) -> pd.DataFrame:
+    def answer(crops: Sequence[Picture], rows: pd.DataFrame) -> pd.DataFrame:
         return judged(engine.answer(engine.predict(crops)), rows)
 
     return answer, CropSet.load(kept, data)
@@ -110,7 +111,7 @@ def small(source: Path, state: Path) -> tuple[Answer, CropSet]:
     assert novelty is not None
     threshold = 0.0
 
-    def answer(pictures: Sequence[CropInput], rows: pd.DataFrame) -> pd.DataFrame:
+    def answer(pictures: Sequence[Picture], rows: pd.DataFrame) -> pd.DataFrame:
         images = [decode_crop(picture) for picture in pictures]
         found = CropSet(rows.reset_index(drop=True), images)
         values = np.exp(predict_logits(kept.model_state, found, settings))

@@ -126,7 +126,7 @@ def _cases(reference: pd.DataFrame) -> NDArray[np.int64]:
 def _case_sizes(answers: pd.DataFrame, reference: NDArray[np.int64]) -> NDArray[np.int64]:
     """Crops of each case of the answers; where they name none, so many as a crop of the reference finds in its own."""
     if "case" in answers.columns and answers["case"].fillna("").ne("").all():
-        return answers["case"].value_counts().to_numpy(dtype=np.int64)
+        return np.asarray(answers["case"].value_counts(), dtype=np.int64)
     size = (reference**2).sum() / reference.sum()
     member = np.arange(len(answers)) % max(1, round(len(answers) / size))
     return np.asarray(np.bincount(member), dtype=np.int64)
