@@ -5,6 +5,7 @@ of the step before or at random, and judged on crops of other slides. Prints JSO
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -74,9 +75,12 @@ class Trial:
         """(N, 4) of ``rows`` by a network trained on the labels of ``labelled``."""
         settings = settings_for(len(labelled), self.seed)
         train, nothing = self.crops.subset(np.sort(labelled)), self.crops.subset([])
-        state = self.state / f"{self.seed}-{len(labelled)}-{hash_of(labelled)}"
-        trained = finetune(train, nothing, settings, None, state_dir=state)
+        trained = finetune(train, nothing, settings, None, state_dir=self.state_of(labelled))
         return np.exp(predict_logits(trained.model_state, self.crops.subset(rows), settings).astype(np.float64))
+
+    def state_of(self, labelled: NDArray[np.int64]) -> Path:
+        """Folder that keeps the training on these labels."""
+        return self.state / f"{self.seed}-{len(labelled)}-{hash_of(labelled)}"
 
     def run(self, way: str) -> list[dict[str, Any]]:
         """Judge each number of labels; ``way`` is selected or random."""
@@ -106,8 +110,6 @@ class Trial:
 
 def hash_of(rows: NDArray[np.int64]) -> str:
     """A name for a set of rows."""
-    import hashlib
-
     return hashlib.sha256(np.sort(rows).astype(np.int64).tobytes()).hexdigest()[:12]
 
 

@@ -1,42 +1,45 @@
 """How often ``supcam watch`` raises a false alarm, and which shifts it notices: python -m benchmarks.watching --help.
 
-A model answers crops of cases that it has not seen. Weeks of whole cases are drawn from its reference (validation
-crops) and from these new cases, as they are and after changes that cost it 5 points of accuracy. Prints JSON lines.
+A model answers crops that it has not seen. Three in ten of their cases are the reference, weeks of whole cases are
+drawn from the others, as they are and after changes that cost 5 points of accuracy. Prints JSON lines.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.selecting import SIZES as SIZES_OF_LABELS
+from benchmarks.selecting import Trial, load, settings_for
+from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
 from supcam.evaluation.intervals import wilson
-from supcam.evaluation.report import evaluate
-from supcam.models.encoders import build_encoder
-from supcam.monitoring.answers import read_answers
+from supcam.evaluation.novelty import fit_novelty
 from supcam.monitoring.shift import compare_with_reference
-from supcam.registry.candidate import package_candidate
-from supcam.registry.package import REFERENCE_FILE, read_split
+from supcam.registry.package import read_split
 from supcam.resaving import KINDS
-from supcam.serving.engine import CropInput, Engine
+from supcam.serving.engine import Engine
+from supcam.serving.gate import LOW_CONFIDENCE, UNLIKE_TRAINING
 from supcam.serving.images import decode_crop
-from supcam.settings import WatchSettings, parse_settings
+from supcam.serving.novelty import statistics_of
+from supcam.settings import WatchSettings
 from supcam.training.finetuning import finetune
-from supcam.training.prediction import load_classifier, predict_logits
+from supcam.training.prediction import predict_logits
 
 Crop = NDArray[np.uint8]
 Change = Callable[[Crop, float, np.random.Generator], Crop]
 
-SIZES = (200, 500, 1000, 2000)
+SIZES = (200, 2000)
 COST = 0.05  # accuracy that a shift costs
+RESAVED = ("u12", "inverted", "bg200", "noise5_pad15", "gamma2.2", "gamma0.6", "jpeg75", "webp")
 _SETTINGS = WatchSettings()
 
 
@@ -67,77 +70,72 @@ def _dark(crop: Crop, level: float, _: np.random.Generator) -> Crop:
 
 
 CHANGES: dict[str, Change] = {
-    "out of focus": _blurred, "noise": _noisy, "pale stain": _pale, "fewer pixels": _coarse, "dark stain": _dark,
+    "out of focus": _blurred, "pale stain": _pale, "fewer pixels": _coarse, "noise": _noisy, "dark stain": _dark,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A packaged model, the answers that it is compared with, and crops of cases that it has not seen."""
-
-    engine: Engine
-    reference: pd.DataFrame
-    new: CropSet
-
-    def answers(self, crops: list[CropInput], frame: pd.DataFrame) -> pd.DataFrame:
-        """Its answers as a table that ``supcam watch`` reads, with ``case`` and whether they are ``correct``."""
-        table = pd.DataFrame(self.engine.answer(self.engine.predict(crops)))
-        table = table.assign(case=frame["case_id"].to_numpy(), truth=frame["type"].to_numpy())
-        return table.assign(correct=table["type"] == table["truth"])
+Picture = Crop | bytes
+Answer = Callable[[Sequence[Picture], pd.DataFrame], pd.DataFrame]
 
 
-def of_project(package: Path, data: Path) -> Watched:
-    """The model of a project, with the test crops of its data."""
-    frame = read_manifest(data / "manifest.csv")
+def judged(columns: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """A table that ``supcam watch`` reads, with ``case`` and whether the answers are ``correct``."""
+    table = pd.DataFrame(columns).assign(case=frame["case_id"].to_numpy())
+    return table.assign(correct=table["type"] == frame["type"].to_numpy())
+
+
+def of_project(package: Path, data: Path) -> tuple[Answer, CropSet]:
+    """The model of a project, and the validation and test crops of its data, which it did not train on."""
+    frame, engine = read_manifest(data / "manifest.csv"), Engine(package, threads=1)
     parts = read_split(package).drop_duplicates("sha256").set_index("sha256")["split"]
-    return Watched(
-        Engine(package, threads=1),
-        read_answers([package / REFERENCE_FILE]),
-        CropSet.load(frame[frame["sha256"].map(parts) == "test"], data),
-    )
+    kept = frame[frame["sha256"].map(parts).isin(["validation", "test"])]
+
+    def answer(crops: Sequence[Picture], rows: pd.DataFrame) -> pd.DataFrame:
+        return judged(engine.answer(engine.predict(crops)), rows)
+
+    return answer, CropSet.load(kept, data)
 
 
-def labelled(source: Path) -> CropSet:
-    """Crops of a folder with ``labels.csv``: path, type, case."""
-    table = pd.read_csv(source / "labels.csv", dtype=str)
-    frame = table[["path", "type"]].assign(
-        crop_id=table["path"], case_id=table["case"], source=source.name, sha256=table["path"], label_certain=True
-    )
-    return CropSet(frame, [decode_crop(source / path) for path in table["path"]])
+def small(source: Path, state: Path) -> tuple[Answer, CropSet]:
+    """The network of ``benchmarks.selecting`` with 800 random labels of 14 of 20 slides, and the crops without labels.
+
+    One in ten of these goes to review; what is unlike the 800 crops is found as in a package.
+    """
+    crops = load(source)
+    trial = Trial(crops, np.stack([statistics_of(image) for image in crops.images]), 0, state)
+    labelled = np.concatenate([trial.start, trial.pool[~np.isin(trial.pool, trial.start)]])[: SIZES_OF_LABELS[-1]]
+    rest = crops.subset(np.setdiff1d(np.arange(len(crops)), labelled))
+    settings, train = settings_for(len(labelled), 0), crops.subset(np.sort(labelled))
+    kept = finetune(train, crops.subset([]), settings, None, state_dir=trial.state_of(labelled))
+    novelty = fit_novelty(train.images, rest.images, 0.01, train.frame["case_id"].tolist())
+    assert novelty is not None
+    threshold = 0.0
+
+    def answer(pictures: Sequence[Picture], rows: pd.DataFrame) -> pd.DataFrame:
+        images = [decode_crop(picture) for picture in pictures]
+        found = CropSet(rows.reset_index(drop=True), images)
+        values = np.exp(predict_logits(kept.model_state, found, settings))
+        unlike = novelty.unlike(np.stack([statistics_of(image) for image in images]))
+        low = values.max(axis=1) < threshold
+        reasons = [
+            "; ".join(filter(None, (UNLIKE_TRAINING * bool(far), LOW_CONFIDENCE * bool(few))))
+            for far, few in zip(unlike, low, strict=True)
+        ]
+        types = [TYPE_LABELS[index] for index in values.argmax(axis=1)]
+        columns = {"type": types, "confidence": values.max(axis=1), "needs_review": unlike | low, "reason": reasons}
+        return judged(columns, rows)
+
+    threshold = float(np.quantile(answer(list(rest.images), rest.frame)["confidence"], 0.1))
+    return answer, rest
 
 
-def trained_here(source: Path, state: Path, seed: int = 1) -> Watched:
-    """A small network trained on 9 of 20 slides, with the crops of 6 as reference and those of 5 as new ones."""
-    settings = parse_settings(
-        {
-            "runtime": {"seed": seed, "threads": 1, "progress": False, "device": "cpu"},
-            "input": {"size": 64},
-            "model": {"encoder": "resnet10", "width": 16, "pooling": "average_max"},
-            "finetune": {"epochs": 16, "batch_size": 64, "head_epochs": 0, "balance": 0.5, "use_composed": False,
-                         "test_views": 4, "label_smoothing": 0.05},
-            "evaluate": {"bootstrap": 0},
-            "promote": {"review_risk": None},
-        }
-    )  # fmt: skip
-    crops = labelled(source)
-    cases = np.random.default_rng(seed).permutation(np.unique(crops.frame["case_id"]))
-    part = crops.frame["case_id"].map({case: "train" if at < 9 else "validation" if at < 15 else "test"
-                                       for at, case in enumerate(cases)})  # fmt: skip
-    crops = CropSet(crops.frame.assign(split=part), crops.images)
-    train, validation, test = (crops.subset((part == name).to_numpy()) for name in ("train", "validation", "test"))
-    package = state / "package"
-    if not package.is_dir():
-        kept = finetune(train, validation, settings, None, state_dir=state / "training")
-        logits, judged = (predict_logits(kept.model_state, each, settings) for each in (validation, test))
-        found = evaluate(judged, test.frame, settings.evaluate, validation_logits=logits,
-                         validation_labels=validation.labels)  # fmt: skip
-        build_encoder(settings.model)
-        package_candidate(
-            load_classifier(kept.model_state, settings), settings, package, manifest=crops.frame,
-            hashes={"split": "s", "composed": "", "code": "c"}, metrics=found.metrics, training=train,
-            validation=validation, test=test, validation_logits=logits, test_logits=judged,
-        )  # fmt: skip
-    return Watched(Engine(package, threads=1), read_answers([package / REFERENCE_FILE]), test)
+def divided(answers: pd.DataFrame, count: int, share: float = 0.3) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """``count`` divisions of the cases into a reference and new ones."""
+    cases = answers["case"].unique()
+    for seed in range(count):
+        chosen = np.random.default_rng(seed).permutation(cases)[: max(1, round(share * len(cases)))]
+        is_reference = answers["case"].isin(chosen)
+        yield answers[is_reference], answers[~is_reference]
 
 
 def weeks(answers: pd.DataFrame, size: int, count: int, named: bool, seed: int = 0) -> Iterator[pd.DataFrame]:
@@ -154,72 +152,77 @@ def weeks(answers: pd.DataFrame, size: int, count: int, named: bool, seed: int =
         yield week.assign(case=names) if named else week.drop(columns="case")
 
 
-def alarms(watched: Watched, answers: pd.DataFrame, size: int, count: int, named: bool) -> dict[str, object]:
-    """Share of weeks with an alarm, its 95 % interval (Wilson), and how often each quantity raised it."""
-    found = [compare_with_reference(watched.reference, week, _SETTINGS).alarms
-             for week in weeks(answers, size, count, named)]  # fmt: skip
-    interval = wilson(sum(map(bool, found)), count)
-    names = pd.Series([alarm.name for week in found for alarm in week]).value_counts()
+def alarms(pairs: Iterable[tuple[pd.DataFrame, pd.DataFrame]], size: int, count: int, named: bool) -> dict[str, object]:
+    """Share of weeks with an alarm, ``count`` of each reference and its answers, and its 95 % interval (Wilson)."""
+    found = [
+        compare_with_reference(reference, week, _SETTINGS).alarms
+        for seed, (reference, answers) in enumerate(pairs)
+        for week in weeks(answers, size, count, named, seed)
+    ]
+    interval = wilson(sum(map(bool, found)), len(found))
+    names = pd.Series([alarm.name for week in found for alarm in week], dtype=object).value_counts()
     low, high = (round(interval.low, 3), round(interval.high, 3)) if interval else (None, None)
-    return {"alarms": round(sum(map(bool, found)) / count, 3), "low": low, "high": high, "by": names.to_dict()}
+    share = round(sum(map(bool, found)) / len(found), 3)
+    return {"crops": size, "cases_named": named, "weeks": len(found), "alarms": share, "low": low, "high": high,
+            "by": names.to_dict()}  # fmt: skip
 
 
-def quiet(watched: Watched, new: pd.DataFrame, count: int) -> None:
+def quiet(answers: pd.DataFrame, divisions: int, count: int) -> None:
     """False alarms: weeks of the reference's own answers, and of new cases."""
-    for name, answers in (("reference", watched.reference), ("new cases", new)):
-        for named in (True, False):
-            for size in SIZES:
-                say(
-                    name="quiet",
-                    weeks_of=name,
-                    cases_named=named,
-                    crops=size,
-                    **alarms(watched, answers, size, count, named),
-                )
+    for named in (True, False):
+        for size in SIZES:
+            own = ((reference, reference) for reference, _ in divided(answers, divisions))
+            say(name="quiet", weeks_of="the reference", **alarms(own, size, count, named))
+            say(name="quiet", weeks_of="new cases", **alarms(divided(answers, divisions), size, count, named))
 
 
-def costly(watched: Watched, new: pd.DataFrame, count: int) -> None:
-    """Shifts that cost 5 points of accuracy."""
-    accuracy, images = float(new["correct"].mean()), watched.new.images
+def changed_weeks(
+    before: pd.DataFrame, after: pd.DataFrame, divisions: int
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """References as they were, with changed answers of new cases."""
+    for reference, new in divided(before, divisions):
+        yield reference, after[after["case"].isin(new["case"].unique())]
+
+
+def costly(answer: Answer, crops: CropSet, answers: pd.DataFrame, divisions: int, count: int) -> None:
+    """Shifts that cost 5 points of accuracy, each by the level that costs so much, found by bisection."""
+    accuracy = float(answers["correct"].mean())
     for name, change in CHANGES.items():
-        low, high, kept, tried = 0.0, 1.0, new, 0.0
-        for _ in range(7):  # by bisection the level that costs so much
-            level = (low + high) / 2
-            rng = np.random.default_rng(0)
-            answers = watched.answers([change(image, level, rng) for image in images], watched.new.frame)
-            cost = accuracy - float(answers["correct"].mean())
-            if tried == 0 or abs(cost - COST) < abs(tried - COST):
-                kept, tried = answers, cost
+        low, high, kept, nearest = 0.0, 1.0, answers, 0.0
+        for _ in range(5):
+            level, rng = (low + high) / 2, np.random.default_rng(0)
+            found = answer([change(image, level, rng) for image in crops.images], crops.frame)
+            cost = accuracy - float(found["correct"].mean())
+            if abs(cost - COST) < abs(nearest - COST):
+                kept, nearest = found, cost
             low, high = (level, high) if cost < COST else (low, level)
         for named in (True, False):
             for size in (200, 1000):
-                found = alarms(watched, kept, size, count, named)
-                say(name="costly", change=name, cost=round(tried, 3), cases_named=named, crops=size, **found)
+                weeks_found = alarms(changed_weeks(answers, kept, divisions), size, count, named)
+                say(name="costly", change=name, cost=round(nearest, 3), **weeks_found)
 
 
-def real_shifts(watched: Watched, new: pd.DataFrame, other: Path | None, count: int) -> None:
-    """Each new case by itself, crops of another laboratory, and crops that other programs saved again."""
-
-    def once(what: str, answers: pd.DataFrame) -> None:
-        shift = compare_with_reference(watched.reference, answers, _SETTINGS)
-        say(name="shift", of=what, crops=len(answers), accuracy=round(float(answers["correct"].mean()), 3),
-            alarms=[alarm.name for alarm in shift.alarms])  # fmt: skip
-
-    once("all new cases", new)
-    for case, rows in new.groupby("case"):
-        once(f"case {case} alone", rows)
+def shifts(
+    answer: Answer, crops: CropSet, answers: pd.DataFrame, other: Path | None, divisions: int, count: int
+) -> None:
+    """Each case left out and watched by itself, crops of another laboratory, and crops saved again."""
+    for case in answers["case"].unique():
+        alone = answers["case"] == case
+        found = compare_with_reference(answers[~alone], answers[alone], _SETTINGS)
+        say(name="case", case=case, crops=int(alone.sum()), accuracy=round(float(answers[alone]["correct"].mean()), 3),
+            alarms=[alarm.name for alarm in found.alarms])  # fmt: skip
+    tables = {}
     if other is not None:
-        crops = labelled(other)
-        answers = watched.answers(list(crops.images), crops.frame)
-        once(other.name, answers)
-        for named in (True, False):
-            say(
-                name="other", of=other.name, crops=200, cases_named=named, **alarms(watched, answers, 200, count, named)
-            )
-    for name, kind in KINDS.items():
+        foreign = load(other)
+        tables[other.name] = answer(list(foreign.images), foreign.frame)
+    for name in RESAVED:
         rng = np.random.default_rng(0)
-        saved: list[CropInput] = [kind.save(image, rng) for image in watched.new.images]
-        once(f"saved again: {name}", watched.answers(saved, watched.new.frame))
+        tables[f"saved again: {name}"] = answer([KINDS[name].save(image, rng) for image in crops.images], crops.frame)
+    for name, table in tables.items():
+        is_other = other is not None and name == other.name
+        pairs = ((reference, table) for reference, _ in divided(answers, divisions)) if is_other else (
+            changed_weeks(answers, table, divisions))  # fmt: skip
+        say(name="shift", of=name, accuracy=round(float(table["correct"].mean()), 3), **alarms(pairs, 200, count, True))
 
 
 def say(**values: object) -> None:
@@ -233,31 +236,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, help="package of a project's model; with --data")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--train-on", type=Path, help="instead: folder with labels.csv of 20 cases")
-    parser.add_argument("--state", type=Path, default=Path("state/watching"))
+    parser.add_argument("--slides", type=Path, help="instead: folder with labels.csv, such as mfish-slides")
+    parser.add_argument("--state", type=Path, default=Path("state/selecting"))
     parser.add_argument("--other", type=Path, help="folder with labels.csv of another laboratory")
-    parser.add_argument("--weeks", type=int, default=200)
-    parser.add_argument("--parts", nargs="+", default=["quiet", "costly", "real"])
+    parser.add_argument("--divisions", type=int, default=10, help="of the cases into reference and new ones")
+    parser.add_argument("--weeks", type=int, default=20, help="of each division")
+    parser.add_argument("--crops", type=int, default=400, help="crops that are changed, spread evenly")
+    parser.add_argument("--parts", nargs="+", default=["quiet", "shifts", "costly"])
     options = parser.parse_args()
-    if options.train_on:
-        watched = trained_here(options.train_on, options.state)
-    else:
-        watched = of_project(options.package, options.data)
-    new = watched.answers(list(watched.new.images), watched.new.frame)
-    cases = {"reference": watched.reference["case"].nunique(), "new": new["case"].nunique()}
-    say(
-        name="model",
-        accuracy=round(float(new["correct"].mean()), 4),
-        reference=len(watched.reference),
-        new=len(new),
-        cases=cases,
+    answer, crops = (
+        small(options.slides, options.state) if options.slides else of_project(options.package, options.data)
     )
+    answers = answer(list(crops.images), crops.frame)
+    accuracy, review = (round(float(answers[name].mean()), 3) for name in ("correct", "needs_review"))
+    say(name="model", crops=len(crops), cases=answers["case"].nunique(), accuracy=accuracy, needs_review=review)
     if "quiet" in options.parts:
-        quiet(watched, new, options.weeks)
+        quiet(answers, options.divisions, options.weeks)
+    few = np.unique(np.linspace(0, len(crops) - 1, options.crops).astype(int))
+    fewer, same = crops.subset(few), answers.iloc[few].reset_index(drop=True)
+    if "shifts" in options.parts:
+        shifts(answer, fewer, answers, options.other, options.divisions, options.weeks)
     if "costly" in options.parts:
-        costly(watched, new, options.weeks)
-    if "real" in options.parts:
-        real_shifts(watched, new, options.other, options.weeks)
+        costly(answer, fewer, same, options.divisions, options.weeks)
 
 
 if __name__ == "__main__":

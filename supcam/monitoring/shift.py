@@ -128,7 +128,8 @@ def _case_sizes(answers: pd.DataFrame, reference: NDArray[np.int64]) -> NDArray[
     if "case" in answers.columns and answers["case"].fillna("").ne("").all():
         return np.asarray(answers["case"].value_counts(), dtype=np.int64)
     size = (reference**2).sum() / reference.sum()
-    return np.bincount(np.arange(len(answers)) % max(1, round(len(answers) / size))).astype(np.int64)
+    member = np.arange(len(answers)) % max(1, round(len(answers) / size))
+    return np.asarray(np.bincount(member), dtype=np.int64)
 
 
 def _distances(before: NDArray[np.int64], now: NDArray[np.int64]) -> Floats:
@@ -155,8 +156,7 @@ def _by_chance(crops: NDArray[np.int64], member: NDArray[np.int64], week: NDArra
     whole = np.stack([counts @ rows for rows, counts in kinds])
     references = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=_DRAWS) @ whole
     # So few cases vary less among themselves than further ones do, as a sample's variance is less than its source's.
-    wider = float(np.sqrt(len(cases) / (len(cases) - 1)))
-    return wider * _distances(references, _drawn(rng, kinds, week))
+    return np.asarray(np.sqrt(len(cases) / (len(cases) - 1)) * _distances(references, _drawn(rng, kinds, week)))
 
 
 def _drawn(

@@ -66,7 +66,7 @@ def select(answers: pd.DataFrame, features: Floats, count: int) -> pd.DataFrame:
 
     ``features`` (N, K) belong to the rows of ``answers``; NaN where a picture could not be read.
     """
-    usable = (answers["type"] != "").to_numpy() & np.isfinite(features).all(axis=1)
+    usable = (answers["type"] != "").to_numpy(dtype=bool) & np.isfinite(features).all(axis=1)
     rows, found = answers[usable].reset_index(drop=True), features[usable]
     if rows.empty:
         return rows
@@ -90,7 +90,7 @@ def _different(crops: NDArray[np.int64], features: Floats, count: int) -> list[i
     from sklearn.cluster import KMeans
 
     if len(crops) <= count:
-        return [int(crop) for crop in crops]
+        return [int(index) for index in crops]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of equal crops there are fewer clusters
         cluster = KMeans(count, n_init=1, random_state=0).fit_predict(features[crops])

@@ -197,7 +197,7 @@ def test_data_that_is_a_link_or_a_mount_point_is_refused(
 def test_corrected_crops_of_test_cases_stay_in_the_test_part(tmp_path: Path, dvc_project: Path) -> None:
     """Else a model would train on the very slides that judge it."""
     data = dvc_project / "data"
-    import_sources([write_source(tmp_path / "lab", cases=8, per_type=8)], data)
+    import_sources([write_source(tmp_path / "lab", cases=8, per_type=8)], data, case_pattern="(case[0-9])")
     settings = SplitSettings(validation=0.25, test=0.25)
     before, _ = split_manifest(read_manifest(data / "manifest.csv"), settings)
     test = before[before["split"] == "test"].iloc[0]
