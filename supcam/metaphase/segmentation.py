@@ -29,11 +29,10 @@ _WIDTH, _FIRST_SIDE = 11.0, 1100
 _WIDTHS_ACROSS = 50
 # Objects of fewer pixels or a lower height above the noise are not looked at.
 _LEAST_AREA, _NOISES = 20, 6.0
-# Nuclei have no gap within so many widths around the middle, seen against the lowest level within so many more. Where
-# that is lower than chromosomes are, the window is wider than any clump of them.
-# For each kind: the window, the share of a chromosome's height within it, and that at its outline.
-_SOLID, _FAR_WINDOW = ((2.4, 0.9, 0.4), (5.0, 0.25, 0.2)), 12.0
-_HIGHER_THAN_GLOW = 0.5  # share of a chromosome's height that the glow within a dense metaphase does not reach
+# Nuclei have no gap within so many widths around the middle, seen against the lowest level within so many more.
+# For each kind: the window; shares of a chromosome's height within it, at the outline, and between the brightest and
+# the darkest fifth. Those paler than chromosomes are wider, and even, unlike a dense metaphase with glow within.
+_SOLID, _FAR_WINDOW = ((2.4, 0.9, 0.4, math.inf), (5.0, 0.25, 0.2, 0.4)), 12.0
 _COMPACT = 0.85  # share of its convex hull that a nucleus fills
 # Objects that decide how wide a chromosome is.
 _LARGEST = 200
@@ -151,26 +150,27 @@ def _solid(signal: Grey, width: float, height: float) -> Mask:
     smooth = ndimage.gaussian_filter(signal, 0.15 * width)
     above = smooth - ndimage.minimum_filter(smooth, _odd(_FAR_WINDOW * width))
     nuclei = np.zeros(signal.shape, dtype=bool)
-    for window, share, outline in _SOLID:
+    for window, share, outline, spread in _SOLID:
         side = _odd(window * width)
         inner: Mask = np.asarray(ndimage.minimum_filter(above, side) > share * height)
         if inner.any():
             high = above > outline * height
             # A compact region with such an inside is a nucleus as a whole; where chromosomes hang on it, what is near.
-            nuclei |= _compact_around(inner, high)
-            if share > _HIGHER_THAN_GLOW:
+            nuclei |= _compact_around(inner, high, above, spread * height)
+            if math.isinf(spread):
                 nuclei |= high & (ndimage.distance_transform_edt(~inner) <= 0.65 * side)
     return nuclei
 
 
-def _compact_around(inner: Mask, high: Mask) -> Mask:
-    """Regions of ``high``, (h, w) each, that hold some of ``inner`` and nearly fill their convex hull."""
+def _compact_around(inner: Mask, high: Mask, above: Grey, spread: float) -> Mask:
+    """Regions of ``high`` that hold some of ``inner``, nearly fill their convex hull, and are even in ``above``."""
     regions = connected(high)
     whole = np.zeros(int(regions.max()) + 1, dtype=bool)
     chosen = set(np.unique(regions[inner]).tolist())
-    for region in regionprops(regions):  # type: ignore[no-untyped-call]
-        if region.label in chosen:
-            whole[region.label] = region.solidity >= _COMPACT
+    for region in regionprops(regions, above):  # type: ignore[no-untyped-call]
+        if region.label in chosen and region.solidity >= _COMPACT:
+            low, top = np.percentile(region.image_intensity[region.image], (20, 80))
+            whole[region.label] = top - low <= spread
     return np.asarray(whole[regions])
 
 

@@ -145,6 +145,27 @@ def test_real_metaphases_are_found(shared_metaphases: Path) -> None:
     assert hits / (hits + false) > 0.75
 
 
+def test_a_real_metaphase_beside_a_whole_one_is_left_out(shared_metaphases: Path) -> None:
+    """The map marks one of the two in the picture."""
+    scene = segment(shared_metaphases / "images" / "V291362.tif").scene
+    marked = np.asarray(Image.open(shared_metaphases / "labels" / "V291362.png")) > 0
+    of_marked = {True: 0, False: 0}
+    for thing in scene.things:
+        if marked[thing.box][thing.mask].mean() > 0.3:
+            of_marked[thing.is_chromosome] += 1
+    left_out = [thing for thing in scene.things if thing.reason == NEIGHBOUR]
+    assert of_marked[True] >= 33
+    assert of_marked[False] == 0
+    assert len(left_out) >= 30
+    assert f"{len(left_out)} objects of another metaphase" in scene.reason
+
+
+def test_a_dense_real_metaphase_in_haze_is_no_nucleus(shared_metaphases: Path) -> None:
+    things = segment(shared_metaphases / "images" / "V270360.tif").scene.things
+    assert NUCLEUS not in {thing.reason for thing in things}
+    assert sum(thing.is_chromosome for thing in things) >= 22
+
+
 def test_real_banded_crops_on_noisy_paper_are_found(shared_data: Path) -> None:
     """One clinical case pasted onto one picture, dark on uneven white."""
     table = pd.read_csv(shared_data / "clinical-12-cases" / "labels.csv")
