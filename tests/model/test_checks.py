@@ -173,7 +173,7 @@ def test_changes_keep_white_white_and_nothing_is_cut(crops: CropSet) -> None:
     assert len({one.tobytes() for one in checks.symmetries(image)}) == 7
     canvas = checks.on_diagonal_canvas(image)
     for degrees in (17.0, 45.0, 131.0):
-        assert (255.0 - checks.rotated(canvas, degrees)).sum() == pytest.approx(ink, rel=0.01)
+        assert (255.0 - checks.rotated(canvas, degrees)).sum() == pytest.approx(ink, rel=0.02)
     assert checks.padded(image, 3).shape == (image.shape[0] + 6, image.shape[1] + 6)
 
 

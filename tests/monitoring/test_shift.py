@@ -12,7 +12,6 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
 from supcam.monitoring.answers import read_answers, require_answers_of
 from supcam.monitoring.shift import compare_groups, compare_with_reference
-from supcam.serving.engine import PROBABILITY_COLUMNS
 from supcam.serving.gate import UNLIKE_TRAINING
 from supcam.settings import WatchSettings
 
@@ -109,7 +108,6 @@ def test_an_empty_week_is_refused_by_name(tmp_path: Path) -> None:
 
 
 ONE = {"threshold": 0.7, "by_type": {}}
-BY_TYPE = {"threshold": 0.0, "by_type": {label: {"threshold": 0.4} for label in TYPE_LABELS}}
 
 
 def test_answers_of_the_model_are_taken() -> None:
@@ -117,7 +115,6 @@ def test_answers_of_the_model_are_taken() -> None:
     week = week.assign(reason=np.where(week["confidence"] < 0.7, "low confidence", ""))
     require_answers_of(week, ONE, "models:/supcam/2")
     require_answers_of(week.assign(type="", confidence=np.nan, reason="blank"), ONE, "models:/supcam/2")
-    require_answers_of(week, BY_TYPE, "models:/supcam/2")  # no probabilities: nothing to compare
 
 
 @pytest.mark.parametrize(("threshold", "words"), [(0.8, "is not marked"), (0.6, "is marked")])
@@ -126,14 +123,6 @@ def test_answers_of_another_model_are_refused(threshold: float, words: str) -> N
     week = week.assign(reason=np.where(week["confidence"] < 0.7, "low confidence", ""))
     with pytest.raises(UsageError, match=rf"answers are not of models:/supcam/2.*{words} 'low confidence'.*--model"):
         require_answers_of(week, {"threshold": threshold, "by_type": {}}, "models:/supcam/2")
-
-
-def test_thresholds_by_type_tell_another_model_too() -> None:
-    table = pd.DataFrame([[0.9, 0.05, 0.03, 0.02], [0.45, 0.42, 0.1, 0.03]], columns=list(PROBABILITY_COLUMNS))
-    table = table.assign(type="instance", confidence=[0.9, 0.45], reason=["", "low confidence"])
-    require_answers_of(table, BY_TYPE, "it")
-    with pytest.raises(UsageError, match="1 of 2 answers are not of it"):
-        require_answers_of(table.assign(reason=""), BY_TYPE, "it")
 
 
 def test_the_week_of_cases_is_drawn_with_their_sizes() -> None:
