@@ -95,6 +95,7 @@ class MlflowServer:
                     return
             except OSError:
                 time.sleep(0.2)
+        self.kill()
         raise AssertionError((self.folder / "server.log").read_text())
 
     def kill(self) -> None:
