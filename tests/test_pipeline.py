@@ -270,7 +270,7 @@ def test_labels_go_out_for_review_and_come_back(project: Path) -> None:
     before = tracked_files(project)
     said = succeed(project, "supcam", "review", "sheet", "--folds", "2", "--epochs", "1")
     assert "of 160 labels are contradicted" in said
-    assert "labels to review" in (project / "reports/review/review.html").read_text(encoding="utf-8")
+    assert "<h1>Labels to review" in (project / "reports/review/review.html").read_text(encoding="utf-8")
     assert "no label changed" in succeed(project, "supcam", "review", "apply", "reports/review/review.csv")
     assert tracked_files(project) == before
 
