@@ -5,8 +5,6 @@ drawn from the others, as they are and after changes that cost 5 points of accur
 """
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.selecting import SIZES as SIZES_OF_LABELS
-from benchmarks.selecting import Trial, load, settings_for
+from benchmarks.selecting import Trial, load, say, settings_for
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
@@ -223,12 +221,6 @@ def shifts(
         pairs = ((reference, table) for reference, _ in divided(answers, divisions)) if is_other else (
             changed_weeks(answers, table, divisions))  # fmt: skip
         say(name="shift", of=name, accuracy=round(float(table["correct"].mean()), 3), **alarms(pairs, 200, count, True))
-
-
-def say(**values: object) -> None:
-    """Print values as one line of JSON."""
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
-from supcam.serving.gate import LOW_CONFIDENCE
+from supcam.serving.gate import LOW_CONFIDENCE, sure_enough
 
 COLUMNS = ("type", "confidence", "needs_review", "reason")
 _ROUNDED = 1e-5  # how far a table may have rounded a confidence
@@ -47,7 +47,7 @@ def require_answers_of(answers: pd.DataFrame, review: Mapping[str, Any], origin:
     confidence = typed["confidence"].to_numpy(dtype=np.float64)
     marked = typed["reason"].str.contains(LOW_CONFIDENCE, regex=False).to_numpy()
     near = np.abs(confidence - review["threshold"]) < _ROUNDED
-    wrong = (marked != (confidence < review["threshold"])) & ~near
+    wrong = (marked == sure_enough(confidence[:, np.newaxis], review["threshold"])) & ~near
     if wrong.any():
         first = typed[wrong].iloc[0]
         raise UsageError(
