@@ -22,6 +22,7 @@ from supcam.errors import GateRefused, UsageError
 from supcam.registry.client import Predictor
 from supcam.resaving import KINDS
 from supcam.settings import CheckSettings, ComposeSettings
+from supcam.synthetic.sample import draw_crops
 from tests.support.imports import ROOT
 
 QUICK = CheckSettings(crops=24, angles=1, composites=4, padding=[0.25])
@@ -165,15 +166,15 @@ def test_no_crop_is_refused(crops: CropSet) -> None:
         run_checks(constant(ClusterType.INSTANCE), crops.subset([]), QUICK, ComposeSettings())
 
 
-def test_changes_keep_white_white_and_nothing_is_cut(crops: CropSet) -> None:
-    image = crops.images[0]
+def test_changes_keep_white_white_and_nothing_is_cut() -> None:
+    image = draw_crops(1, 1, 0)[1][0].image  # in focus: of soft rims the rotation rounds more than it may cut
     ink = (255.0 - image).sum()
     assert checks.brightened(image, 1.0) is not image and np.array_equal(checks.brightened(image, 1.0), image)
     assert (checks.brightened(image, 1.1)[image == 255] == 255).all()
     assert len({one.tobytes() for one in checks.symmetries(image)}) == 7
     canvas = checks.on_diagonal_canvas(image)
     for degrees in (17.0, 45.0, 131.0):
-        assert (255.0 - checks.rotated(canvas, degrees)).sum() == pytest.approx(ink, rel=0.02)
+        assert (255.0 - checks.rotated(canvas, degrees)).sum() == pytest.approx(ink, rel=0.01)
     assert checks.padded(image, 3).shape == (image.shape[0] + 6, image.shape[1] + 6)
 
 
