@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from .robust import median_of, share_of
+
 Mask = NDArray[np.bool_]
 
 # A drawn thing (bar, letter, rectangle) has one grey value; no photographed chromosome has.
@@ -72,8 +74,8 @@ def connected_regions(mask: Mask) -> Regions:
     steps = np.diff(padded.ravel(), prepend=np.int8(0))
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     root = _joined(*_contacts(starts, ends, stride), len(starts))
-    first, region = np.unique(root, return_inverse=True)
-    count = len(first)
+    region = (np.cumsum(root == np.arange(len(root))) - 1)[root]
+    count = int(region.max()) + 1 if len(region) else 0
     lengths = ends - starts
     areas = np.bincount(region, weights=lengths, minlength=count).astype(np.intp)
     # Painting: the label rises at each start and falls back at each end.
@@ -87,7 +89,7 @@ def connected_regions(mask: Mask) -> Regions:
 
 def is_flat(values: NDArray[np.uint8] | NDArray[np.float32]) -> bool:
     """Whether values (n,) are those of a drawing: nearly all of one grey level."""
-    return bool(np.mean(np.abs(values - np.median(values)) <= _FLAT_SPREAD) >= _FLAT_SHARE)
+    return share_of(np.abs(values - np.float32(median_of(values))) <= _FLAT_SPREAD) >= _FLAT_SHARE
 
 
 def peeled_sizes(mask: Mask, limit: int = 64) -> list[int]:

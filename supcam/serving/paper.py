@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bodies import Mask, connected_regions, eroded
+from .robust import median_of, percentiles_of, share_of
 
 Grey = NDArray[np.float32]
 
@@ -38,7 +39,7 @@ def on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> Paper
         return Paper(np.full_like(values, WHITE), np.zeros_like(hidden), 0.0, True)
     if hidden.any():
         # A cut-out may show no paper at all; then the brightest of its rim is the nearest to it.
-        brightest = float(np.percentile(seen, 99))
+        brightest = percentiles_of(seen, 99)[0]
         values = np.where(hidden, WHITE if brightest >= 0.6 * WHITE else brightest, values)
     level = commonest(values)
     # A crop cut to its box has little edge of paper, but that is white; uneven light makes none of it exactly white.
@@ -50,7 +51,7 @@ def on_white(values: Grey, hidden: Mask, lossy: bool, notes: list[str]) -> Paper
     edges = edges_of(values)
     # Edges alone: in a faint body neighbours near the level of the paper differ too.
     noise = local_noise(edges[np.newaxis], level)
-    if noise == 0 and (np.abs(edges - level) <= 1.5).mean() >= clean_edge:
+    if noise == 0 and share_of(np.abs(edges - level) <= 1.5) >= clean_edge:
         values = np.minimum(values, WHITE)
         if lossy:
             return _without_noise(values, np.abs(values - WHITE) <= 3 * _RINGING, lossy)
@@ -76,13 +77,13 @@ def _paper_surface(values: Grey, level: float, noise: float) -> tuple[Grey, Mask
     # Bent on the edges first: a vignette's middle lies far from the plane, and the body then is what lies near it.
     if len(solution) == len(terms):
         near = np.abs(sampled - solution @ basis) <= reach
-        if near.sum() >= 24:
+        if np.count_nonzero(near) >= 24:
             solution, reach = trimmed_fit(basis, sampled, near, noise, rounds=3)
     surface = sum_of(solution, terms)
     paper: Mask = np.abs(values - surface) <= reach
     inside = surface[paper] if paper.any() else surface
     if np.ptp(inside) < max(2.0, noise):
-        surface = np.full_like(surface, np.median(values[paper]) if paper.any() else level)
+        surface = np.full_like(surface, median_of(values[paper]) if paper.any() else level)
     return surface, paper
 
 
@@ -107,7 +108,7 @@ def edge_fit(terms: list[Grey], edges: Grey, chosen: Mask, noise: float) -> tupl
     basis = np.stack([edges_of(term) for term in terms])
     solution, reach = trimmed_fit(basis[:3], edges, chosen, noise, rounds=4)
     near = np.abs(edges - solution @ basis[:3]) <= reach
-    return trimmed_fit(basis, edges, near, noise, rounds=2) if near.sum() >= 24 else (solution, reach)
+    return trimmed_fit(basis, edges, near, noise, rounds=2) if np.count_nonzero(near) >= 24 else (solution, reach)
 
 
 def trimmed_fit(basis: Grey, values: Grey, chosen: Mask, noise: float, rounds: int) -> tuple[Grey, float]:
@@ -117,20 +118,23 @@ def trimmed_fit(basis: Grey, values: Grey, chosen: Mask, noise: float, rounds: i
     """
     solution, reach = np.zeros(len(basis), dtype=np.float32), 3.0
     for _ in range(rounds):
-        solution = _least_squares(basis[:, chosen], values[chosen])
+        solution = _least_squares(basis, values, chosen)
         rest = np.abs(values - solution @ basis)
-        spread = 1.4826 * float(np.median(rest[chosen])) if chosen.any() else 0.0
+        near = rest[chosen]
+        spread = 1.4826 * median_of(near) if len(near) else 0.0
         reach = max(3.0, 2.5 * spread, 3 * noise)
-        chosen = rest <= reach
-        if chosen.sum() < 24:
+        before, chosen = chosen, rest <= reach
+        if np.count_nonzero(chosen) < 24 or (chosen == before).all():
             break
     return solution, reach
 
 
-def _least_squares(basis: Grey, values: Grey) -> Grey:
-    """Coefficients (k,) that fit ``values`` (n,) by rows of ``basis`` (k, n); tiny ridge for thin crops."""
-    normal = basis @ basis.T + 1e-3 * np.eye(len(basis), dtype=np.float32)
-    solution: Grey = np.linalg.solve(normal, basis @ values)
+def _least_squares(basis: Grey, values: Grey, chosen: Mask) -> Grey:
+    """Coefficients (k,) that fit the chosen ``values`` (n,) by rows of ``basis`` (k, n); tiny ridge for thin crops."""
+    weighted = basis * chosen
+    normal = weighted @ basis.T
+    normal.flat[:: len(basis) + 1] += 1e-3
+    solution: Grey = np.linalg.solve(normal, weighted @ values)
     return solution
 
 
@@ -140,8 +144,8 @@ def _without_noise(values: Grey, paper: Mask, lossy: bool) -> Paper:
     if len(residual) < 16:
         return Paper(values, np.rint(values) < FOREGROUND, float(WHITE), False)
     # The lower half alone: the upper one is often clipped at white.
-    middle_raw, low = np.percentile(residual, (50, 16))
-    noise = float(middle_raw - low)
+    middle_raw, low = percentiles_of(residual, 50, 16)
+    noise = middle_raw - low
     if lossy:
         noise = max(noise, _RINGING)
     if noise < 0.8:
@@ -150,9 +154,9 @@ def _without_noise(values: Grey, paper: Mask, lossy: bool) -> Paper:
     inner = smooth[eroded(paper, square=True)]
     if len(inner) < 16:
         inner = smooth[paper]
-    middle, low = np.percentile(inner, (50, 16))
-    spread = float(middle - low)
-    weak = smooth < min(FOREGROUND, float(middle) - 4 * spread)
+    middle, low = percentiles_of(inner, 50, 16)
+    spread = middle - low
+    weak = smooth < min(FOREGROUND, middle - 4 * spread)
     regions = connected_regions(weak)
     strongest = np.full(len(regions) + 1, np.inf)
     np.minimum.at(strongest, regions.labels[weak], smooth[weak])
@@ -182,7 +186,7 @@ def commonest(values: Grey, edges: float = 1.0) -> float:
     low = max(peak - 2, 0)
     level = low + int(np.argmax(counts[low : peak + 3]))
     exact = values[levels == level]
-    return float(exact[0] if (exact == exact[0]).all() else np.median(exact))
+    return float(exact[0]) if (exact == exact[0]).all() else median_of(exact)
 
 
 def edges_of(values: NDArray[Any]) -> NDArray[Any]:
@@ -194,4 +198,4 @@ def local_noise(values: Grey, level: float, reach: float = 25.0) -> float:
     """Noise near a grey level from neighbours in a row, which uneven light hardly moves; 0 where most are equal."""
     close = np.abs(values - level) <= reach
     steps = np.abs(values[:, 1:] - values[:, :-1])[close[:, 1:] & close[:, :-1]]
-    return float(np.median(steps)) * 1.4826 / math.sqrt(2) if len(steps) else 0.0
+    return median_of(steps) * 1.4826 / math.sqrt(2) if len(steps) else 0.0

@@ -9,6 +9,7 @@ from PIL import Image
 
 from .bodies import Mask, Regions, connected_regions, dilated, eroded, is_flat, peeled_sizes
 from .paper import FOREGROUND, WHITE, Grey, Paper, commonest, edges_of, means_of, on_white
+from .robust import median_of, percentiles_of, share_of
 from .surroundings import CUT_OUT_NOTE, SOFT_NOTE, frame_sides, is_plain, upright, without_dead_lines
 
 __all__ = ["FOREGROUND", "MAX_WORKING_SIDE", "WHITE", "Measurements", "Reading", "bodies_alone", "read_grey"]
@@ -99,7 +100,7 @@ def read_grey(grey: NDArray[np.float32] | NDArray[np.uint8], *, lossy: bool = Fa
     values = _reduced(values, notes)
     hidden = ~np.isfinite(values)
     if hidden.any():
-        few = hidden.mean() < _FEW_HIDDEN and not hidden.all()
+        few = share_of(hidden) < _FEW_HIDDEN and not hidden.all()
         values = np.where(hidden, commonest(values[~hidden][np.newaxis]) if few else 0, values).astype(np.float32)
         hidden &= not few
     top, bottom, left, right = frame_sides(values)
@@ -131,8 +132,8 @@ def bodies_alone(paper: Paper, notes: list[str]) -> tuple[NDArray[np.uint8], Mea
     image = np.rint(grey).astype(np.uint8)
     regions = connected_regions(paper.foreground)
     basics = Measurements(
-        paper=1 - float(paper.foreground.mean()),
-        border_paper=1 - float(edges_of(paper.foreground).mean()),
+        paper=1 - share_of(paper.foreground),
+        border_paper=1 - share_of(edges_of(paper.foreground)),
         noise=paper.noise,
         crowding=_crowding(grey, paper.foreground),
     )
@@ -155,7 +156,7 @@ def bodies_alone(paper: Paper, notes: list[str]) -> tuple[NDArray[np.uint8], Mea
     boxes = regions.boxes[sized]
     sides = boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0) + 1
     inside = image[body]
-    middle = float(np.median(inside))
+    middle = median_of(inside)
     return shown, replace(
         basics,
         contrast=WHITE - middle,
@@ -173,7 +174,7 @@ def _crowding(grey: Grey, foreground: Mask) -> float:
     if max(grey.shape) < _CROWD_SIDE or not foreground.any():
         return 0.0
     smooth = means_of(means_of(means_of(grey)))
-    half = (WHITE + float(np.percentile(smooth[foreground], 5))) / 2
+    half = (WHITE + percentiles_of(smooth[foreground], 5)[0]) / 2
     parts = connected_regions((smooth < half) & foreground)
     chosen = np.flatnonzero(parts.areas >= 9)
     # The widths of a sample are enough for their median.
@@ -244,5 +245,7 @@ def _cut(image: NDArray[np.uint8], kept: Mask, level: float) -> int:
 
 
 def _longest(line: Mask) -> int:
+    if not line.any():
+        return 0
     stops = np.flatnonzero(~np.concatenate([[False], line, [False]]))
     return int(np.diff(stops).max()) - 1

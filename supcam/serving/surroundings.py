@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from .bodies import Mask, connected_regions, dilated, is_flat
 from .paper import WHITE, Grey, commonest, edge_fit, edges_of, local_noise, means_of, sum_of, surface_terms
+from .robust import median_of, percentiles_of, share_of
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -26,6 +27,8 @@ _FADING, _BRIGHT_RIM = 0.05, 0.76
 _MIXED = 0.05
 # So many regions, the largest, are looked at for drawings.
 _MOST_DRAWINGS = 16
+# Regions of fewer pixels are noise, of which one level says nothing.
+_SPECK = 4
 # Around a body cut out of dark paper and set on white, the rim is darker than this.
 _DARK_RIM = 110
 
@@ -37,7 +40,7 @@ def is_plain(image: NDArray[np.uint8] | Grey) -> bool:
     """
     white = image >= WHITE - 2
     edges = edges_of(image)
-    share, edge_share = float(np.mean(image == WHITE)), float(np.mean(edges == WHITE))
+    share, edge_share = share_of(image == WHITE), share_of(edges == WHITE)
     if share < 0.3 or share + edge_share <= 1 or local_noise(edges[np.newaxis].astype(np.float32), WHITE) > 0:
         return False
     if any(map(_may_be_framed, _sides(WHITE - image))) or (~white).all(axis=1).any() or (~white).all(axis=0).any():
@@ -138,12 +141,12 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         inside = values[(depths > 1) & ~hidden]
     if not len(rim) or not len(inside):
         return (values if level >= 128 else WHITE - values), hidden
-    rim_level, inside_level = float(np.median(rim)), float(np.median(inside))
-    if not hidden.any() and abs(rim_level - level) > 8 and float(np.mean(np.abs(inside - level) <= 2)) > 0.5:
+    rim_level, inside_level = median_of(rim), median_of(inside)
+    if not hidden.any() and abs(rim_level - level) > 8 and share_of(np.abs(inside - level) <= 2) > 0.5:
         # A line drawn around the body: within it the paper goes on, so the surroundings are no cut-out's.
         return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
     # A body with a pale inside on bright paper: nothing of it is brighter than the paper.
-    pale_inside = 128 <= level >= rim_level > _DARK_RIM and float(np.percentile(inside, 95)) <= level + 4
+    pale_inside = 128 <= level >= rim_level > _DARK_RIM and percentiles_of(inside, 95)[0] <= level + 4
     bright = rim_level >= inside_level or pale_inside
     if not bright and not hidden.any() and rim_level > level:
         bright = _fades_inwards(values, depths, level)
@@ -152,7 +155,7 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     if hidden.any():
         notes.append(CUT_OUT_NOTE)
         return values, hidden | _fill(values, outside, rim_level)
-    rings = [float(np.median(ring)) for depth in range(1, 5) if len(ring := values[depths == depth]) >= 8]
+    rings = [median_of(ring) for depth in range(1, 5) if len(ring := values[depths == depth]) >= 8]
     if not rings:  # too few pixels to tell a filling
         return values, hidden
     brightest = int(np.argmax(rings))
@@ -162,8 +165,8 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         hidden = _fill(values, outside, rim_level)
         notes.append(CUT_OUT_NOTE)
         outline = values[depths == 1]
-        darkest = float(np.percentile(values[depths > 1], 2)) if (depths > 1).any() else level
-        is_mixed = darkest - level > _FILL_STEP and np.mean(outline < (level + darkest) / 2) > _MIXED
+        darkest = percentiles_of(values[depths > 1], 2)[0] if (depths > 1).any() else level
+        is_mixed = darkest - level > _FILL_STEP and share_of(outline < (level + darkest) / 2) > _MIXED
         if brightest or is_mixed:
             values = _unmixed(values, hidden, level, max(brightest, 1))
             notes.append(SOFT_NOTE)
@@ -173,8 +176,8 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
 def _drawings(values: Grey, marked: Mask) -> Mask:
     """Bars, letters and the like among the regions of a mask, unless nothing else is there."""
     regions = connected_regions(marked)
-    flat = np.zeros(len(regions), dtype=bool)
-    for index in np.argsort(-regions.areas, kind="stable")[:_MOST_DRAWINGS]:
+    flat = regions.areas < _SPECK
+    for index in np.argsort(-regions.areas, kind="stable")[: min(_MOST_DRAWINGS, np.count_nonzero(~flat))]:
         box, mask = regions.cutout(int(index))
         flat[index] = is_flat(values[box][mask])
     return regions.mask(flat) if not flat.all() else np.zeros_like(marked)
@@ -196,13 +199,13 @@ def _fades_inwards(values: Grey, depths: NDArray[np.int8], level: float) -> bool
     Near its outline it is then about as bright as anywhere, and the brightest quarter of its pixels lies nearer to the
     outline than the darkest quarter does.
     """
-    rings = [float(np.median(ring)) for depth in range(1, 8) if len(ring := values[depths == depth]) >= 8]
+    rings = [median_of(ring) for depth in range(1, 8) if len(ring := values[depths == depth]) >= 8]
     if not rings:
         return False
     peak = int(np.argmax(rings[:4]))
     rise = rings[peak] - level
     behind = rings[peak + 1 : peak + 4]
-    top = float(np.percentile(values[depths > 0], 98)) - level
+    top = percentiles_of(values[depths > 0], 98)[0] - level
     if not behind or rings[peak] - min(behind) <= _FADING * rise or rise < _BRIGHT_RIM * top:
         return False
     soft = next(depth for depth, ring in enumerate(rings) if ring - level >= 0.9 * rise)
@@ -242,7 +245,7 @@ def _inverted(values: Grey, notes: list[str]) -> Grey:
 
 def _is_even(surroundings: Grey, level: float) -> bool:
     """Whether what stands around the body has one level, as clean paper and what a program filled in have."""
-    return bool(len(surroundings) and np.mean(np.abs(surroundings - level) <= 1) >= _FILL_SHARE)
+    return bool(len(surroundings) and share_of(np.abs(surroundings - level) <= 1) >= _FILL_SHARE)
 
 
 def _darker_than_paper(values: Grey, level: float) -> bool:
@@ -277,5 +280,5 @@ def _fill(values: Grey, outside: Mask, rim_level: float) -> Mask:
     for index in np.flatnonzero(regions.areas >= 4):
         hole = regions.labels == index + 1
         around = values[dilated(hole) & ~hole]
-        holes[index] = np.median(around) > (rim_level + level) / 2
+        holes[index] = median_of(around) > (rim_level + level) / 2
     return outside | regions.mask(holes)
