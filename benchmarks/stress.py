@@ -15,6 +15,7 @@ COUNTED = {
     "data_fuzz": ["-m", "tests.data.fuzz"],
     "attacks": ["-m", "tests.registry.attacks"],
     "registry_kills": ["-m", "tests.registry.kills"],
+    "pipeline_kills": ["-m", "tests.registry.pipeline_kills"],
 }
 # Test folders whose tests marked stress are the full counts.
 MARKED = ("experiments", "composition", "data", "registry", "tracking", "training", "tuning")
