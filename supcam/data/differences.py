@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from supcam.data.manifest import MANIFEST, read_manifest
+from supcam.data.manifest import MANIFEST, read_manifest, reviewed_by
 from supcam.data.versions import fetch_manifest
 
 # A change by the column that shows it.
@@ -69,10 +69,8 @@ def diff_manifests(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns of ``_COMPARED`` as text; ``reviewed`` is who decided about the label, and when."""
-    people = frame.reindex(columns=["reader", "reviewed"]).fillna("")
-    reviewed = (people["reader"] + " " + people["reviewed"]).str.strip()
-    return frame.assign(reviewed=reviewed)[list(_COMPARED)].astype(str)
+    """The columns of ``_COMPARED`` as text."""
+    return frame.assign(reviewed=reviewed_by(frame))[list(_COMPARED)].astype(str)
 
 
 def _manifest_of(version: str, data: Path) -> pd.DataFrame:

@@ -42,8 +42,13 @@ def is_drawn(frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 def is_confirmed(frame: pd.DataFrame) -> NDArray[np.bool_]:
     """(N,) bool: labels that a person confirmed or corrected in a review, and was certain of."""
-    seen = (frame.reindex(columns=["reader", "reviewed"]).fillna("") != "").any(axis=1)
-    return (seen & frame["label_certain"]).to_numpy(dtype=bool)
+    return ((reviewed_by(frame) != "") & frame["label_certain"]).to_numpy(dtype=bool)
+
+
+def reviewed_by(frame: pd.DataFrame) -> pd.Series:
+    """Who decided about each label in a review, and when; "" where nobody did, as everywhere in older manifests."""
+    people = frame.reindex(columns=["reader", "reviewed"]).fillna("")
+    return (people["reader"] + " " + people["reviewed"]).str.strip()
 
 
 # dvc repro records an edited folder, so data.dvc may name the very version that is wrong.

@@ -110,17 +110,9 @@ class Decision:
     comparison: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def data_failed(self) -> bool:
-        """Whether the data of the candidate failed validation, which stops a pipeline."""
-        return self._failed(_DATA_RULE)
-
-    @property
     def stops_pipeline(self) -> bool:
         """Whether the refusal is no result of the metrics: the data failed, or the package is not what it claims."""
-        return self._failed(*_CLAIMS)
-
-    def _failed(self, *names: str) -> bool:
-        return any(rule.name in names and rule.passed is False for rule in self.rules)
+        return any(rule.name in _CLAIMS and rule.passed is False for rule in self.rules)
 
     @property
     def refusal(self) -> str:

@@ -73,7 +73,7 @@ def test_a_repeated_refusal_is_recorded_once(package: Path, registry_uri: str, r
     add(package, registry_uri, run_id, Validation(False, DATA))
     decisions = [go(registry_uri) for _ in range(3)]
     assert {decision.outcome for decision in decisions} == {"refused"}
-    assert decisions[0].data_failed
+    assert decisions[0].stops_pipeline
     registry = Registry(registry_uri)
     assert [event["action"] for event in registry.events()] == ["refused"]
     assert "production" not in registry.aliases()

@@ -114,7 +114,7 @@ def test_the_same_model_needs_no_comparison() -> None:
 def test_data_validation_of_the_very_data_is_needed(validation: Validation | None, value: str) -> None:
     decision = run(model(1), validation=validation, force="urgent")
     assert decision.outcome == "refused"
-    assert decision.data_failed
+    assert decision.stops_pipeline
     assert decision.rules[0].value == value
 
 
