@@ -33,7 +33,8 @@ def annotated(metaphase: Metaphase) -> Image.Image:
 
 def _background(image: NDArray[np.float32] | NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """The picture in grey, stretched and a little pale, so that colours show, (h, w, 3)."""
-    small = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR), dtype=np.float32)
+    whole = Image.fromarray(image.astype(np.uint8, copy=False))  # Pillow copies floats twice, and a picture is large
+    small = np.asarray(whole.resize(shape[::-1], Image.Resampling.BILINEAR), dtype=np.float32)
     dark, bright = np.percentile(small[::4, ::4], (0.5, 60))
     grey = np.clip((small - dark) / max(bright - dark, 1.0), 0, 1) ** 0.8
     return np.repeat((60 + 195 * grey).astype(np.uint8)[..., np.newaxis], 3, axis=2)

@@ -71,7 +71,7 @@ def segment(source: Source, *, page: int | None = None) -> Segmented:
     ground, found = find_objects(plane.values, lossy=plane.lossy)
     values: NDArray[Any] = plane.values
     if values.dtype.kind == "f":  # decoded for this alone, and large
-        values = np.nan_to_num(values, copy=False, nan=0.0)
+        values[np.isnan(values)] = 0
         values = np.subtract(WHITE, values, out=values) if ground.inverted else values
     elif ground.inverted:
         values = WHITE - values

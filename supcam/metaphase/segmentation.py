@@ -98,7 +98,10 @@ def ground_of(values: Grey, *, lossy: bool = False, factor: int = 1) -> Ground:
 def _averaged(values: Grey, factor: int) -> Grey:
     if factor == 1:
         return values.astype(np.float32)
-    return np.asarray(Image.fromarray(values).reduce(factor), dtype=np.float32)
+    # In strips, since Pillow copies twice what it gets, and a whole metaphase is large.
+    height = 64 * factor
+    strips = [Image.fromarray(values[top : top + height]).reduce(factor) for top in range(0, len(values), height)]
+    return np.concatenate([np.asarray(strip, dtype=np.float32) for strip in strips])
 
 
 def find_objects(values: Grey, *, lossy: bool = False) -> tuple[Ground, Found]:
