@@ -1,7 +1,12 @@
 """What is measured of each crop, every image read once; and which crops show nearly the same picture."""
 
 import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +18,7 @@ from supcam.data.groups import connected, merged
 from supcam.progress import Progress
 from supcam.serving.gate import WITHOUT_TYPE, picture_reasons
 from supcam.serving.images import FOREGROUND, ImageError, Reading, border_of, letterbox, read_crop
+from supcam.workers import ended_on_error, worker_pool
 
 OK = "ok"
 
@@ -23,6 +29,9 @@ _SIDE, _COEFFICIENTS = 32, 12
 _EIGHT = np.ones((3, 3), dtype=bool)
 # Rows of descriptors compared at a time: bounds the memory, whatever the number of crops.
 _BLOCK = 256
+
+# Fewer crops are measured before worker processes have started.
+_ALONE = 1500
 
 _NUMBERS = ("short_side", "long_side", "background", "foreground", "components", "darkest", "contrast", "focus")
 # Facts of a crop that cannot be read.
@@ -53,18 +62,33 @@ def measure_crops(
     levels), ``foreground`` (share of the area), ``components`` (bodies), ``contrast`` and ``focus``.
     The numbers of a crop that cannot be read are not a number.
     """
+    crops = list(zip(frame["path"], frame["sha256"], frame["width"], frame["height"], strict=True))
     rows = []
     descriptors = np.zeros((len(frame), _COEFFICIENTS**2 + 1), dtype=np.float32)
     prints = np.zeros((len(frame), SIZE), dtype=np.float32)
-    for index, row in enumerate(zip(frame["path"], frame["sha256"], frame["width"], frame["height"], strict=True)):
-        facts, image = _measure(root, *row)
-        if image is not None:
-            descriptors[index], prints[index] = _describe(image), fingerprint(image)
-        rows.append(_UNKNOWN | facts)
-        if progress:
-            progress(index + 1, len(frame))
+    with _mapping(len(crops)) as mapped:
+        for index, (facts, descriptor, print_) in enumerate(mapped(partial(_measured, root), crops)):
+            rows.append(_UNKNOWN | facts)
+            descriptors[index], prints[index] = descriptor, print_
+            if progress:
+                progress(index + 1, len(frame))
     kept = frame.drop(columns=list(_UNKNOWN), errors="ignore").reset_index(drop=True)
     return pd.concat([kept, pd.DataFrame(rows, columns=list(_UNKNOWN))], axis=1), descriptors, prints
+
+
+@contextmanager
+def _mapping(count: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map``, in a process for each core where the crops are so many that starting these pays."""
+    cores = len(os.sched_getaffinity(0))
+    if count < _ALONE or cores == 1:
+        yield map
+        return
+    pool = worker_pool(cores)
+    try:
+        with ended_on_error():
+            yield partial(pool.map, chunksize=64)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ratio: float) -> list[list[int]]:
@@ -86,6 +110,14 @@ def near_duplicates(descriptors: NDArray[np.float32], similarity: float, size_ra
         pairs = np.column_stack((first[close], second[close]))
         groups += [order[start:][group].tolist() for group in connected(pairs)]
     return merged(groups)
+
+
+def _measured(
+    root: Path, crop: tuple[str, str, int, int]
+) -> tuple[dict[str, object], NDArray[np.float32] | float, NDArray[np.float32] | float]:
+    """Facts, descriptor and fingerprint of one crop; 0 for both where it cannot be read."""
+    facts, image = _measure(root, *crop)
+    return (facts, 0.0, 0.0) if image is None else (facts, _describe(image), fingerprint(image))
 
 
 def _measure(

@@ -360,3 +360,16 @@ def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:
     _, vectors, _ = measure_crops(frame, data)
     many = np.concatenate([np.repeat(vectors[:1], 2000, axis=0), np.zeros_like(vectors[:5])])
     assert near_duplicates(many, 0.99, 0.1) == [list(range(2000))]
+
+
+def test_crops_are_measured_the_same_in_several_processes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = read_manifest(data / "manifest.csv").head(20)
+    frame.loc[3, "path"] = "crops/missing.png"
+    alone = measure_crops(frame, data)
+    monkeypatch.setattr("supcam.data.measure._ALONE", 1)
+    counted = []
+    together = measure_crops(frame, data, progress=lambda done, _: counted.append(done))
+    pd.testing.assert_frame_equal(together[0], alone[0])
+    assert together[0]["problem"].iloc[3] == "file is missing"
+    assert all(np.array_equal(one, other) for one, other in zip(together[1:], alone[1:], strict=True))
+    assert counted == list(range(1, 21))
