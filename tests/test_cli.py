@@ -276,3 +276,13 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     print_table(frame, "A title")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(map(len, lines)) <= 80 and "touching-overlapping" in stream.getvalue()
+
+
+def test_a_narrow_table_loses_no_character(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = "0123456789abcdef" * 2
+    print_table(pd.DataFrame({"run": [run], "path": ["folder/" * 20], "needs_review": ["low confidence; blank"]}))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed
+    assert run in printed and printed.count("/") == 20
+    assert all(word in printed for word in ("low", "confidence;", "blank", "needs_", "review"))

@@ -31,7 +31,8 @@ def metaphase(
 
     written = write_metaphases(load_production(model), pictures, into, page=page)
     shown = written.pictures[["picture", "objects", *TYPE_LABELS, "needs_review", "reason"]]
-    print_table(pd.DataFrame(shown[written.pictures["error"] == ""]))
+    shown = pd.DataFrame(shown[written.pictures["error"] == ""])
+    print_table(shown if shown["reason"].any() else shown.drop(columns="reason"))
     typer.echo(f"{into}: {written.summary()}")
     for error in written.pictures.loc[written.pictures["error"] != "", "error"]:
         typer.echo(f"error: {error}", err=True)
