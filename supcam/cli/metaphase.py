@@ -25,7 +25,7 @@ def metaphase(
 ) -> None:
     """Cut whole metaphases into chromosomes and clusters, and type each of them.
 
-    What is no metaphase is named with the reason. The exit code is 1 when a picture could not be read.
+    Pictures without a metaphase are listed with the reason. The exit code is 1 when a picture could not be read.
     """
     from supcam.metaphase.folder import write_metaphases
 

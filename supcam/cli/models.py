@@ -53,7 +53,7 @@ def predict(
 ) -> None:
     """Print the type of each crop. A bad image is a row with an error; the exit code is then 1.
 
-    What is no crop has no type; the column reason says why, and why other crops need review.
+    A picture that does not show a crop gets no type; the column reason says why, and why crops need review.
     """
     piped = output == Path("-")
     if output is not None and not piped:

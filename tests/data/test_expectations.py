@@ -21,6 +21,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.data.measure import measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, read_links, require_passed
+from supcam.data.rules import DEMANDS, composed_rules, data_rules
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
 from supcam.settings import SplitSettings, ValidateComposedSettings, ValidateSettings
@@ -360,3 +361,9 @@ def test_many_copies_of_one_picture_stay_one_group(data: Path) -> None:
     _, vectors, _ = measure_crops(frame, data)
     many = np.concatenate([np.repeat(vectors[:1], 2000, axis=0), np.zeros_like(vectors[:5])])
     assert near_duplicates(many, 0.99, 0.1) == [list(range(2000))]
+
+
+def test_every_rule_says_on_the_page_what_it_demands() -> None:
+    raw, splits = data_rules(ValidateSettings())
+    composed = composed_rules(ValidateComposedSettings(), (0, 100), (20.0, 200.0))
+    assert {rule.name for rule in [*raw, *splits, *composed]} == DEMANDS.keys()
