@@ -72,7 +72,7 @@ def write_report(
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
 
-    What does not show a crop has no type; such pictures count for no metric and are listed in ``no_crops.csv``. ``notes`` on
+    What shows no crop has no type: such pictures count for no metric and are listed in ``no_crops.csv``. ``notes`` on
     how the crops were read come first among those of the report, ``title`` says where they come from, and ``unlike`` is
     the share (0-1) of crops unlike the training crops that the first model expects; None where it does not know it.
     Returns the evaluation of the first model, the comparison in its ``metrics``.

@@ -133,7 +133,7 @@ class Engine:
     ) -> Predictions:
         """Predict many crops; a bad one costs only itself, or stops everything when ``strict``.
 
-        An error among the sources stands for a file that was refused already. What shows no crop has probabilities here,
+        An error among the sources stands for a refused file. What shows no crop has probabilities here,
         but no type in its :meth:`answer`.
 
         Raises:
