@@ -26,7 +26,8 @@ def print_table(frame: pd.DataFrame, title: str | None = None) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _WIDTH
-    cells = frame.astype(object).map(lambda value: "" if pd.isna(value) else str(value)).rename(columns=str)
+    cells = frame.astype(object).map(lambda value: "" if pd.isna(value) else str(value))
+    names = [str(name) for name in frame]
     # Text, not str: brackets in a file name are not markup.
     columns = (
         Column(
@@ -35,7 +36,7 @@ def print_table(frame: pd.DataFrame, title: str | None = None) -> None:
             overflow="fold",
             width=width,
         )
-        for name, kind, width in zip(cells, frame.dtypes, _widths(cells, console.width), strict=True)
+        for name, kind, width in zip(names, frame.dtypes, _widths(names, cells, console.width), strict=True)
     )
     table = Table(
         *columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
@@ -47,9 +48,9 @@ def print_table(frame: pd.DataFrame, title: str | None = None) -> None:
     console.print()
 
 
-def _widths(cells: pd.DataFrame, room: int) -> list[int]:
+def _widths(names: list[str], cells: pd.DataFrame, room: int) -> list[int]:
     """Width of each column: its longest word, less where that is too much; what room is left lets texts stay whole."""
-    texts = [[name, *cells[name]] for name in cells]
+    texts = [[name, *column] for name, (_, column) in zip(names, cells.items(), strict=True)]
     whole = [max(map(len, column)) for column in texts]
     words = [max(map(len, " ".join([_PART.sub(r"\1 ", name), *rest]).split()), default=1) for name, *rest in texts]
     room -= 2 * len(texts)  # the blanks between columns
