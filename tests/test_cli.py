@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from supcam.cli import main
+from supcam.cli.models import _readable
 from supcam.cli.tables import print_table
 from supcam.settings import profile_path
 from tests.support.drawing import bar_crop, write_crop
@@ -276,3 +277,27 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     print_table(frame, "A title")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(map(len, lines)) <= 80 and "touching-overlapping" in stream.getvalue()
+
+
+def test_a_narrow_table_loses_no_character(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = "0123456789abcdef" * 2
+    print_table(pd.DataFrame({"run": [run], "path": ["folder/" * 20], "needs_review": ["low confidence; blank"]}))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed
+    assert run in printed and printed.count("/") == 20
+    assert all(word in printed for word in ("low", "confidence;", "blank", "needs_", "review"))
+
+
+def test_a_difference_of_cards_is_short_enough_to_read() -> None:
+    rows = [
+        ("metrics.accuracy.high", 0.9, 0.8, -0.1),
+        ("metrics.accuracy.value", 0.8, 0.7, -0.1),
+        ("review.by_type", "{}", None, None),
+        ("review.by_type.touching.risk", None, 0.1, None),
+        ("review.by_type.touching.crops", None, 30, None),
+    ]
+    frame = pd.DataFrame(rows, columns=["entry", "1", "2", "difference"], dtype=object)
+    shown = _readable(frame)
+    assert shown["entry"].tolist() == ["metrics.accuracy", "review.by_type.*"]
+    assert shown.iloc[1, 1:3].tolist() == ["", "2 entries"]

@@ -99,7 +99,7 @@ def open_network(text: str) -> Network:
     """
     if not text.startswith("models:/"):
         if not Path(text).is_file():
-            raise UsageError(f"--network = {text} is no file. Give models:/NAME@ALIAS, or an ONNX file.")
+            raise UsageError(f"--network = {text} is not a file. Give models:/NAME@ALIAS, or an ONNX file.")
         return Network(Path(text))
     from supcam.registry.store import Registry
 

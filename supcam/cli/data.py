@@ -122,7 +122,7 @@ def resplit() -> None:
     root = tracking.project_root()
     assignments = root / "outputs" / "split" / "assignments.csv"
     if not assignments.exists():
-        raise UsageError(f"{assignments} does not exist: there is no split to give up. Run: dvc repro split")
+        raise UsageError(f"{assignments} does not exist: there is no split to discard. Run: dvc repro split")
     assignments.unlink()
     typer.echo("Cases are divided from scratch by: dvc repro. Test metrics before and after are of different crops.")
 

@@ -78,13 +78,13 @@ def check(
 
 def evaluate(
     data: Data,
-    into: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, tables and figures.")],
+    into: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, tables and plots.")],
     model: Model = PRODUCTION_URI,
     compare: Annotated[str | None, typer.Option(help="A second model on the same crops.")] = None,
     type_map: TypeMap = None,
     case_pattern: CasePattern = None,
 ) -> None:
-    """Judge a model on labelled crops: one page that needs no other file, figures, tables and JSON."""
+    """Judge a model on labelled crops: one page that needs no other file, plots, tables and JSON."""
     from supcam.evaluation.page import Judged, write_report
 
     predictors = [load_production(uri) for uri in ([model] if compare is None else [model, compare])]

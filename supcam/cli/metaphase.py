@@ -25,13 +25,14 @@ def metaphase(
 ) -> None:
     """Cut whole metaphases into chromosomes and clusters, and type each of them.
 
-    What is no metaphase is named with the reason. The exit code is 1 when a picture could not be read.
+    Pictures without a metaphase are listed with the reason. The exit code is 1 when a picture could not be read.
     """
     from supcam.metaphase.folder import write_metaphases
 
     written = write_metaphases(load_production(model), pictures, into, page=page)
     shown = written.pictures[["picture", "objects", *TYPE_LABELS, "needs_review", "reason"]]
-    print_table(pd.DataFrame(shown[written.pictures["error"] == ""]))
+    shown = pd.DataFrame(shown[written.pictures["error"] == ""])
+    print_table(shown if shown["reason"].any() else shown.drop(columns="reason"))
     typer.echo(f"{into}: {written.summary()}")
     for error in written.pictures.loc[written.pictures["error"] != "", "error"]:
         typer.echo(f"error: {error}", err=True)

@@ -4,7 +4,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import pandas as pd
@@ -52,7 +53,7 @@ def predict(
 ) -> None:
     """Print the type of each crop. A bad image is a row with an error; the exit code is then 1.
 
-    What is no crop has no type; the column reason says why, and why other crops need review.
+    A picture that does not show a crop gets no type; the column reason says why, and why crops need review.
     """
     piped = output == Path("-")
     if output is not None and not piped:
@@ -163,30 +164,30 @@ def show(crops: Annotated[int, typer.Option(help="Test crops of each type.", min
     chosen = pd.concat([test[test["type"] == label].head(crops) for label in TYPE_LABELS])
     answers = client.predict_files(predictor, [root / "data" / path for path in chosen["path"]]).frame
     print_table(_metrics(predictor.card), f"{predictor.origin}, in production")
+    folder = os.path.commonpath([PurePosixPath(path).parent for path in chosen["path"]])
     rows = pd.DataFrame(
         {
-            "test crop": chosen["crop_id"].to_numpy(),
+            "test crop": [path.removeprefix(f"{folder}/") for path in chosen["path"]],
             "true type": chosen["type"].to_numpy(),
             "answer": answers["type"],
             "confidence": answers["confidence"].map("{:.2f}".format),
             "review": answers["reason"],
         }
     )
-    print_table(rows, "Crops that the model has not seen before")
+    print_table(rows, f"Crops of data/{folder} that the model has not seen before")
     right = int((rows["answer"] == rows["true type"]).sum())
     typer.echo(f"{right} of {len(rows)} correct. Next:")
-    for line in _NEXT:
-        typer.echo(f"  {line}")
+    for command, gives in {**_NEXT, f"supcam explain data/{chosen['path'].iloc[-1]}": "why this answer"}.items():
+        typer.echo(f"  {command:<40}  # {gives}")
+    typer.echo("Your own crops, step by step: docs/tutorial.md")
+    typer.echo("Report on the data: reports/validate/index.html")
 
 
-_NEXT = (
-    "source .venv/bin/activate                  puts supcam, dvc and mlflow on the path",
-    "supcam ui                                  runs, metrics and models in the browser",
-    "supcam explain data/crops/FILE             why a crop got its type, as a picture",
-    "supcam evaluate --data data --into page    one page about the model: page/report.html",
-    "reports/validate/index.html                the report on the data",
-    "docs/tutorial.md                           your own crops, step by step",
-)
+_NEXT = {
+    "source .venv/bin/activate": "supcam, dvc and mlflow on the path",
+    "supcam ui": "runs, metrics and models in the browser",
+    "supcam evaluate --data data --into page": "page/report.html",
+}
 
 
 def models(as_json: AsJson = False) -> None:
@@ -200,12 +201,12 @@ def models(as_json: AsJson = False) -> None:
     shown["training"] = frame["training_seconds"].map(lambda value: "" if pd.isna(value) else f"{value / 60:.1f} min")
     for name in ("accuracy", "macro_sensitivity"):
         test, validation = frame[f"test_{name}"], frame[f"validation_{name}"]
-        values = test.map("{:.3f}".format).where(test.notna(), validation.map("{:.3f} (validation)".format))
+        values = test.map("{:.3f}".format).where(test.notna(), validation.map("({:.3f})".format))
         shown[name.replace("_", " ")] = values.where(test.notna() | validation.notna(), "")
-    print_table(shown, "Metrics are of test crops")
+    print_table(shown, "Metrics are of test crops; in brackets of validation crops, where no others were recorded")
     origin = frame[["version", "run", "commit", "data", "code"]].copy()
     for name in ("commit", "data", "code"):
-        origin[name] = origin[name].str[:12]
+        origin[name] = origin[name].str[:10]
     print_table(origin)
     if PRODUCTION in registry.aliases():
         predictor = load_production(f"models:/{registry.name}@{PRODUCTION}")
@@ -271,12 +272,13 @@ def rollback(
 
 
 def history(as_json: AsJson = False) -> None:
-    """Show who was production, when, from which version, why, newest first."""
+    """Show which version was in production, since when, by whom and why, newest first."""
     frame = record.history(_registry())
     if as_json:
         print_json(frame)
-    else:
-        print_table(frame)
+        return
+    minutes = frame["when"].str[:16].str.replace("T", " ")
+    print_table(frame.assign(when=minutes).rename(columns={"number": "", "when": "when (UTC)"}))
 
 
 def diff(
@@ -289,7 +291,22 @@ def diff(
     if as_json:
         print_json(frame)
         return
-    print_table(frame.map(_short))
+    print_table(_readable(frame).map(_short))
+    typer.echo("Every entry, with confidence intervals: --json")
+
+
+def _readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Differences for people: without the ends of intervals; a section that one card lacks is one row."""
+    rows = [row for row in frame.itertuples(index=False, name=None) if not row[0].endswith((".low", ".high"))]
+    shown: list[tuple[object, ...]] = []
+    for section, group in groupby(rows, key=lambda row: ".".join(row[0].split(".")[:2])):
+        entries = list(group)
+        counts = [sum(row[side] not in (None, "{}") for row in entries) for side in (1, 2)]
+        if len(entries) > 1 and 0 in counts:
+            shown.append((f"{section}.*", *(f"{count} entries" if count else "" for count in counts), None))
+        else:
+            shown += [(row[0].removesuffix(".value"), *row[1:]) for row in entries]
+    return pd.DataFrame(shown, columns=frame.columns, dtype=object)
 
 
 def _short(value: object) -> str:
@@ -297,8 +314,10 @@ def _short(value: object) -> str:
     if value is None or value == "" or (isinstance(value, float) and pd.isna(value)):
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) >= 0.0001 or value == 0 else f"{value:.1e}"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if text.startswith("[["):
+        return f"{text.count('[') - 1} points"
     if re.fullmatch(r"[0-9a-f]{32,}(\.dir)?", text):
         return text[:12]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,6 +1,7 @@
 """Commands about the project itself: its profile, its settings, its MLflow page."""
 
 import json
+import os
 import socket
 import sys
 from functools import reduce
@@ -63,7 +64,10 @@ def ui(
         return
     _require_free(port)
     typer.echo(f"MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    # One worker and no queue of jobs: the page is for one person, and a busy machine would start late workers again and
+    # again, which makes it busier.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri", uri, "--port", str(port)]
     location = tracking.artifact_location(root, uri)
     if location:
         command += ["--default-artifact-root", location]

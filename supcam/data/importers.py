@@ -256,7 +256,7 @@ def _refuse_names(sources: Sequence[Path], opened: list[ImportSource], into: Pat
     counts = Counter(source.name for source in opened)
     for path, source in zip(sources, opened, strict=True):
         if counts[source.name] > 1:
-            raise UsageError(f"two sources are named {source.name!r}; names tell crops apart. Rename one.")
+            raise UsageError(f"two sources are named {source.name!r}; names distinguish crops. Rename one.")
         full = path.resolve()
         if full.is_relative_to(into) or into.is_relative_to(full):
             raise UsageError(f"source {path} and the data folder {into} contain each other. Move the source elsewhere.")

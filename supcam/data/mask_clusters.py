@@ -39,7 +39,7 @@ _ELSEWHERE = 0.3
 # Too small for a chromosome, in areas of the picture's middle region.
 _SPECK = 0.1
 _LEAST_SHARE = min(point.share for point in GRID)
-# Between the shares at which one piece is one chromosome and two: what nothing tells is uncertain.
+# Between the shares at which one piece is one chromosome and two: what nothing decides is uncertain.
 _UNKNOWN_SHARE = (_LEAST_SHARE + USED.share) / 2
 
 
@@ -105,7 +105,7 @@ def regions_of(owners: Owners) -> list[Region]:
 
 
 def left_out(region: Region, regions: Sequence[Region], shape: tuple[int, int]) -> str | None:
-    """Why a region is no crop, or None: cut off by an edge of the picture, a speck, or an overlap of nothing."""
+    """Why a region makes no crop, or None: cut off by an edge of the picture, a speck, or an overlap of nothing."""
     rows, columns = region.box
     if 0 in (rows.start, columns.start) or rows.stop == shape[0] or columns.stop == shape[1]:
         return "objects cut off by an edge of the picture"
@@ -124,7 +124,7 @@ def width_factor(regions: Sequence[Region]) -> int:
 
 @dataclass
 class Classes:
-    """What all label maps of a source tell about the values they use.
+    """What all label maps of a source say about the values they use.
 
     Attributes:
         places: for each picture, in how many regions of it each value lies.
@@ -200,7 +200,7 @@ def cluster_of_classes(region: Region, totals: Mapping[int, int], usual: Mapping
 def tell_homologues(
     region: Region, totals: Mapping[int, int], usual: Mapping[int, float]
 ) -> tuple[Owners, dict[int, float]]:
-    """The owners of a region with a number for each chromosome; the two homologues of a class are told apart by area.
+    """The owners of a region with a number for each chromosome; two homologues of a class are distinguished by area.
 
     Where a class lies in this region alone, and on an area of more than one chromosome, its pieces are two
     chromosomes; pieces on both sides of an overlap are arms of one.

@@ -54,7 +54,7 @@ def read_label_map(content: bytes, overlap: int) -> Outlined:
     named = used[(used > 0) & (used != overlap)]
     if len(named) < 2:
         raise UsageError(
-            f"has no value but 0 and {used[-1]}, which does not tell chromosomes apart. "
+            f"has no value but 0 and {used[-1]}, which does not separate chromosomes. "
             "Give each chromosome, or each class, a value of its own."
         )
     owners = values.astype(np.int32)

@@ -248,7 +248,7 @@ def open_masks(
         overlap: Value of pixels of label maps where chromosomes overlap.
         cases: Whether each picture is a case of its own; otherwise a pattern will find the cases.
         encoding: Of names in a zip that are not UTF-8; None finds it.
-        progress: Told after each picture.
+        progress: Called after each picture.
 
     Raises:
         UsageError: for anything else, or without any picture with masks.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.manifest import MANIFEST, read_manifest
-from supcam.data.rules import Severity
+from supcam.data.rules import DEMANDS, Severity
 from supcam.errors import GateRefused
 from supcam.files import write_text
 from supcam.pages import render, thumbnail
@@ -17,6 +17,7 @@ from supcam.serving.images import ImageError, decode_crop
 FAILING_COLUMNS = ("line", "crop_id", "path", "rule", "severity", "value", "allowed", "remedy")
 _THUMBNAIL = 96
 _SHOWN_PER_RULE = 60
+_SUBJECTS = {"raw": "Imported crops", "splits": "The split", "composed": "Composed crops"}  # of the suites
 _BACK = """
 Correct the crops and run again, or go back to the version of the last commit:
 git checkout -- data.dvc && dvc checkout --force data.dvc (dvc pull data.dvc where the cache does not hold it)"""
@@ -123,17 +124,21 @@ def _write_page(report: ValidationReport, root: Path, page: Path) -> None:
         rows = report.failing[report.failing["rule"] == rule.name].head(_SHOWN_PER_RULE).to_dict("records")
         shown = [{**row, "picture": picture(root, row["path"], _THUMBNAIL)} for row in rows]
         sections += [{"rule": rule, "rows": shown}] if shown else []
-    values = {"report": report, "sections": sections, "counts": _counts(root), "types": TYPE_LABELS}
+    values = {
+        "report": report, "sections": sections, "types": TYPE_LABELS, "demands": DEMANDS, "subjects": _SUBJECTS,
+        "sources": _counts(root, ["source"]), "cases": _counts(root, ["source", "case_id"]),
+    }  # fmt: skip
     write_text(page, render("validation.html", values))
 
 
-def _counts(root: Path) -> list[dict[str, object]]:
-    """Crops of each type, and cases, by source; none where there is no manifest."""
+def _counts(root: Path, by: list[str]) -> list[dict[str, object]]:
+    """Crops of each type, and named cases, by columns of the manifest; none where there is no manifest."""
     if not (root / MANIFEST).is_file():
         return []
     frame = read_manifest(root / MANIFEST)
-    table = pd.crosstab(frame["source"], frame["type"]).reindex(columns=list(TYPE_LABELS), fill_value=0)
-    named = frame[frame["case_id"].fillna("") != ""]
-    table["cases"] = named.groupby("source")["case_id"].nunique().reindex(table.index, fill_value=0)
-    table["crops"] = frame["source"].value_counts()
+    frame["case_id"] = frame["case_id"].fillna("")
+    keys = [frame[name] for name in by]
+    table = pd.crosstab(keys, frame["type"]).reindex(columns=list(TYPE_LABELS), fill_value=0)
+    table["cases"] = frame["case_id"].where(frame["case_id"] != "").groupby(keys).nunique()
+    table["crops"] = frame.groupby(keys).size()
     return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]

@@ -19,6 +19,49 @@ _DUPLICATE = "Keep one of them; the split keeps them together."
 _CORRECT = "Correct or leave out the crop and import with --replace."
 _FILL_TYPE = "Import more cases with it, or divide otherwise."
 _RECOUNT = "Raise compose.tries or lower compose.count; were more made than asked, compose again."
+# What each rule demands, for the page of a report. Which values are allowed, the rules say themselves.
+DEMANDS = {
+    "complete": "Every crop has an id, path, type, source and hash",
+    "id_unique": "No id twice",
+    "path_unique": "No path twice",
+    "readable": "The file exists and is an image",
+    "bytes_unchanged": "The file is the one that was imported or composed",
+    "size_as_recorded": "Width and height are those of the manifest",
+    "accounted_for": "Every image below crops/ has a row",
+    "type_known": "The type is one of the four",
+    "source_of_id": "The id begins with its source",
+    "short_side": "The shorter side is long enough",
+    "long_side": "The longer side is short enough",
+    "background": "The edge is white once it is read",
+    "foreground": "Neither nearly empty nor nearly full of pixels darker than 250",
+    "components": "One body on each crop",
+    "contrast": "Contrast as in other crops of the source",
+    "focus": "Sharpness as in other crops of the source",
+    "not_a_crop": "No picture for which a prediction would have no type",
+    "doubtful": "No picture that a prediction would send to review",
+    "normalised": "Nothing had to be changed on reading",
+    "exact_duplicate": "No picture twice",
+    "label_conflict": "No picture has two types",
+    "near_duplicate": "No picture twice, saved in another way",
+    "turned_duplicate": "No picture twice, turned or mirrored",
+    "near_label_conflict": "Nearly equal pictures have one type",
+    "case_in_sources": "A case id is in one source only",
+    "case_spelling": "Each case id has one spelling",
+    "case_mangled": "No case id looks changed by a spreadsheet",
+    "crops_per_type": "Enough crops of each type",
+    "split_known": "The part is train, validation or test",
+    "case_crosses": "No case is in two parts",
+    "patient_crosses": "No patient is in two parts, whatever the source",
+    "duplicate_crosses": "No picture is in two parts",
+    "near_duplicate_crosses": "No nearly equal pictures are in two parts",
+    "part_filled": "No part is empty",
+    "type_in_every_part": "Every type is in every part",
+    "parents": "All sources of a composite are training crops",
+    "label_algebra": "The type is what the sources and the relation give",
+    "intensity": "Darkest grey value as in real training crops",
+    "one_component": "The bodies of a composite are joined",
+    "count_as_asked": "As many composites as asked for, but for a few",
+}
 # Columns of a manifest that no crop may leave empty.
 REQUIRED = ("crop_id", "path", "type", "source", "sha256")
 

@@ -224,7 +224,7 @@ class ZipSource(ImportSource):
             self._keep(name)
 
     def _refuse_whole(self) -> None:
-        """Refuse in one line what concerns every crop alike: a password, or a method of packing."""
+        """Refuse in one line what concerns every crop: a password, or a method of packing."""
         wanted = [self._entries[path] for path in self.files]
         locked = sum(bool(entry.flag_bits & _ENCRYPTED) for entry in wanted)
         if locked:

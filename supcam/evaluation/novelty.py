@@ -1,4 +1,4 @@
-"""What a package carries to tell crops unlike its training crops, and whether too many of a folder's are."""
+"""What a package carries to recognise crops unlike its training crops, and whether too many of a folder's are."""
 
 import math
 from collections.abc import Sequence

@@ -72,9 +72,9 @@ def write_report(
 ) -> Evaluation:
     """Evaluate the first model, compare it with a second one, and write ``report.html``, JSON, tables and figures.
 
-    Pictures that are no crop have no type: they count for no metric and are listed in ``no_crops.csv``. ``notes`` on
+    What shows no crop has no type: such pictures count for no metric and are listed in ``no_crops.csv``. ``notes`` on
     how the crops were read come first among those of the report, ``title`` says where they come from, and ``unlike`` is
-    the share (0-1) of crops unlike the training crops that the first model expects; None where it cannot tell them.
+    the share (0-1) of crops unlike the training crops that the first model expects; None where it does not know it.
     Returns the evaluation of the first model, the comparison in its ``metrics``.
 
     Raises:
@@ -93,7 +93,7 @@ def write_report(
         first.metrics["no_crops"] = dict(held)
         first.tables["no_crops"] = no_crops
         listed = ", ".join(f"{reason} {count}" for reason, count in held.most_common())
-        notes = [*notes, f"{len(no_crops)} of {given} pictures are no crop and were not judged: {listed}"]
+        notes = [*notes, f"{len(no_crops)} of {given} pictures show no crop and were not judged: {listed}"]
     first.metrics["notes"] = [*notes, *first.metrics["notes"], *(f"{text}: its metrics are too good" for text in seen)]
     if judged[0].reasons:
         _add_review(first, judged[0].reasons, crops, settings, unlike)

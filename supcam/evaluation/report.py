@@ -31,7 +31,7 @@ from supcam.settings import EvaluateSettings
 
 _SUBSET_METRICS = ("accuracy", "macro_sensitivity", "macro_specificity", "macro_f1", "macro_auc")
 SUBSET_INTERVALS = ("accuracy", "macro_sensitivity")  # those of them with an interval
-_NOT_FITTED = "calibration_temperature is null: no validation crops to fit it on (packaged models are calibrated)"
+_NOT_FITTED = "calibration_temperature is null: none was fitted here, packaged models are calibrated already"
 
 
 @dataclass

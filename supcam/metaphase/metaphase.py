@@ -87,7 +87,7 @@ class Metaphase:
         objects: one row for each thing: number from 1, box and area in pixels of the picture, type, confidence (0-1),
             needs_review, reason. Nuclei, debris and stain have the type "" and their reason, and need no review.
         crops: of each chromosome or cluster, by its number.
-        reason: why the picture is no metaphase, or not one alone; empty otherwise.
+        reason: why the picture does not show exactly one metaphase; empty otherwise.
         is_metaphase: whether it is one; without, there are no objects.
     """
 

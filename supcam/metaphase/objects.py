@@ -142,7 +142,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All things of a picture from top to bottom, and why the picture is no metaphase or not one alone.
+    """All things of a picture from top to bottom, and why the picture does not show exactly one metaphase.
 
     Attributes:
         things: the objects; none where the picture is no metaphase.
@@ -266,7 +266,7 @@ def _cut(labels: Labels) -> NDArray[np.intp]:
 def _picture_reason(
     ground: Ground, found: Found, labels: Labels, reasons: list[str], limits: Limits
 ) -> tuple[str, bool]:
-    """Why a picture is no metaphase, or not one alone; and whether it is none."""
+    """Why a picture does not show exactly one metaphase; and whether it shows none."""
     chosen = np.array([reason not in NO_CHROMOSOME for reason in reasons], dtype=bool)
     count, nuclei = int(chosen.sum()), reasons.count(NUCLEUS)
     areas = np.bincount(labels.ravel(), minlength=len(reasons) + 1)[1:]

@@ -1,4 +1,4 @@
-"""Colours of the types, told apart by people who do not see red and green (Okabe and Ito, 2008)."""
+"""Colours of the types, distinguished by people who do not see red and green (Okabe and Ito, 2008)."""
 
 Colour = tuple[int, int, int]
 

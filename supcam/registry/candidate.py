@@ -114,11 +114,11 @@ def package_candidate(
 
 
 def _cannot_tell(test: pd.DataFrame, least: int) -> list[str]:
-    """What the test part is too small to tell, for the limits of the card."""
+    """What the test part is too small to measure, for the limits of the card."""
     counts = test["type"].value_counts().reindex(list(TYPE_LABELS), fill_value=0)
     few = ", ".join(f"{label} ({count})" for label, count in counts.items() if count < least)
     return (
-        [f"The test part has fewer than {least} crops of a type, too few to tell its sensitivity: {few}."]
+        [f"The test part has fewer than {least} crops of a type, too few to measure its sensitivity: {few}."]
         if few
         else []
     )

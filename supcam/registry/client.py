@@ -63,7 +63,7 @@ class Predictor:
 
     @property
     def expected_unlike(self) -> float | None:
-        """Expected share (0-1) of crops unlike the training crops; None where the package cannot tell them."""
+        """Expected share (0-1) of crops unlike the training crops; None where the package has no reference."""
         novelty = self._engine.novelty
         return None if novelty is None else novelty.share
 
@@ -89,7 +89,7 @@ class Predictor:
 
         Returns:
             One row a crop: type, confidence (0-1), four probabilities that sum to 1, needs_review, and the reason for
-            that (see docs/reading.md); the index of a DataFrame is kept. What is no crop has the type "" and NaN.
+            that (see docs/reading.md); the index of a DataFrame is kept. What shows no crop has the type "" and NaN.
 
         Raises:
             ImageError: for a crop that cannot be read, unless ``errors`` is ``row``.
@@ -112,7 +112,7 @@ class FilePredictions:
         frame: one row an image: path (absolute; bytes that are not UTF-8 as \\xNN), the answer, error ("" when read).
         ignored: files in folders that were left out, counted by suffix, or as hidden files or linked folders.
         counts: crops by the folder they were routed to.
-        unlike: crops unlike the training crops; None where the package cannot tell them, or no crop has a type.
+        unlike: crops unlike the training crops; None where the package has no reference, or no crop has a type.
     """
 
     frame: pd.DataFrame

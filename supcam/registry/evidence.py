@@ -117,7 +117,7 @@ def stored_answers(package: Path) -> pd.DataFrame:
     try:
         values = frame[list(PROBABILITY_COLUMNS)].astype(np.float64)
     except ValueError as error:
-        raise PackageError(f"{path} holds an answer that is no number: {error}. {_AGAIN}") from None
+        raise PackageError(f"{path} holds an answer that is not a number: {error}. {_AGAIN}") from None
     # Not "an answer below 0 or a sum that differs": a comparison with NaN is false.
     sound = ((values.sum(axis=1, skipna=False) - 1).abs() <= 1e-3).all() and (values >= 0).all(axis=None)
     wrong = {

@@ -1,4 +1,4 @@
-"""Telling others: a command that gets every promotion, refusal and rollback, and whose failure changes nothing."""
+"""Notifying others: a command that gets every promotion, refusal and rollback, and whose failure changes nothing."""
 
 import os
 import shlex

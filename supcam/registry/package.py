@@ -62,7 +62,7 @@ def package_model(
             ``case_id`` where they are known.
         test: ``sha256`` and ``type`` of the test crops.
         canvases: The test crops as the graph takes them, (N, 1, S, S), in the same order.
-        novelty: What tells crops unlike the training crops; None leaves that out.
+        novelty: What recognises crops unlike the training crops; None leaves that out.
         validation: Crops whose answers ``supcam watch`` compares those of production with; None leaves that out.
         tolerance: Largest allowed difference of probabilities between ONNX and torch.
 

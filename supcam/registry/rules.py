@@ -363,7 +363,7 @@ def _floors(evidence: Evidence, settings: PromoteSettings) -> list[GateRule]:
             note = f"out of fold, on {folds.crops} crops: of the recipe, not of this model"
             rules.append(GateRule(name, folds.value >= floor, folds.value, allowed, note))
         else:
-            note = f"too few crops to tell ({found.crops} of at least {least})"
+            note = f"too few crops to judge ({found.crops} of at least {least})"
             note += f"; {evidence.no_folds}" if evidence.no_folds else ""
             rules.append(GateRule(name, None, found.value if found.crops else None, allowed, note))
     if all(rule.passed is None for rule in rules):

@@ -20,7 +20,7 @@ from ..errors import SupcamError
 from .levels import Grey, LevelsError, grey_of_colour, scaled_grey
 from .tiff import TiffError, read_tiff
 
-# Damaged and odd files are told by our own errors. Once and for all: `catch_warnings` is not for several threads.
+# Damaged and odd files are named by our own errors. Once and for all: `catch_warnings` is not for several threads.
 warnings.filterwarnings("ignore", module="PIL|tifffile")
 
 Source = bytes | bytearray | memoryview | str | Path | NDArray[Any] | Image.Image

@@ -61,7 +61,7 @@ class Predictions(NamedTuple):
         probabilities: (N, 4), rows of NaN where a source could not be read.
         errors: N texts, None where it was read.
         measured: N measurements of the pictures, None where it was not.
-        unlike: (N,) whether a crop is unlike the training crops; False where the package cannot tell.
+        unlike: (N,) whether a crop is unlike the training crops; False where the package has no reference.
     """
 
     probabilities: NDArray[np.float32]
@@ -78,7 +78,7 @@ class Engine:
         card: the content of ``card.json``.
         size: side of the square the graph takes, pixels.
         threshold: confidence below which a crop goes to review, 0-1.
-        novelty: tells crops unlike the training crops; None in older packages.
+        novelty: recognises crops unlike the training crops; None in older packages.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None, batch_size: int = 64) -> None:
@@ -133,7 +133,7 @@ class Engine:
     ) -> Predictions:
         """Predict many crops; a bad one costs only itself, or stops everything when ``strict``.
 
-        An error among the sources stands for a file that was refused already. What is no crop has probabilities here,
+        An error among the sources stands for a refused file. What shows no crop has probabilities here,
         but no type in its :meth:`answer`.
 
         Raises:
@@ -159,7 +159,7 @@ class Engine:
         return Predictions(result, errors, measured, unlike)
 
     def answer(self, predictions: Predictions) -> dict[str, list[Any]]:
-        """Columns of the answer; what is no crop has the type ``""`` and no numbers, see :mod:`.gate`."""
+        """Columns of the answer; what does not show a crop has the type ``""`` and no numbers, see :mod:`.gate`."""
         probabilities = predictions.probabilities.astype(np.float64)
         confidence = probabilities.max(axis=1)
         doubtful = ~sure_enough(probabilities, self.threshold)
@@ -265,7 +265,7 @@ def verify_package(folder: Path, needed: Sequence[str] = (GRAPH_FILE, CARD_FILE)
         raise PackageError(f"{folder} is not a model package: {CHECKSUM_FILE} is missing. Run: supcam pull")
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if outside := [name for name in expected if Path(name).name != name]:
-        raise PackageError(f"{listing} names {outside[0]!r}, which is no file of the package. {_AGAIN}")
+        raise PackageError(f"{listing} names {outside[0]!r}, which is not a file of the package. {_AGAIN}")
     if not expected.keys() >= set(needed):
         raise PackageError(f"{listing} does not list {' and '.join(needed)}. {_AGAIN}")
     for name, digest in expected.items():

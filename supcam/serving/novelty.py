@@ -130,7 +130,7 @@ class UnlikeShare:
 
     @classmethod
     def of(cls, reasons: Iterable[str], expected: float | None) -> "UnlikeShare | None":
-        """Counted in the column ``reason``; None without crops, or where a model cannot tell them."""
+        """Counted in the column ``reason``; None without crops, or where a model has no reference."""
         listed = [set(text.split("; ")) for text in reasons]
         typed = [found for found in listed if not found & WITHOUT_TYPE]
         if expected is None or not typed:

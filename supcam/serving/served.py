@@ -23,7 +23,7 @@ class ServedClassifier:
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Answer every row; one image that cannot be read refuses the request and names the row.
 
-        What is no crop has an empty type and NaN for numbers (null in JSON).
+        What does not show a crop has an empty type and NaN for numbers (null in JSON).
 
         Raises:
             MlflowException: (HTTP 400) for a row that is not a crop.

@@ -14,7 +14,7 @@ _COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
-    ("experiments", "artifact_location"),  # last: it tells where the others come from
+    ("experiments", "artifact_location"),  # last: it says where the others come from
 )
 
 

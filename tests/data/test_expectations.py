@@ -21,6 +21,7 @@ from supcam.data.importers import import_sources
 from supcam.data.manifest import read_manifest
 from supcam.data.measure import measure_crops, near_duplicates
 from supcam.data.reports import ValidationReport, read_links, require_passed
+from supcam.data.rules import DEMANDS, composed_rules, data_rules
 from supcam.data.splits import split_manifest
 from supcam.errors import GateRefused, SettingError, UsageError
 from supcam.settings import SplitSettings, ValidateComposedSettings, ValidateSettings
@@ -373,3 +374,9 @@ def test_crops_are_measured_the_same_in_several_processes(data: Path, monkeypatc
     assert together[0]["problem"].iloc[3] == "file is missing"
     assert all(np.array_equal(one, other) for one, other in zip(together[1:], alone[1:], strict=True))
     assert counted == list(range(1, 21))
+
+
+def test_every_rule_says_on_the_page_what_it_demands() -> None:
+    raw, splits = data_rules(ValidateSettings())
+    composed = composed_rules(ValidateComposedSettings(), (0, 100), (20.0, 200.0))
+    assert {rule.name for rule in [*raw, *splits, *composed]} == DEMANDS.keys()

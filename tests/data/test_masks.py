@@ -476,7 +476,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "fractions": (broken_map(half(), "TIFF", ".tif"), "holds fractions such as 0.5"),
     "negative": (broken_map(label_map().astype(np.int16) - 1, "TIFF", ".tif"), "holds the value -1"),
     "colours": (broken_map(coloured()), "is a picture in colours, not numbers"),
-    "binary": (broken_map(255 * (label_map() > 0).astype(np.uint8)), "does not tell chromosomes apart"),
+    "binary": (broken_map(255 * (label_map() > 0).astype(np.uint8)), "does not separate chromosomes"),
     "nothing marked": (broken_map(0 * label_map()), "marks no chromosome"),
     "not an image": (lambda root: with_map(root, b"no image"), "cannot be read"),
     "picture without a map": (alone, "has no masks"),

@@ -32,7 +32,7 @@ def test_failing_crops_are_shown_without_network(tmp_path: Path) -> None:
     offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command = [str(BROWSER), *offline, f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, check=True, timeout=120)
-    assert "Suite raw" in done.stdout
+    assert "Imported crops" in done.stdout
     assert done.stdout.count("<figure>") == len(frame)
     picture = tmp_path / "page.png"
     subprocess.run([*command, f"--screenshot={picture}", "--window-size=1200,1600", page], check=True, timeout=120)

@@ -67,7 +67,7 @@ def test_no_crops_count_for_no_metric(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["crops"], metrics["accuracy"]) == (77, 1.0)
     assert metrics["no_crops"] == {"blank": 2, "no clear background; cut off at the edge": 1}
-    note = "3 of 80 pictures are no crop and were not judged: blank 2, no clear background; cut off at the edge 1"
+    note = "3 of 80 pictures show no crop and were not judged: blank 2, no clear background; cut off at the edge 1"
     assert note in metrics["notes"]
     assert pd.read_csv(tmp_path / "no_crops.csv")["crop_id"].tolist() == made.frame["crop_id"].tolist()[:3]
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 77

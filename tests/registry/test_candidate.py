@@ -97,7 +97,7 @@ def test_the_card_says_what_the_test_part_cannot_tell(
     assert load_card(packaged[0]).limits == list(LIMITS)  # six of each type, three are asked for
     few = packaged[2].frame.iloc[[0, 1, 2, 3, 4, 5, 8, 9]]  # 3 instance, 3 touching, 1 overlapping, 1 of both
     assert _cannot_tell(few, 3) == [
-        "The test part has fewer than 3 crops of a type, too few to tell its sensitivity: overlapping (1), "
+        "The test part has fewer than 3 crops of a type, too few to measure its sensitivity: overlapping (1), "
         "touching-overlapping (1)."
     ]
     assert "instance (3)" in _cannot_tell(few, 4)[0]

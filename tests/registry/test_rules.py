@@ -184,7 +184,7 @@ def test_a_floor_needs_as_many_crops_as_the_comparison(crops: int, verdict_: boo
     rule = next(rule for rule in decision.rules if rule.name == "floor overlapping")
     assert (rule.passed, decision.outcome) == (verdict_, outcome)
     if verdict_ is None:
-        assert rule.note == f"too few crops to tell ({crops} of at least 3)"
+        assert rule.note == f"too few crops to judge ({crops} of at least 3)"
         assert decision.reason == "first model in production; too few test crops to judge: floor overlapping"
 
 
