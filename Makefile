@@ -38,10 +38,10 @@ show: .venv/.complete ## show the production model and its answers to a few test
 	@supcam show
 
 test: .venv/.complete ## all tests with seeded slices of the exhaustive checks
-	pytest -m "not stress" -n 2 --dist loadfile
+	pytest -m "not stress" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/.complete ## tests that train nothing and start no servers, in under a minute
-	pytest -m "not stress and not slow" -n 2 --dist loadfile -q
+	pytest -m "not stress and not slow" -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint: .venv/.complete ## ruff: rules and format
 	ruff check .

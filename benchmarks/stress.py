@@ -17,8 +17,8 @@ COUNTED = {
     "registry_kills": ["-m", "tests.registry.kills"],
     "pipeline_kills": ["-m", "tests.registry.pipeline_kills"],
 }
-# Test folders whose tests marked stress are the full counts.
-MARKED = ("experiments", "composition", "data", "registry", "tracking", "training", "tuning")
+# Test folders whose tests marked stress, and those by hypothesis, are the full counts.
+MARKED = ("experiments", "composition", "data", "evaluation", "registry", "tracking", "training", "tuning")
 SEED = 0
 
 
@@ -33,10 +33,12 @@ def counted(arguments: list[str]) -> dict[str, Any]:
 
 
 def marked(folder: str) -> dict[str, Any]:
-    """Run the tests of a folder that are marked stress."""
+    """Run the tests of a folder that are marked stress, and those with examples by hypothesis."""
     with TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "stress", f"tests/{folder}", f"--junitxml={report}"]
+        # Tests with examples by hypothesis run too, with more of them (tests/conftest.py).
+        chosen = ["-m", "stress or hypothesis", "--hypothesis-profile=stress", f"tests/{folder}"]
+        command = [sys.executable, "-m", "pytest", "-q", *chosen, f"--junitxml={report}"]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         suite = next(ElementTree.parse(report).iter("testsuite"))
     failed = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]

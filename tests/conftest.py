@@ -1,10 +1,18 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, their order, and how many threads and examples they take."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# `make test` runs two processes on two cores: more threads in each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests whose examples are slow take a part of the number that is set: 100, and in `make stress` this one.
+settings.register_profile("stress", max_examples=1000, deadline=None)
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +37,11 @@ SLOW = {
     "composition.test_stream",
     "data.test_differences",
     "data.test_expectations",
+    "data.test_fingerprints",
     "data.test_importers",
+    "data.test_killed_imports",
     "data.test_masks",
     "data.test_page_in_browser",
-    "data.test_review",
     "data.test_splits",
     "evaluation.test_intervals",
     "evaluation.test_out_of_fold",
@@ -50,18 +59,27 @@ SLOW = {
     "model.test_evaluate_command",
     "models.test_classifier",
     "models.test_encoders",
+    "registry.test_attacks",
     "registry.test_candidate",
     "registry.test_client",
     "registry.test_commands",
+    "registry.test_comparison",
+    "registry.test_description",
     "registry.test_explain",
+    "registry.test_folds",
+    "registry.test_gate",
+    "registry.test_notify",
     "registry.test_package",
     "registry.test_promotion",
+    "registry.test_read_only",
     "registry.test_segmentation_example",
     "registry.test_servers",
+    "registry.test_states",
+    "registry.test_ui",
     "test_cli",
-    "test_documentation",
     "test_identity",
     "test_pipeline",
+    "test_synthetic",
     "test_views",
     "tracking.test_hashes",
     "tracking.test_lost_server",
@@ -81,7 +99,15 @@ SLOW = {
 }
 
 
+# The longest modules, first to start: else one process works on its last one while the other has nothing left.
+FIRST = ("test_pipeline", "tuning.test_workers", "registry.test_promotion", "data.test_importers")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def module(item: pytest.Item) -> str:
+        return str(item.module.__name__).removeprefix("tests.")  # type: ignore[attr-defined]
+
     for item in items:
-        if str(item.module.__name__).removeprefix("tests.") in SLOW:
+        if module(item) in SLOW:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: FIRST.index(module(item)) if module(item) in FIRST else len(FIRST))

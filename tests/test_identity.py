@@ -1,6 +1,7 @@
 """One identity: of every setting, each key changes exactly when the setting can change what the key stands for."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,22 +130,22 @@ def candidates(name: str, value: Any) -> list[Any]:
     return [*getattr(literal, "__args__", ()), "another"]
 
 
-@pytest.fixture(params=[False, True], ids=["composed before", "composed on the fly"])
-def base(request: pytest.FixtureRequest) -> Settings:
-    values: dict[str, Any] = {
-        "runtime": {"device": "auto"},
-        "compose": {"on_the_fly": request.param, "drawn": {"looks": 2}},
-    }
-    return parse_settings(values)
+@cache
+def with_each_changed(on_the_fly: bool) -> tuple[Settings, dict[str, Settings]]:
+    """Settings, and for every one of them the settings with another value of it."""
+    base = parse_settings({"runtime": {"device": "auto"}, "compose": {"on_the_fly": on_the_fly, "drawn": {"looks": 2}}})
+    return base, {name: changed(base, name) for name in every_setting()}
 
 
+@pytest.mark.parametrize("on_the_fly", [False, True], ids=["composed before", "composed on the fly"])
 @pytest.mark.parametrize("kind", KEYS)
-def test_a_key_changes_exactly_when_a_setting_it_stands_for_does(kind: str, base: Settings) -> None:
+def test_a_key_changes_exactly_when_a_setting_it_stands_for_does(kind: str, on_the_fly: bool) -> None:
     key, reads = KEYS[kind]
-    if "compose.on_the_fly" in reads and base.compose.on_the_fly:
+    if "compose.on_the_fly" in reads and on_the_fly:
         reads = reads | {"compose"}
+    base, others = with_each_changed(on_the_fly)
     before = key(base)
-    found = {name for name in every_setting() if key(changed(base, name)) != before}
+    found = {name for name, other in others.items() if key(other) != before}
     expected = {
         name for name in every_setting() if {name, name.partition(".")[0]} & reads and name not in WITHOUT_EFFECT
     }

@@ -1,5 +1,6 @@
 """Fixtures of the tests of the data."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,11 +34,17 @@ def manifest() -> Callable[..., pd.DataFrame]:
     return make
 
 
-@pytest.fixture
-def dvc_project(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def empty_dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty DVC project without git, as small as one can be."""
-    root = tmp_path / "project"
+    root = tmp_path_factory.mktemp("dvc") / "project"
     root.mkdir()
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], cwd=root, check=True)
+    for command in (("init", "--no-scm", "--quiet"), ("config", "core.analytics", "false")):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root, check=True)
     return root
+
+
+@pytest.fixture
+def dvc_project(empty_dvc_project: Path, tmp_path: Path) -> Path:
+    """A copy of an empty DVC project."""
+    return Path(shutil.copytree(empty_dvc_project, tmp_path / "project"))

@@ -161,7 +161,11 @@ def test_numeric_folders_need_a_map(tmp_path: Path) -> None:
     assert "numbers: folder 0 = touching, folder 1 = overlapping" in "\n".join(report.lines())
 
 
-def test_map_of_chrcluster_is_found_from_its_counts(tmp_path: Path) -> None:
+def test_map_of_chrcluster_is_found_from_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of its crops; make stress imports as many as it has (tests/experiments/test_chrcluster.py)."""
+    assert sum(CHRCLUSTER_COUNTS.values()) == 6592
+    for label, count in CHRCLUSTER_COUNTS.items():
+        monkeypatch.setitem(CHRCLUSTER_COUNTS, label, count // 20)
     archive = tmp_path / "ChrCluster.zip"
     tiny = encode(np.full((3, 3), 255, dtype=np.uint8), "BMP")
     order = ["overlapping", "instance", "touching-overlapping", "touching"]

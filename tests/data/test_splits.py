@@ -47,7 +47,7 @@ def test_cases_stay_whole_and_shares_are_close(manifest: Make) -> None:
             assert abs(report.counts[part][kind] / totals[kind] - share) <= max(0.05, 1 / totals[kind])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings().max_examples // 3, deadline=None)
 @given(data=st.data())
 def test_nothing_crosses_whatever_the_cases(data: st.DataObject) -> None:
     rows = data.draw(
@@ -152,7 +152,7 @@ def test_three_cases_fill_three_parts(manifest: Make, seed: int) -> None:
     assert (frame.groupby("case_id")["split"].nunique() == 1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=settings().max_examples // 3, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=40), min_size=3, max_size=8))
 def test_no_part_is_empty_whatever_the_groups(groups: list[list[str]]) -> None:
     rows = [

@@ -117,7 +117,7 @@ def test_predictions_for_other_crops_are_refused() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 6), st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings().max_examples // 3, deadline=None)
 def test_resampled_aucs_and_calibration_errors_are_those_of_the_drawn_crops(
     seed: int, crops: int, cases: int, trainings: int
 ) -> None:

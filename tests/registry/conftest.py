@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from supcam.registry.card import ModelCard
 from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate
 from supcam.registry.store import Registry
-from tests.registry.crops import PASSED, crop_rows
+from tests.registry.crops import PASSED, crop_rows, go
 from tests.registry.small import SIZE, SmallModel, export, make_card, with_card
 from tests.support.drawing import bar_canvases
 from tests.support.servers import postgres_server
@@ -86,13 +85,42 @@ def two_versions_store(make_package: MakePackage, empty_store: Path, tmp_path_fa
     return folder / "mlflow.db"
 
 
-@pytest.fixture
-def two_versions(two_versions_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry of its own, files too, with versions 1 and 2; nothing is in production."""
-    shutil.copytree(two_versions_store.parent, tmp_path, dirs_exist_ok=True)
+@pytest.fixture(scope="session")
+def promoted_stores(two_versions_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The registry of two versions, with none, the first, and both of them promoted in turn."""
+    stores = [two_versions_store]
+    for number in (1, 2):
+        folder = tmp_path_factory.mktemp(f"promoted-{number}-")
+        decision = go(own_copy(stores[-1], folder).uri, candidate=number)
+        assert decision.outcome == "promoted", decision.reason
+        stores.append(folder / "mlflow.db")
+    return stores
+
+
+def own_copy(store: Path, folder: Path) -> Registry:
+    """A copy of a registry, files too, into a folder."""
+    shutil.copytree(store.parent, folder, dirs_exist_ok=True)
     # A process keeps where the artifacts of a run lie; each test has its own copy of the same runs.
-    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())
-    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    utils._artifact_repos_cache.clear()
+    return Registry(f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture
+def two_versions(two_versions_store: Path, tmp_path: Path) -> Registry:
+    """A registry of its own, files too, with versions 1 and 2; nothing is in production."""
+    return own_copy(two_versions_store, tmp_path)
+
+
+@pytest.fixture
+def first_promoted(promoted_stores: list[Path], tmp_path: Path) -> Registry:
+    """The same, with version 1 in production."""
+    return own_copy(promoted_stores[1], tmp_path)
+
+
+@pytest.fixture
+def both_promoted(promoted_stores: list[Path], tmp_path: Path) -> Registry:
+    """The same, with version 2 in production and version 1 before it."""
+    return own_copy(promoted_stores[2], tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -27,14 +27,12 @@ from supcam.registry.store import Registry
 from supcam.serving.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.serving.images import ImageError
 from tests.registry.conftest import drawn_crops
-from tests.registry.crops import go
 
 
 @pytest.fixture
-def in_production(two_versions: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    go(two_versions.uri, candidate=1)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.uri)
-    return two_versions
+def in_production(first_promoted: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first_promoted.uri)
+    return first_promoted
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture
-def project(two_versions: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(first_promoted: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a few crops whose registry holds two versions, the first in production."""
     folder = tmp_path / "project"
     (folder / "crops").mkdir(parents=True)
@@ -45,8 +45,7 @@ def project(two_versions: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for index, crop in enumerate(drawn_crops(4, 6)):
         Image.fromarray(crop).save(folder / "crops" / f"{index}.png")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.uri)
-    go(two_versions.uri, candidate=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first_promoted.uri)
     return folder
 
 
@@ -119,10 +118,10 @@ def test_explain_in_a_project_without_crops_and_outside_of_one(
     assert code == 2 and "name a file in an existing folder" in err
 
 
-def test_registry_from_promotion_to_rollback(project: Path, two_versions: Registry, call: Call) -> None:
+def test_registry_from_promotion_to_rollback(project: Path, first_promoted: Registry, call: Call) -> None:
     code, out, _ = call("models")
     assert code == 0 and "production" in out and "sensitivity, touching" in out
-    assert all(version.run_id in out for version in two_versions.versions())  # whole: other commands take it
+    assert all(version.run_id in out for version in first_promoted.versions())  # whole: other commands take it
     code, out, _ = call("models", "--json")
     rows = json.loads(out)
     assert [row["version"] for row in rows] == [2, 1] and rows[0]["test_accuracy"] == 1.0
@@ -134,23 +133,23 @@ def test_registry_from_promotion_to_rollback(project: Path, two_versions: Regist
     code, out, _ = call("diff", "production", "candidate", "--json")
     assert {"entry": "code_hash", "production": "code-1", "candidate": "code-2", "difference": None} in json.loads(out)
     assert call("diff", "production", "9")[0] == 1
-    go(two_versions.uri, candidate=2)
+    go(first_promoted.uri, candidate=2)
     code, out, _ = call("rollback", "--reason", "misses crossings")
     assert code == 0 and "production is version 1 again" in out
     code, out, _ = call("history")
     assert code == 0 and "rolled back" in out and "misses crossings" in out
     code, out, _ = call("history", "--json")
     assert json.loads(out)[0]["why"] == "misses crossings"
-    assert two_versions.aliases()["production"] == 1
+    assert first_promoted.aliases()["production"] == 1
 
 
-def test_promote_ends_with_the_code_of_its_outcome(project: Path, two_versions: Registry, call: Call) -> None:
+def test_promote_ends_with_the_code_of_its_outcome(project: Path, first_promoted: Registry, call: Call) -> None:
     assert call("import", _source(project))[0] == 0
     code, _, err = call("promote", "nope")
     assert code == 1 and "run 'nope' registered no model" in err
     code, _, err = call("promote")
     assert code == 1 and "no model supcam was registered for the present data" in err
-    run = two_versions.version(2).run_id
+    run = first_promoted.version(2).run_id
     params = project / "params.yaml"
     settings = params.read_text(encoding="utf-8")
     code, _, err = call("promote", run, "--force", "agreed with the clinic")
@@ -159,15 +158,15 @@ def test_promote_ends_with_the_code_of_its_outcome(project: Path, two_versions: 
     params.write_text(fewer + "  allow_stored_answers: true\n", encoding="utf-8")
     code, _, err = call("promote", run)
     assert code == 3 and "split known: the model is of other data" in err and "macro_sensitivity against" in err
-    assert two_versions.aliases()["production"] == 1
+    assert first_promoted.aliases()["production"] == 1
     code, _, err = call("promote", run, "--force", " ")
     assert code == 2 and "has no reason" in err
-    with two_versions.lock():
+    with first_promoted.lock():
         code, _, err = call("promote", run)
     assert code == 1 and "another promotion of supcam is running" in err
     code, out, _ = call("promote", run, "--force", "agreed with the clinic")
     assert code == 0 and "promoted (forced (agreed with the clinic)" in out
-    assert two_versions.aliases()["production"] == 2
+    assert first_promoted.aliases()["production"] == 2
 
 
 def _source(project: Path) -> Path:

@@ -1,12 +1,11 @@
 """Promotion in a real registry: the gate, the record, races, kills, the way back."""
 
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,12 +13,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from mlflow import MlflowClient
 from sqlalchemy.exc import IntegrityError
 
 from supcam.data.manifest import manifest_hash
 from supcam.data.split_report import split_hash
 from supcam.errors import SupcamError, UsageError
 from supcam.registry import history
+from supcam.registry.evidence import ProjectCrops
 from supcam.registry.lock import Busy
 from supcam.registry.promotion import best_candidate, write_decision
 from supcam.registry.reach import RegistryError
@@ -29,6 +30,7 @@ from supcam.registry.store import Registry
 from supcam.serving.engine import content_hash
 from tests.registry.conftest import MakePackage, make_card, new_run
 from tests.registry.crops import DATA, PASSED, SETTINGS, go, manifest, project_crops
+from tests.support.forked import in_process, server
 from tests.support.servers import database
 
 
@@ -97,13 +99,12 @@ def test_without_a_crop_that_neither_has_seen_only_force_promotes(
     assert go(registry_uri, candidate=2, crops=project_crops(900), force="other stain").outcome == "promoted"
 
 
-def test_the_page_of_a_decision_shows_every_rule(two_versions: Registry) -> None:
+def test_the_page_of_a_decision_shows_every_rule(first_promoted: Registry) -> None:
     """A reason is text that a person typed: it must not become markup."""
-    go(two_versions.uri, candidate=1)
     settings = SETTINGS.model_copy(update={"max_latency_ms": 1e-6})
-    decision = go(two_versions.uri, candidate=2, settings=settings, force="<script>alert(1)</script>")
-    run = two_versions.version(2).run_id
-    page = Path(two_versions.client.download_artifacts(run, "promotion/000002/decision.html")).read_text("utf-8")
+    decision = go(first_promoted.uri, candidate=2, settings=settings, force="<script>alert(1)</script>")
+    run = first_promoted.version(2).run_id
+    page = Path(first_promoted.client.download_artifacts(run, "promotion/000002/decision.html")).read_text("utf-8")
     assert all(f"<tr><td>{rule.name}</td>" in page for rule in decision.rules)
     assert 'class="failed">failed</td>' in page and "<td>at most 1e-06 ms</td>" in page
     assert "&lt;script&gt;" in page and "<script" not in page
@@ -150,52 +151,50 @@ def test_a_long_decision_fits_into_postgresql(make_package: MakePackage, postgre
     promote_with_long_reasons(Registry(uri))
 
 
-def test_an_experiment_never_moves_production(two_versions: Registry) -> None:
-    go(two_versions.uri, candidate=1)
-    decision = go(two_versions.uri, candidate=2, experiment=True)
+def test_an_experiment_never_moves_production(first_promoted: Registry) -> None:
+    decision = go(first_promoted.uri, candidate=2, experiment=True)
     assert decision.outcome == "candidate only"
-    assert two_versions.aliases() == {"production": 1, "candidate": 2}
+    assert first_promoted.aliases() == {"production": 1, "candidate": 2}
 
 
-def test_rollback_and_what_was_rolled_back_stays_out(two_versions: Registry) -> None:
-    uri = two_versions.uri
-    go(uri, candidate=1)
+def test_rollback_and_what_was_rolled_back_stays_out(first_promoted: Registry) -> None:
+    uri = first_promoted.uri
     with pytest.raises(RegistryError, match=r"none was in production before version 1\. No other version"):
-        history.rollback(two_versions)
+        history.rollback(first_promoted)
     go(uri, candidate=2)
-    assert two_versions.aliases() == {"production": 2, "previous": 1, "candidate": 2}
-    history.rollback(two_versions, "misses crossings")
-    assert two_versions.aliases() == {"production": 1, "previous": 2, "candidate": 2}
+    assert first_promoted.aliases() == {"production": 2, "previous": 1, "candidate": 2}
+    history.rollback(first_promoted, "misses crossings")
+    assert first_promoted.aliases() == {"production": 1, "previous": 2, "candidate": 2}
     again = go(uri, candidate=2)
     assert again.outcome == "refused" and "not rolled back" in again.reason
     assert go(uri, candidate=2, force="cause found").outcome == "promoted"
-    record = history.history(two_versions)
+    record = history.history(first_promoted)
     assert list(record["action"]) == ["forced", "refused", "rolled back", "promoted", "promoted"]
     assert list(record["number"]) == [5, 4, 3, 2, 1]
     assert record["why"][2] == "misses crossings"
     with pytest.raises(UsageError, match="in production already"):
-        history.rollback(two_versions, to=2)
+        history.rollback(first_promoted, to=2)
 
 
-def test_rollback_to_a_version_that_never_served_is_refused(make_package: MakePackage, two_versions: Registry) -> None:
-    go(two_versions.uri, candidate=1)
+def test_rollback_to_a_version_that_never_served_is_refused(
+    make_package: MakePackage, first_promoted: Registry
+) -> None:
     with pytest.raises(UsageError, match=r"version 2 never was in production\. No other version was in production"):
-        history.rollback(two_versions, to=2)
+        history.rollback(first_promoted, to=2)
     with pytest.raises(RegistryError, match="no version 9; registered are 2, 1"):
-        history.rollback(two_versions, to=9)
+        history.rollback(first_promoted, to=9)
 
 
-def test_models_and_diff(two_versions: Registry) -> None:
-    go(two_versions.uri, candidate=1)
-    table = history.models(two_versions)
+def test_models_and_diff(first_promoted: Registry) -> None:
+    table = history.models(first_promoted)
     assert list(table["version"]) == [2, 1]
     assert list(table["aliases"]) == ["candidate", "production"]
-    changed = history.diff(two_versions, "production", "candidate")
+    changed = history.diff(first_promoted, "production", "candidate")
     assert list(changed.columns) == ["entry", "production", "candidate", "difference"]
     assert changed.set_index("entry").loc["code_hash"].tolist() == ["code-1", "code-2", None]
     assert not changed.map(lambda value: isinstance(value, (list, dict))).any(axis=None)
     with pytest.raises(RegistryError, match="no alias 'previous'"):
-        history.diff(two_versions, "previous", "candidate")
+        history.diff(first_promoted, "previous", "candidate")
 
 
 def test_best_candidate_is_by_validation_figure_of_the_present_data(
@@ -215,18 +214,21 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
         best_candidate(registry, "macro_sensitivity", data_hash="data-9")
 
 
-def _race(uri: str, candidate: int, start: Any, results: Any) -> None:
+def _race(uri: str, candidate: int, crops: ProjectCrops, start: Any, results: Any) -> None:
     start.wait(timeout=600)
     try:
-        results.put((candidate, go(uri, candidate=candidate).outcome))
+        results.put((candidate, go(uri, candidate=candidate, crops=crops).outcome))
     except Busy as error:
         results.put((candidate, str(error)))
 
 
 def test_two_promotions_at_once_one_wins_the_other_learns_why(two_versions: Registry) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = server(__name__)
     start, results = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_race, args=(two_versions.uri, number, start, results)) for number in (1, 2)]
+    workers = [
+        context.Process(target=_race, args=(two_versions.uri, number, project_crops(), start, results))
+        for number in (1, 2)
+    ]
     for worker in workers:
         worker.start()
     outcomes = dict(results.get(timeout=600) for _ in workers)
@@ -265,47 +267,47 @@ def test_a_held_lock_names_its_holder_and_is_released(two_versions: Registry) ->
     assert go(two_versions.uri, candidate=1).outcome == "promoted"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from supcam.registry.history import rollback
-from supcam.registry.registration import register_candidate
-from supcam.registry.store import Registry
-from tests.registry.crops import go
-from mlflow import MlflowClient
-
-# The process dies just before its n-th write to the registry.
-writes = ["set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_tag",
-          "set_model_version_tag", "log_dict", "log_text", "create_registered_model", "delete_registered_model",
-          "log_artifacts", "create_model_version"]
-left = [int(sys.argv[2])]
-def fatal(original):
-    def write(self, *args, **kwargs):
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        return original(self, *args, **kwargs)
-    return write
-for name in writes:
-    setattr(MlflowClient, name, fatal(getattr(MlflowClient, name)))
-uri = sys.argv[1]
-exec(sys.argv[3])
-"""
-PROMOTION = "go(uri, candidate=2)"
+WRITES = (
+    "set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_tag", "set_model_version_tag",
+    "log_dict", "log_text", "create_registered_model", "delete_registered_model", "log_artifacts",
+    "create_model_version",
+)  # fmt: skip
 
 
-def _kill_at(uri: str, step: int, action: str = PROMOTION) -> int:
-    command = [sys.executable, "-c", KILLED, uri, str(step), action]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+def _die_before(step: int, action: Callable[[], object]) -> None:
+    """The process dies just before its n-th write to the registry."""
+    left = [step]
+
+    def fatal(original: Any) -> Any:
+        def write(*arguments: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return original(*arguments, **options)
+
+        return write
+
+    for name in WRITES:
+        setattr(MlflowClient, name, fatal(getattr(MlflowClient, name)))
+    action()
+
+
+def _kill_at(step: int, action: Callable[..., object], *arguments: Any, **options: Any) -> bool:
+    """Act in a process that is killed before its write ``step``. True: it finished."""
+    code = in_process(_die_before, step, partial(action, *arguments, **options))
+    assert code in (0, -signal.SIGKILL), code
+    return code == 0
+
+
+def roll_back(uri: str) -> None:
+    history.rollback(Registry(uri), "killed")
 
 
 def check_killed_promotion(registry: Registry, step: int) -> bool:
     """Kill a promotion of version 2 before its write ``step``: the registry is as before or done. True: it finished."""
     before = {"production": 1, "candidate": 2}
     after = {"production": 2, "previous": 1, "candidate": 2}
-    finished = _kill_at(registry.uri, step) == 0
+    finished = _kill_at(step, go, registry.uri, candidate=2, crops=project_crops())
     seen = registry.aliases()
     assert seen in (before, after), seen
     assert len(registry.events()) == (1 if seen == before else 2)
@@ -322,53 +324,49 @@ def check_killed_promotion(registry: Registry, step: int) -> bool:
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_killed_at_a_write_the_registry_is_as_before_or_done(two_versions: Registry, step: int) -> None:
-    go(two_versions.uri, candidate=1)
-    assert not check_killed_promotion(two_versions, step)
+def test_killed_at_a_write_the_registry_is_as_before_or_done(first_promoted: Registry, step: int) -> None:
+    assert not check_killed_promotion(first_promoted, step)
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("step", range(13))
-def test_killed_at_any_write(two_versions: Registry, step: int) -> None:
-    go(two_versions.uri, candidate=1)
-    check_killed_promotion(two_versions, step)
+def test_killed_at_any_write(first_promoted: Registry, step: int) -> None:
+    check_killed_promotion(first_promoted, step)
 
 
 @pytest.mark.stress
-def test_a_rollback_killed_at_any_write(two_versions: Registry) -> None:
+def test_a_rollback_killed_at_any_write(both_promoted: Registry) -> None:
     """Killed before each write in turn, until one comes through: as before or done every time."""
-    for number in (1, 2):
-        go(two_versions.uri, candidate=number)
     step, finished = 0, False
     while not finished:
-        before = two_versions.aliases()
+        before = both_promoted.aliases()
         after = {**before, "production": before["previous"], "previous": before["production"]}
-        finished = _kill_at(two_versions.uri, step, "rollback(Registry(uri), 'killed')") == 0
-        seen, record = two_versions.aliases(), two_versions.events()
+        finished = _kill_at(step, roll_back, both_promoted.uri)
+        seen, record = both_promoted.aliases(), both_promoted.events()
         assert seen in (before, after)
         assert record[-1]["version"] == seen["production"]
         assert [event["number"] for event in record] == list(range(1, len(record) + 1))
-        with two_versions.lock():
-            assert two_versions.aliases() == seen
+        with both_promoted.lock():
+            assert both_promoted.aliases() == seen
         step += 1
     assert step > 8
 
 
 @pytest.mark.stress
-def test_a_registration_killed_at_any_write(make_package: MakePackage, two_versions: Registry, tmp_path: Path) -> None:
+def test_a_registration_killed_at_any_write(
+    make_package: MakePackage, first_promoted: Registry, tmp_path: Path
+) -> None:
     """Production never moves, and the next registration makes one version of the model, not two."""
-    go(two_versions.uri, candidate=1)
-    run = new_run(two_versions.uri, tmp_path)
+    run = new_run(first_promoted.uri, tmp_path)
     step, finished = 0, False
     while not finished:
         package, number = make_package(1, card=make_card(data=f"data-{10 + step}")), 3 + step
-        action = f"register_candidate(Path({str(package)!r}), run_id={run!r}, tracking_uri=uri)"
-        finished = _kill_at(two_versions.uri, step, action) == 0
-        assert two_versions.aliases() in ({"production": 1, "candidate": seen} for seen in (number - 1, number))
-        assert add(package, two_versions.uri, run) == len(two_versions.versions()) == number
-        assert two_versions.aliases() == {"production": 1, "candidate": number}
-        version = two_versions.version(number)
-        held = two_versions.package(version)
+        finished = _kill_at(step, register_candidate, package, run_id=run, tracking_uri=first_promoted.uri)
+        assert first_promoted.aliases() in ({"production": 1, "candidate": seen} for seen in (number - 1, number))
+        assert add(package, first_promoted.uri, run) == len(first_promoted.versions()) == number
+        assert first_promoted.aliases() == {"production": 1, "candidate": number}
+        version = first_promoted.version(number)
+        held = first_promoted.package(version)
         assert content_hash(held, shipped_hash()) == version.tags["supcam.content"]
         step += 1
     assert step > 4

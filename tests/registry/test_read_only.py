@@ -17,7 +17,6 @@ from supcam.data.importers import import_sources
 from supcam.registry.store import Registry
 from supcam.settings import profile_path
 from tests.registry.conftest import drawn_crops
-from tests.registry.crops import go
 
 PROGRAM = """
 import contextlib, io, json, sys
@@ -49,9 +48,8 @@ def without_rights() -> list[str]:
 
 
 @pytest.fixture
-def project(two_versions: Registry, tmp_path: Path) -> Iterator[Path]:
+def project(first_promoted: Registry, tmp_path: Path) -> Iterator[Path]:
     """A project with its store inside, nothing of it writable; version 1 is in production."""
-    go(two_versions.uri, candidate=1)
     folder = tmp_path / "project"
     (folder / "crops").mkdir(parents=True)
     for name in ("mlflow.db", "mlartifacts"):

@@ -393,7 +393,7 @@ def test_an_unreadable_production_compares_nothing_and_refuses() -> None:
     assert run(model(2), production, force="its disk is gone").outcome == "promoted"
 
 
-@hypothesis_settings(deadline=None)
+@hypothesis_settings(max_examples=hypothesis_settings().max_examples // 3, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=80),
     st.sampled_from(["macro_sensitivity", "accuracy"]),

@@ -137,15 +137,14 @@ def test_a_request_cannot_read_files_of_the_server(served: tuple[str, int, Path]
     assert status == 400 and "row 0: image is given as str; send encoded bytes" in text
 
 
-def test_production_is_served_from_the_registry(two_versions: Registry, tmp_path: Path) -> None:
-    go(two_versions.uri, candidate=1)
+def test_production_is_served_from_the_registry(first_promoted: Registry, tmp_path: Path) -> None:
     crops = drawn_crops(3, 8)
     command = serve_command("models:/supcam@production")
-    with server(command, "/ping", tmp_path / "log", MLFLOW_TRACKING_URI=two_versions.uri) as (address, _):
+    with server(command, "/ping", tmp_path / "log", MLFLOW_TRACKING_URI=first_promoted.uri) as (address, _):
         rows = [[base64.b64encode(encoded(crop)).decode()] for crop in crops]
         status, answer = post(address, {"dataframe_split": {"columns": ["image"], "data": rows}})
     assert status == 200
-    expected = load_production(str(two_versions.package(two_versions.version(1)))).predict(list(crops))
+    expected = load_production(str(first_promoted.package(first_promoted.version(1)))).predict(list(crops))
     assert [row["type"] for row in answer["predictions"]] == list(expected["type"])
     assert [row["confidence"] for row in answer["predictions"]] == pytest.approx(list(expected["confidence"]))
 
@@ -174,19 +173,18 @@ for uri in sys.argv[1:]:
 
 @pytest.mark.stress
 def test_light_install_has_no_torch_and_predicts(
-    two_versions: Registry, tracking_server: str, make_package: MakePackage, light_python: Path, tmp_path: Path
+    first_promoted: Registry, tracking_server: str, make_package: MakePackage, light_python: Path, tmp_path: Path
 ) -> None:
     """From the default sqlite store of a project, from a server, and from a pulled folder, in a new environment."""
-    go(two_versions.uri, candidate=1)
     client = open_client(tracking_server)
     run = client.create_run(client.create_experiment("tests")).info.run_id
     passed = PASSED
     register_candidate(make_package(1), run_id=run, tracking_uri=tracking_server, validation=passed)
     go(tracking_server)
-    folder = pull(tmp_path / "kept", tracking_uri=two_versions.uri)
+    folder = pull(tmp_path / "kept", tracking_uri=first_promoted.uri)
     (tmp_path / "dvc.yaml").write_text(
         "stages: {}\n", encoding="utf-8"
-    )  # two_versions is where a project has its store
+    )  # first_promoted is where a project has its store
     for store, wanted in (("", "-"), (tracking_server, "-"), ("http://127.0.0.1:9", str(folder))):
         done = subprocess.run(
             [light_python, "-c", LIGHT, wanted],
@@ -200,10 +198,8 @@ def test_light_install_has_no_torch_and_predicts(
 
 
 @pytest.mark.stress
-def test_commands_of_the_light_install(two_versions: Registry, light_python: Path, tmp_path: Path) -> None:
+def test_commands_of_the_light_install(both_promoted: Registry, light_python: Path, tmp_path: Path) -> None:
     """Predict, route, pull and the registry, the way back too; what draws or trains names the extra."""
-    for number in (1, 2):
-        go(two_versions.uri, candidate=number)
     for index, crop in enumerate(drawn_crops(4, 6)):
         Image.fromarray(crop).save(tmp_path / f"{index}.png")
     for words, code, said in (
@@ -219,7 +215,7 @@ def test_commands_of_the_light_install(two_versions: Registry, light_python: Pat
     ):
         done = subprocess.run(
             [light_python.with_name("supcam"), *words.split()],
-            env={**os.environ, "MLFLOW_TRACKING_URI": two_versions.uri},
+            env={**os.environ, "MLFLOW_TRACKING_URI": both_promoted.uri},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -35,7 +35,7 @@ def environment(**extra: str) -> dict[str, str]:
 def call(project: Path, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a project and keep what it says."""
     return subprocess.run(
-        command, cwd=project, env=environment(**extra), capture_output=True, text=True, timeout=900, check=False
+        command, cwd=project, env=environment(**extra), capture_output=True, text=True, timeout=3600, check=False
     )
 
 
@@ -82,25 +82,14 @@ def change_settings(project: Path, changes: dict[str, dict[str, object]]) -> Non
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-def small_project(target: Path, *, crops: int = 160, cases: int = 10, seed: int = 7) -> Path:
+def small_project(target: Path, *, crops: int = 160, cases: int = 10, seed: int = 7, source: str = "drawn") -> Path:
     """A committed project with a few synthetic crops and settings that train in seconds."""
     target.mkdir()
     copy_checkout(target)
     change_settings(target, SMALL)
-    succeed(
-        target,
-        "supcam",
-        "synthesize",
-        "--into",
-        "drawn",
-        "--crops",
-        str(crops),
-        "--cases",
-        str(cases),
-        "--seed",
-        str(seed),
-    )
-    succeed(target, "supcam", "import", "drawn")
-    shutil.rmtree(target / "drawn")
+    numbers = ("--crops", str(crops), "--cases", str(cases), "--seed", str(seed))
+    succeed(target, "supcam", "synthesize", "--into", source, *numbers)
+    succeed(target, "supcam", "import", source)
+    shutil.rmtree(target / source)
     commit(target, "small data")
     return target

@@ -1,6 +1,5 @@
 """Small drawn crops and settings on which both steps train within seconds, and runs in processes that can be killed."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -69,16 +68,6 @@ def run_and_die(stage: str, state_dir: Path, moment: str) -> None:
 def run_to_the_end(stage: str, state_dir: Path, result: Path, moment: str) -> None:
     """Run a stage and save its weights."""
     torch.save(trained(stage, state_dir, small_settings()), result)
-
-
-def in_process(target: Callable[..., None], *arguments: Any) -> int | None:
-    """Exit code of ``target`` in a process of its own, forked from a server that has the imports done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.small"])
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    process.join(timeout=120)
-    return process.exitcode
 
 
 def _arm(moment: str) -> None:

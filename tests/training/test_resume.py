@@ -7,7 +7,8 @@ import torch
 
 from supcam.errors import UsageError
 from supcam.training.checkpoints import FINISHED, LAST, load_whole, save_whole
-from tests.training.small import in_process, run_and_die, run_to_the_end, small_settings, trained
+from tests.support.forked import in_process
+from tests.training.small import run_and_die, run_to_the_end, small_settings, trained
 
 STAGES = ("pretrain", "finetune")
 # The default suite takes a few of the moments, the stress run all of them in both steps.
