@@ -79,6 +79,8 @@ def test_nothing_else_may_lie_near_a_crossing_that_must_bring_no_touch() -> None
     assert met(alone, upright, strict=True) == OVERLAP
     assert met(crowded, upright) == OVERLAP
     assert met(crowded, upright, strict=True) is Fault.SECOND_CONTACT
+    assert met(upright, alone, strict=True) == OVERLAP
+    assert met(upright, crowded, strict=True) is Fault.SECOND_CONTACT
     # One of the two arms is as broad as two chromosomes side by side.
     doubled = body(bar(80), bar(20, centre=(CENTRE + 6, CENTRE + 20)), single=False)
     assert met(doubled, upright, strict=True) is Fault.SECOND_CONTACT
