@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY := 1
 # More options of pip, such as an index with wheels of torch for machines without a GPU (README).
 PIP_OPTIONS ?=
 
-.PHONY: help environment data reproduce show test test-fast lint types check stress benchmarks docs pictures clean
+.PHONY: help environment data reproduce show test test-fast lint types check stress mutation benchmarks docs pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ check: lint types test ## lint, types and tests
 
 stress: .venv/.complete ## the full counts of the exhaustive checks, as JSON
 	python -m benchmarks.stress
+
+# One module: make mutation MODULES=supcam.losses.margin; all mutants instead of 100 a module: OPTIONS="--sample 0".
+mutation: .venv/.complete ## how many changes to the code the tests notice, a JSON line a module
+	OMP_NUM_THREADS=1 python -m benchmarks.mutation $(MODULES) $(OPTIONS)
 
 benchmarks: .venv/.complete ## every benchmark, as JSON lines
 	@for name in composition pretraining data tuning inference serving; do python -m benchmarks.$$name || exit 1; done

@@ -66,7 +66,7 @@ def meeting(
     if not shared.any():
         return 1 if np.count_nonzero(contact) >= settings.min_contact else Fault.GRAZE
     zones, count = ndimage.label(contact, EIGHT)
-    sizes = np.bincount(zones.ravel(), minlength=count + 1)[1:]
+    sizes = np.bincount(zones.ravel())[1:]
     cores = np.bincount(zones[shared], minlength=count + 1)[1:]
     # Zone by zone: two bodies that cross in one place may touch in another, and then are both.
     least = settings.min_core_overlap_share * min(first.core_area, second.core_area)
@@ -149,7 +149,7 @@ def _splits(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     components, _ = body.components
     for component in np.unique(components[view][shared]):
         inside = components == component
-        sizes = np.bincount(parts[inside & rest], minlength=count + 1)[1:]
+        sizes = np.bincount(parts[inside & rest])[1:]
         if np.count_nonzero(sizes >= MIN_PART * np.count_nonzero(inside)) >= 2:
             return True
     return False

@@ -22,9 +22,8 @@ def type_shares(labels: NDArray[np.int64], balance: float, min_instance_share: f
     shares /= shares.sum()
     instances = shares[ClusterType.INSTANCE]
     if 0.0 < instances < min_instance_share:
-        others = 1.0 - instances
-        shares *= (1.0 - min_instance_share) / others if others > 0 else 1.0
-        shares[ClusterType.INSTANCE] = min_instance_share if others > 0 else 1.0
+        shares *= (1.0 - min_instance_share) / (1.0 - instances)
+        shares[ClusterType.INSTANCE] = min_instance_share
     return shares
 
 

@@ -6,7 +6,7 @@ from math import cos, radians, sin
 import numpy as np
 import pytest
 
-from supcam.composition.contact import Fault, axis_of, meeting
+from supcam.composition.contact import Fault, axis_of, crosses, meeting, touch_points, window
 from supcam.composition.masks import Body, core_width, find_body
 from supcam.settings import ComposeSettings
 
@@ -17,14 +17,19 @@ TOUCH, OVERLAP = 1, 2
 
 
 def bar(
-    length: float = 80, *, centre: tuple[float, float] = (CENTRE, CENTRE), angle: float = 0.0, width: float = 8
+    length: float = 80,
+    *,
+    centre: tuple[float, float] = (CENTRE, CENTRE),
+    angle: float = 0.0,
+    width: float = 8,
+    rim: float = 2,
 ) -> np.ndarray:
-    """A dark bar of ``length`` by ``width`` pixels at ``angle`` degrees with a rim of two grey pixels, on white."""
+    """A dark bar of ``length`` by ``width`` pixels at ``angle`` degrees with a rim of grey pixels, on white."""
     y, x = np.mgrid[:SIDE, :SIDE] - np.array(centre)[:, None, None]
     along = np.abs(x * cos(radians(angle)) + y * sin(radians(angle)))
     across = np.abs(y * cos(radians(angle)) - x * sin(radians(angle)))
     beyond = np.maximum(along - length / 2, across - width / 2)
-    return np.where(beyond < 0, 120, np.where(beyond < 2, 235, 255)).astype(np.uint8)
+    return np.where(beyond < 0, 120, np.where(beyond < rim, 235, 255)).astype(np.uint8)
 
 
 def body(*images: np.ndarray, single: bool = True) -> Body:
@@ -33,10 +38,14 @@ def body(*images: np.ndarray, single: bool = True) -> Body:
     return replace(found, width=core_width(found.core), single=single)
 
 
+def offset_of(first: Body, second: Body) -> tuple[int, int]:
+    """Where the second frame lies in the first when both stay where they were drawn."""
+    return second.corner[0] - first.corner[0], second.corner[1] - first.corner[1]
+
+
 def met(first: Body, second: Body, *, strict: bool = False, limits: ComposeSettings = LIMITS) -> int | Fault:
     """How two bodies meet where they were drawn."""
-    offset = (second.corner[0] - first.corner[0], second.corner[1] - first.corner[1])
-    return meeting(first, second, offset, limits, strict=strict)
+    return meeting(first, second, offset_of(first, second), limits, strict=strict)
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 90.0), (10.0, 60.0), (85.0, 120.0), (170.0, 20.0)])
@@ -70,6 +79,8 @@ def test_nothing_else_may_lie_near_a_crossing_that_must_bring_no_touch() -> None
     assert met(alone, upright, strict=True) == OVERLAP
     assert met(crowded, upright) == OVERLAP
     assert met(crowded, upright, strict=True) is Fault.SECOND_CONTACT
+    assert met(upright, alone, strict=True) == OVERLAP
+    assert met(upright, crowded, strict=True) is Fault.SECOND_CONTACT
     # One of the two arms is as broad as two chromosomes side by side.
     doubled = body(bar(80), bar(20, centre=(CENTRE + 6, CENTRE + 20)), single=False)
     assert met(doubled, upright, strict=True) is Fault.SECOND_CONTACT
@@ -84,5 +95,83 @@ def test_haloes_that_meet_touch_and_those_that_barely_miss_graze() -> None:
 @pytest.mark.parametrize("angle", [0.0, 20.0, 90.0, 137.0, 179.0])
 def test_axis_of_a_line(angle: float) -> None:
     along = np.linspace(-10.0, 10.0, 41)
-    measured = axis_of(along * sin(radians(angle)), along * cos(radians(angle)))
+    measured = axis_of(along * sin(radians(angle)) + 30.0, along * cos(radians(angle)) - 20.0)
     assert min(abs(measured - angle), 180.0 - abs(measured - angle)) < 1e-6
+
+
+def pixels(mask: np.ndarray, corner: tuple[int, int]) -> set[tuple[int, int]]:
+    """Pixels of a mask as (row, column) on the canvas."""
+    return {(int(row) + corner[0], int(column) + corner[1]) for row, column in np.argwhere(mask)}
+
+
+def direction(points: list[tuple[int, int]]) -> float:
+    """Direction of the principal axis in degrees, from the eigenvectors of the covariance."""
+    _, vectors = np.linalg.eigh(np.cov(np.array(points, dtype=float).T))
+    return float(np.degrees(np.arctan2(vectors[0, 1], vectors[1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("level", "upright"),
+    [
+        (bar(angle=5.0), bar(centre=(CENTRE + 3, CENTRE - 5), angle=64.0)),
+        (bar(60, angle=170.0), bar(50, centre=(CENTRE + 6, CENTRE + 10), angle=70.0, width=11)),
+        (np.minimum(bar(90), bar(40, centre=(CENTRE + 14, CENTRE + 44), angle=60.0)), bar(30, angle=95.0)),
+    ],
+)
+def test_the_angle_of_a_crossing_is_that_of_the_axes_near_it(level: np.ndarray, upright: np.ndarray) -> None:
+    """Near: within twice the root of the shared area, around its centre."""
+    first, second = body(level), body(upright)
+    cores = [pixels(one.core, one.corner) for one in (first, second)]
+    shared = cores[0] & cores[1]
+    centre, radius = np.mean(list(shared), axis=0), 2.0 * len(shared) ** 0.5
+    axes = [direction([point for point in core if np.hypot(*(point - centre)) <= radius]) for core in cores]
+    turn = abs(axes[0] - axes[1]) % 180.0
+    turn = min(turn, 180.0 - turn)
+    view = window(first.halo.shape, second.halo.shape, offset_of(first, second))
+    common = first.core[view.first] & second.core[view.second]
+    assert crosses(first, second, view, common, turn - 1e-6)
+    assert not crosses(first, second, view, common, turn + 1e-6)
+
+
+def test_a_crossing_with_a_touch_elsewhere_is_both() -> None:
+    """The upright bar is hooked: its tip comes back to the level bar."""
+    foot = bar(40, centre=(CENTRE + 25, CENTRE + 15))
+    tip = bar(18, centre=(CENTRE + 16, CENTRE + 30), angle=90.0)
+    hook = body(bar(60, centre=(CENTRE - 2, CENTRE), angle=90.0), foot, tip)
+    assert met(body(bar()), hook) == TOUCH | OVERLAP
+
+
+@pytest.mark.parametrize(("rim", "expected"), [(4, OVERLAP), (5, Fault.SECOND_CONTACT)])
+def test_a_crossing_that_must_bring_no_touch_ends_within_four_pixels(rim: int, expected: int | Fault) -> None:
+    level, upright = body(bar(), single=False), body(bar(50, angle=90.0, rim=rim))
+    assert met(level, upright) == OVERLAP
+    assert met(level, upright, strict=True) == expected
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(15, Fault.SECOND_CONTACT), (20, OVERLAP)])
+def test_of_a_broad_chromosome_more_counts_as_near(gap: int, expected: int | Fault) -> None:
+    """Of one 14 pixels wide, 18 pixels around the crossing."""
+    upright = body(bar(50, centre=(CENTRE - 16, CENTRE), angle=90.0))
+    neighbour = bar(60, centre=(CENTRE + 7 + gap + 4, CENTRE))
+    bridge = bar(gap, centre=(CENTRE + 7 + gap / 2, CENTRE - 27), angle=90.0, width=0.1)
+    crowded = replace(body(bar(80, width=14), neighbour, bridge, single=False), width=14.0)
+    assert met(crowded, upright) == OVERLAP
+    assert met(crowded, upright, strict=True) == expected
+
+
+def test_two_sources_touch_where_their_haloes_meet() -> None:
+    level, upright = body(bar()), body(bar(30, centre=(CENTRE + 22, CENTRE + 5), angle=90.0))
+    around = {(row + y, column + x) for row, column in pixels(level.halo, level.corner) for y, x in np.ndindex(3, 3)}
+    grown = {(row - 1, column - 1) for row, column in around}
+    points = touch_points(level, upright, offset_of(level, upright))
+    found = {(int(row) + level.corner[0], int(column) + level.corner[1]) for row, column in points}
+    assert found == grown & pixels(upright.halo, upright.corner) != set()
+
+
+def test_two_sources_that_cross_touch_nowhere() -> None:
+    level, upright = body(bar()), body(bar(angle=90.0))
+    assert touch_points(level, upright, offset_of(level, upright)).shape == (0, 2)
+
+
+def test_reports_count_faults_by_these_names() -> None:
+    assert [str(fault) for fault in Fault] == ["apart", "graze", "not-crossing", "second-contact", "hidden-touch"]

@@ -85,6 +85,15 @@ def test_same_input_same_split_and_another_seed_another(manifest: Make, settings
     assert first.split_hash != third.split_hash
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"), [(BY_CASE, "a6ce0f3dd813"), (PAPER, "924e198d0701")], ids=["by_case", "paper"]
+)
+def test_a_seed_divides_as_it_has_always_done(manifest: Make, settings: SplitSettings, expected: str) -> None:
+    """Where code divides the same crops otherwise, crops that trained the model in production become test crops."""
+    _, report = split_manifest(manifest(cases(12) | {"": {"instance": 9, "touching": 5}}), settings, None)
+    assert report.split_hash[:12] == expected
+
+
 def test_paper_is_stratified_80_10_10_over_sorted_paths(manifest: Make) -> None:
     frame = manifest({"": {"instance": 200, "touching": 100, "overlapping": 50, "touching-overlapping": 30}})
     _, report = split_manifest(frame, PAPER, None)

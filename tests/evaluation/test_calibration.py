@@ -5,6 +5,7 @@ import pytest
 
 import supcam.models.torchvision_cpu  # noqa: F401  # before torchmetrics, which imports torchvision
 from supcam.evaluation.calibration import (
+    bins_of,
     calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -43,10 +44,28 @@ def test_temperature_undoes_the_scale(scale: float) -> None:
     assert fit_temperature(logits[:0], labels[:0]) is None
 
 
-def test_temperature_of_perfect_predictions_stays_finite() -> None:
+def test_temperature_of_perfect_and_of_useless_predictions_is_a_bound() -> None:
     labels = np.arange(40) % 4
-    temperature = fit_temperature(10 * np.eye(4)[labels], labels)
-    assert temperature is not None and np.exp(-3) <= temperature < 1
+    assert fit_temperature(np.eye(4)[labels], labels) == pytest.approx(np.exp(-3), rel=1e-4)
+    assert fit_temperature(-np.eye(4)[labels], labels) == pytest.approx(np.exp(3), rel=1e-4)
+
+
+def test_no_temperature_beside_the_fitted_one_is_better() -> None:
+    logits, labels = drawn(4, 500, 2.0)
+    temperature = fit_temperature(logits, labels)
+    assert temperature is not None
+    best = negative_log_likelihood(logits, labels, temperature)
+    assert all(negative_log_likelihood(logits, labels, temperature * factor) > best for factor in (0.9999, 1.0001))
+
+
+def test_the_likelihood_is_that_of_the_labels_in_double_precision() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], dtype=np.float32))
+    expected = -(np.log(0.5) + np.log(0.2)) / 2
+    assert negative_log_likelihood(logits, np.array([0, 1])) == pytest.approx(expected, rel=1e-7)
+    assert probabilities_of(logits).dtype == np.float64
+    np.testing.assert_allclose(probabilities_of(logits), [[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], rtol=1e-7)
+    flat = probabilities_of(np.array([[2.0, 0.0, 0.0, 0.0]]), 2.0)
+    assert flat[0, 0] / flat[0, 1] == pytest.approx(np.e)
 
 
 def test_bins_hold_every_crop_and_empty_bins_stay_empty() -> None:
@@ -56,6 +75,29 @@ def test_bins_hold_every_crop_and_empty_bins_stay_empty() -> None:
     assert table["count"].tolist() == [2, 0, 0, 2]
     assert table["accuracy"].isna().tolist() == [False, True, True, False]
     assert table.loc[0, "accuracy"] == 0.0 and table.loc[3, "confidence"] == 1.0
+    assert table[["low", "high"]].to_numpy().tolist() == [[0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1]]
+    assert list(table) == ["low", "high", "count", "confidence", "accuracy"]
+
+
+def test_a_bin_is_open_below_and_closed_above() -> None:
+    assert bins_of(np.array([0.0, 0.25, 0.2500001, 0.5, 0.75, 0.99, 1.0]), 4).tolist() == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_the_calibration_error_weighs_bins_by_their_crops() -> None:
+    """Three crops answered with 0.5, two of them correctly, and one correct answer with 0.9."""
+    probabilities = np.array([[0.5, 0.5, 0, 0]] * 3 + [[0.1, 0, 0, 0.9]])
+    table = reliability(np.array([0, 0, 1, 3]), probabilities, 4)
+    assert calibration_error(table) == pytest.approx((3 * (2 / 3 - 0.5) + 0.1) / 4)
+
+
+def test_risk_and_coverage_of_each_threshold() -> None:
+    """Crops of the same confidence keep their order."""
+    probabilities = np.array([[0.6, 0.4, 0, 0], [0, 0.9, 0.1, 0], [0.6, 0, 0.4, 0], [0, 0, 0.3, 0.7]])
+    table = risk_coverage(np.array([1, 1, 0, 2]), probabilities)
+    assert list(table) == ["coverage", "risk", "threshold"]
+    np.testing.assert_allclose(
+        table, [[0.25, 0, 0.9], [0.5, 1 / 2, 0.7], [0.75, 2 / 3, 0.6], [1, 1 / 2, 0.6]], rtol=1e-12
+    )
 
 
 def test_risk_at_full_coverage_is_the_error_rate() -> None:

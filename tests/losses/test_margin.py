@@ -55,3 +55,11 @@ def test_value_and_gradient_are_finite_at_and_beyond_the_poles(margin: float, dt
 def test_refuses_a_margin_out_of_range(margin: float) -> None:
     with pytest.raises(ValueError, match=r"allowed are 0 to below pi/2 radians"):
         margin_map(torch.zeros(2), margin)
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_still_rises_at_the_very_angle_that_would_leave_pi(margin: float) -> None:
+    """There cos(theta + margin) is flat: a pair that lies just so would never be pulled together."""
+    cosine = torch.tensor([-math.cos(margin)], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(margin_map(cosine, margin), cosine)
+    assert float(gradient) == 1.0

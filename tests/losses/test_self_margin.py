@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from supcam.errors import SettingError
 from supcam.losses.self_margin import SelfMarginLoss, margin_logits, similarities
 from supcam.losses.supcon_out import supcon_out_loss
-from supcam.losses.unified import unified_loss
+from supcam.losses.unified import masked_logsumexp, unified_loss
 from tests.losses.loops import looped_rows
 
 BASES = ("unified", "supcon_out")
@@ -237,6 +237,7 @@ def test_the_margin_of_a_call_replaces_the_own_one() -> None:
     ("wrong", "name"),
     [
         ({"temperature": 0.001}, "pretrain.temperature"),
+        ({"temperature": 1.01}, "pretrain.temperature"),
         ({"temperature": math.nan}, "pretrain.temperature"),
         ({"margin": 1.6}, "pretrain.margin"),
         ({"margin": -0.1}, "pretrain.margin"),
@@ -247,3 +248,32 @@ def test_the_margin_of_a_call_replaces_the_own_one() -> None:
 def test_a_value_out_of_range_is_refused_by_its_setting(wrong: dict[str, Any], name: str) -> None:
     with pytest.raises(SettingError, match=name):
         SelfMarginLoss(**({"temperature": 0.1, "margin": 0.4, "margin_on": "self", "base": "unified"} | wrong))
+
+
+@pytest.mark.parametrize("accepted", [{"temperature": 0.01}, {"temperature": 1.0}, {"margin": 0.0}, {"margin": 1.5706}])
+def test_the_bounds_of_a_setting_are_accepted(accepted: dict[str, float]) -> None:
+    loss = SelfMarginLoss(**({"temperature": 0.1, "margin": 0.4} | accepted))
+    assert all(getattr(loss, name) == value for name, value in accepted.items())
+
+
+def test_rows_of_far_apart_levels_do_not_change_each_other() -> None:
+    """Single precision holds no exp of a difference of 200: every row needs a maximum of its own."""
+    logits = torch.tensor([[100.0, 99.0, 101.0], [-100.0, -99.0, -101.0]])
+    positive = torch.tensor([[True, False, False]] * 2)
+    together = unified_loss(logits, positive, ~positive)
+    alone = torch.cat([unified_loss(logits[row : row + 1], positive[:1], ~positive[:1]) for row in range(2)])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(alone, supcon_out_loss(logits, positive, ~positive))
+
+
+def test_log_sum_exp_of_no_value_is_zero_without_gradient() -> None:
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    found = masked_logsumexp(values, torch.tensor([[True, True], [False, False]]))
+    (gradient,) = torch.autograd.grad(found.sum(), values)
+    assert found.tolist() == [pytest.approx(math.log(math.exp(1.0) + math.exp(2.0))), 0.0]
+    assert gradient[1].tolist() == [0.0, 0.0]
+
+
+def test_masks_are_made_on_the_device_of_the_queries() -> None:
+    parts = similarities(*(part.to("meta") for part in batch_of(16)))
+    assert {part.device.type for part in parts} == {"meta"}

@@ -86,3 +86,20 @@ def test_momentum_rises_from_start_to_end_by_a_half_cosine() -> None:
     assert values[50] == pytest.approx(0.9945)
     assert values[100] == pytest.approx(0.999)
     assert values == sorted(values)
+
+
+def test_momentum_stays_between_start_and_end_outside_the_run_and_in_a_short_one() -> None:
+    assert momentum_at(-1, 10, 0.9, 0.99) == pytest.approx(0.9)
+    assert momentum_at(10, 10, 0.9, 0.99) == pytest.approx(0.99)
+    assert [momentum_at(step, 2, 0.9, 0.99) for step in range(2)] == pytest.approx([0.9, 0.99])
+    assert momentum_at(0, 1, 0.9, 0.99) == 0.99
+
+
+def test_a_single_value_changes_no_statistic_and_two_do() -> None:
+    """A single value has no variance: taking it up would make every later key NaN."""
+    keys = MomentumEncoder(torch.nn.BatchNorm2d(3)).train()
+    keys(torch.rand(1, 3, 1, 1) + 5.0)
+    assert keys.network.running_mean.tolist() == [0.0] * 3
+    keys(torch.rand(2, 3, 1, 1) + 5.0)
+    assert (keys.network.running_mean > 0.0).all()
+    assert torch.isfinite(keys.network.running_var).all()

@@ -61,3 +61,29 @@ def test_a_saved_and_loaded_queue_gives_the_same_next_loss() -> None:
 def test_shapes_that_do_not_fit_are_refused(keys: tuple[int, ...], labels: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match=r"do not fit a queue of \(8, 4\)"):
         KeyQueue(8, 4).enqueue(torch.zeros(keys), torch.zeros(labels, dtype=torch.long))
+
+
+def test_an_empty_queue_holds_no_key_and_no_type() -> None:
+    """Also as it is saved: a slot that nothing filled belongs to no type, and counts are whole numbers."""
+    state = KeyQueue(3, 2).state_dict()
+    assert {name: values.tolist() for name, values in state.items()} == {
+        "keys": [[0.0, 0.0]] * 3,
+        "labels": [-1, -1, -1],
+        "pointer": 0,
+        "filled": 0,
+    }
+    assert {name: values.dtype for name, values in state.items() if name != "keys"} == dict.fromkeys(
+        ("labels", "pointer", "filled"), torch.long
+    )
+
+
+def test_keys_of_another_precision_are_stored_in_that_of_the_queue() -> None:
+    queue = KeyQueue(3, 2)
+    queue.enqueue(torch.ones(2, 2, dtype=torch.float64), torch.tensor([0, 1]))
+    assert queue.held[0].tolist() == [[1.0, 1.0]] * 2
+
+
+def test_all_happens_on_the_device_of_the_queue() -> None:
+    queue = KeyQueue(3, 2).to("meta")
+    queue.enqueue(torch.ones(2, 2, device="meta"), torch.zeros(2, dtype=torch.long, device="meta"))
+    assert queue.valid.device.type == "meta"

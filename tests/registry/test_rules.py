@@ -376,6 +376,83 @@ def test_too_few_shared_crops_compare_nothing_and_refuse() -> None:
     assert run(model(2), model(1), comparison(2, 2, 0), force="few crops").outcome == "promoted"
 
 
+def read(decision: Decision) -> dict[str, tuple[object, ...]]:
+    """What a person reads of each rule."""
+    return {rule.name: (rule.passed, rule.value, rule.allowed, rule.note) for rule in decision.rules}
+
+
+def test_a_promotion_says_what_was_measured_and_allowed() -> None:
+    decision = run(model(2), model(1), comparison(20, 1, 3), note="version 1 was moved by hand")
+    metric = {"candidate": 0.9875, "production": 0.9625, "difference": 0.025}
+    fall, unchanged = "a fall of at most 0.02", "95% interval [+0.0000, +0.0000] on 20 crops of 20 cases"
+    assert read(decision) == {
+        "data validation": (True, "passed", "passed, of this very data hash", ""),
+        "card complete": (True, "nothing missing", "nothing missing", ""),
+        "ONNX parity": (True, 1e-6, "at most 0.0001", "on 40 crops"),
+        "answers computed": (True, "40 of 40", "the graph run on every test crop", ""),
+        "answers as stored": (True, 0.0, "at most 0.001", ""),
+        "card as measured": (True, "as measured", "what the gate measures", ""),
+        "split": (True, "as divided", "data and split of the project", ""),
+        **{f"floor {label}": (True, 1.0, "at least 0", "on 10 test crops") for label in TYPE_LABELS},
+        "calibration": (True, 0.0, "error at most 0.3", ""),
+        "latency": (True, 1.0, "at most 500 ms", "one crop, one thread"),
+        "not rolled back": (True, "no", "no", ""),
+        "macro_sensitivity against production": (
+            True,
+            metric,
+            "at least equal",
+            "difference +0.0250 [+0.0000, +0.0625]; version 1 was moved by hand",
+        ),
+        **{f"{label} not worse": (True, 0.0, fall, unchanged) for label in TYPE_LABELS},
+        "instance not worse": (True, 0.1, fall, unchanged.replace("+0.0000]", "+0.2500]")),
+        "tie": (True, "no tie", "a tie needs other data or code", ""),
+    }
+    shares = {"candidate": 0.95, "production": 0.85, "difference": 0.1, "low": 0.0, "high": 0.25}
+    same = {"candidate": 1.0, "production": 1.0, "difference": 0.0, "low": 0.0, "high": 0.0}
+    assert decision.comparison == {
+        "crops": 80,
+        "cases": 80,
+        "stored_answers": 0,
+        "compared": list(TYPE_LABELS),
+        "too_few": {},
+        "sensitivity": {
+            label: {"crops": 20, "cases": 20, **(shares if label == "instance" else same)} for label in TYPE_LABELS
+        },
+        "figure": {"name": "macro_sensitivity", **metric, "low": 0.0, "high": 0.0625},
+        "mcnemar": {"only_first": 2, "only_second": 0, "p_value": 0.5},
+    }
+
+
+def test_a_refusal_says_every_rule_that_failed_and_what_to_do() -> None:
+    candidate = few_overlapping(2)
+    evidence = replace(evidence_for(candidate), no_folds="no folds of this recipe")
+    decision = run(candidate, evidence=evidence, validation=None, withdrawn=True, latency_ms=600.1234)
+    found = read(decision)
+    assert found["data validation"] == (
+        False,
+        "no record",
+        "passed, of this very data hash",
+        "Run: dvc repro validate",
+    )
+    assert found["floor overlapping"][0] is None
+    assert found["floor overlapping"][3] == "too few crops to tell (2 of at least 3); no folds of this recipe"
+    assert found["latency"][:2] == (False, 600.123)
+    assert found["not rolled back"][1:] == (
+        "rolled back",
+        "no",
+        "a rollback took this version out of production; --force REASON brings it back",
+    )
+    assert decision.reason == (
+        "data validation: no record (passed, of this very data hash); latency: 600.1 (at most 500 ms); "
+        "not rolled back: rolled back (no)"
+    )
+    assert (decision.version, decision.production, decision.refusal) == (
+        1,
+        None,
+        f"version 1 was refused: {decision.reason}. Production stays as it was.",
+    )
+
+
 def test_types_with_too_few_crops_are_left_out_of_the_metric() -> None:
     types = np.array([0] * 10 + [3])
     pairs = pairs_of(types, answers(types, types == 3), answers(types, types == 9))

@@ -54,7 +54,7 @@ def test_every_batch_is_full_and_has_its_instances(
 
 
 def test_real_crops_are_all_without_composites() -> None:
-    bank = bank_of((6, 9, 8, 7), real=(6, 5, 7, 6))
+    bank = bank_of((12, 9, 8, 7), real=(6, 5, 7, 6))
     assert real_crops(bank).tolist() == np.flatnonzero(~bank.composed).tolist()
     plan = epoch_plan(bank, batch_size=4, seed=1, epoch=0, balance=1.0, min_instance_share=0.25, among=real_crops(bank))
     assert plan.shape == (6, 4)
@@ -86,6 +86,10 @@ def test_without_balance_types_keep_their_frequencies_but_for_the_instance_floor
     np.testing.assert_allclose(type_shares(np.repeat([0, 1, 2], [10, 60, 30]), 0.0, 0.25), [0.25, 0.5, 0.25, 0])
 
 
+def test_half_balance_takes_types_by_the_root_of_their_frequency() -> None:
+    np.testing.assert_allclose(type_shares(np.repeat([0, 1, 2], [64, 16, 4]), 0.5, 0.25), np.array([8, 4, 2, 0]) / 14)
+
+
 def test_every_crop_comes_up_its_expected_number_of_times() -> None:
     crops, chances = np.arange(10), np.arange(1, 11) / 55.0
     for seed in range(20):
@@ -108,3 +112,9 @@ def test_the_plan_depends_on_seed_and_epoch_alone() -> None:
     assert np.array_equal(first, plan_of(bank, 16, seed=3, epoch=2))
     assert not np.array_equal(first, plan_of(bank, 16, seed=3, epoch=3))
     assert not np.array_equal(first, plan_of(bank, 16, seed=4, epoch=2))
+
+
+def test_a_seed_gives_the_batches_it_has_always_given() -> None:
+    """A run that goes on after an update of this code must not see other batches."""
+    plan = plan_of(bank_of((5, 4, 3, 2), domains=2, doubtful=1), 4, balance=0.5)
+    assert plan.tolist() == [[1, 10, 13, 6], [12, 10, 3, 8], [3, 11, 0, 5], [1, 12, 9, 7]]
