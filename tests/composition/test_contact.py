@@ -1,5 +1,6 @@
 """How placed bodies meet, on bars whose crossings, stubs and gaps are known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import cos, radians, sin
 
@@ -69,20 +70,24 @@ def test_a_stub_beside_a_crossing_is_not_an_arm(stub: int, expected: int | Fault
     assert met(level, upright) == expected
 
 
-def test_nothing_else_may_lie_near_a_crossing_that_must_bring_no_touch() -> None:
-    upright = body(bar(50, centre=(CENTRE - 21, CENTRE), angle=90.0))
-    alone = body(bar(80), single=False)
+@pytest.mark.parametrize("turn", [np.array, np.flipud, np.transpose])
+def test_nothing_else_may_lie_near_a_crossing_that_must_bring_no_touch(turn: Callable[..., np.ndarray]) -> None:
+    def turned(*images: np.ndarray, single: bool = True) -> Body:
+        return body(*map(turn, images), single=single)
+
+    upright = turned(bar(50, centre=(CENTRE - 21, CENTRE), angle=90.0))
+    alone = turned(bar(80), single=False)
     # A further chromosome of the same source, out of the upright bar's reach but too near to know whose arm it is.
     neighbour = bar(40, centre=(CENTRE + 17, CENTRE))
     bridge = bar(10, centre=(CENTRE + 9, CENTRE - 18), angle=90.0, width=0.1)
-    crowded = body(bar(80), neighbour, bridge, single=False)
+    crowded = turned(bar(80), neighbour, bridge, single=False)
     assert met(alone, upright, strict=True) == OVERLAP
     assert met(crowded, upright) == OVERLAP
     assert met(crowded, upright, strict=True) is Fault.SECOND_CONTACT
     assert met(upright, alone, strict=True) == OVERLAP
     assert met(upright, crowded, strict=True) is Fault.SECOND_CONTACT
     # One of the two arms is as broad as two chromosomes side by side.
-    doubled = body(bar(80), bar(20, centre=(CENTRE + 6, CENTRE + 20)), single=False)
+    doubled = turned(bar(80), bar(20, centre=(CENTRE + 6, CENTRE + 20)), single=False)
     assert met(doubled, upright, strict=True) is Fault.SECOND_CONTACT
 
 
