@@ -1,6 +1,7 @@
 """A real table of two rows on two folds: metrics, p-values, files, the section of the page, and a resumed run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,11 @@ def test_rows_that_fail_are_reported_and_the_others_stand(
         run(crops, tmp_path, with_overrides(settings, {"ablation.rows": ["ce"]}))
 
 
-def test_a_point_that_is_a_row_is_one_comparison(crops: CropSet, tmp_path: Path) -> None:
+def test_a_point_that_is_a_row_is_one_comparison(
+    finished: tuple[Path, Ablation], crops: CropSet, tmp_path: Path
+) -> None:
     """The point 0.1 is the row itself: three comparisons shown, two adjusted for."""
+    shutil.copytree(finished[0] / "state", tmp_path / "state")  # both points are trained
     changes = {"pretrain.temperature": 0.1, "ablation.rows": ["ce", "unified"]}
     found = run(crops, tmp_path, with_overrides(SETTINGS, changes))[0]
     row, (same, other) = found["rows"]["unified"]["paired"], found["sweeps"]["pretrain.temperature"]

@@ -28,8 +28,9 @@ def test_fresh_memory_is_not_filled_and_the_setting_comes_back() -> None:
 
 def test_the_random_state_and_the_threads_come_back() -> None:
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    with reproducible(RuntimeSettings(threads=1), 5):
+    with reproducible(RuntimeSettings(threads=threads + 1), 5):
         torch.rand(3)
+        assert torch.get_num_threads() == threads + 1
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
