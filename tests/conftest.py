@@ -77,7 +77,6 @@ SLOW = {
     "registry.test_states",
     "registry.test_ui",
     "test_cli",
-    "test_documentation",
     "test_identity",
     "test_pipeline",
     "test_synthetic",

@@ -1,4 +1,4 @@
-"""The documentation says what the code does: the reference is complete, the tutorial runs, links lead somewhere."""
+"""The documentation says what the code does: the reference is complete, links lead somewhere."""
 
 import re
 import shutil
@@ -13,12 +13,10 @@ import yaml
 from docs import reference
 from supcam.cli.app import app
 from supcam.cli.described import described_settings
-from supcam.cluster_type import TYPE_LABELS
 from supcam.settings import Settings
 from tests.support.imports import ROOT
-from tests.support.project import call, small_project, succeed
+from tests.support.project import succeed
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -70,28 +68,6 @@ def test_paths_that_the_readme_names_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"`((?:docs|supcam|benchmarks|pipelines|tests)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name
-
-
-def tutorial_commands(text: str) -> list[str]:
-    """Lines of the tutorial's shell blocks, comments and blocks that are marked as skipped left out."""
-    blocks = re.findall(r"(<!-- test: skip[^\n]*-->\n)?```sh\n(.*?)```", text, flags=re.S)
-    lines = [line for skipped, block in blocks if not skipped for line in block.splitlines()]
-    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
-
-
-def test_the_tutorial_runs(tmp_path: Path) -> None:
-    commands = tutorial_commands(TUTORIAL.read_text(encoding="utf-8"))
-    assert {"dvc repro", "supcam show", "supcam models"} <= set(commands)
-    project = small_project(tmp_path / "project", crops=96, cases=8)
-    for command in commands:
-        if command == "supcam check":  # so little training need not pass
-            assert call(project, *command.split()).returncode in (0, 3)
-            continue
-        said = succeed(project, "bash", "-c", command)
-        if command == "supcam show":
-            assert all(label in said for label in TYPE_LABELS) and "correct. Next:" in said
-    for made in ("types.csv", "sorted/predictions.csv", "why.png", "reports/evaluation/report.html"):
-        assert (project / made).is_file(), made
 
 
 def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:

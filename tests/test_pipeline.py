@@ -18,9 +18,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from supcam.cluster_type import TYPE_LABELS
 from tests.support.imports import CANNOT_CHANGE_A_RESULT, ROOT
 from tests.support.project import call, change_settings, commit, environment, small_project, succeed
 
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 LOAD = """
 import mlflow, sys, pandas as pd
 from pathlib import Path
@@ -33,8 +35,10 @@ assert "torch" not in sys.modules
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project after its first `dvc repro`, committed."""
-    made = small_project(tmp_path_factory.mktemp("main job") / "project")
+    """A project with the crops of the tutorial after its first `dvc repro`, committed."""
+    made = small_project(
+        tmp_path_factory.mktemp("main job") / "project", crops=160, cases=10, seed=11, source="lab-2026"
+    )
     succeed(made, "dvc", "repro")
     commit(made, "first model")
     return made
@@ -273,6 +277,31 @@ def test_labels_go_out_for_review_and_come_back(project: Path) -> None:
     assert "<h1>Labels to review" in (project / "reports/review/review.html").read_text(encoding="utf-8")
     assert "no label changed" in succeed(project, "supcam", "review", "apply", "reports/review/review.csv")
     assert tracked_files(project) == before
+
+
+def tutorial_commands(text: str) -> list[str]:
+    """Lines of the tutorial's shell blocks, comments and blocks that are marked as skipped left out."""
+    blocks = re.findall(r"(<!-- test: skip[^\n]*-->\n)?```sh\n(.*?)```", text, flags=re.S)
+    lines = [line for skipped, block in blocks if not skipped for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def test_the_tutorial_runs(project: Path, tmp_path: Path) -> None:
+    commands = tutorial_commands(TUTORIAL.read_text(encoding="utf-8"))
+    assert {"dvc repro", "supcam show", "supcam models"} <= set(commands)
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    for command in commands:
+        if command == "supcam check":  # so little training need not pass
+            assert call(copy, *command.split()).returncode in (0, 3)
+            continue
+        said = succeed(copy, "bash", "-c", command)
+        if command == "dvc repro":
+            assert "Running stage 'finetune'" not in said, "the project has other crops than the tutorial's"
+        if command == "supcam show":
+            assert all(label in said for label in TYPE_LABELS) and "correct. Next:" in said
+    for made in ("types.csv", "sorted/predictions.csv", "why.png", "reports/evaluation/report.html"):
+        assert (copy / made).is_file(), made
 
 
 def _training(manifest: Path) -> list[str]:
