@@ -137,7 +137,9 @@ def _write(crops: Sources, settings: ComposeSettings, root: Path, progress: Prog
         **counted,
     )
     (root / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET).save(root / "contact_sheet.png", optimize=True)
+    contact_sheet(_some_sources(crops), shown, columns=_ON_SHEET, name="imported").save(
+        root / "contact_sheet.png", optimize=True
+    )
     return report
 
 
