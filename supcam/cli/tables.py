@@ -8,6 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -51,8 +52,8 @@ def print_table(frame: pd.DataFrame, title: str | None = None) -> None:
 def _widths(names: list[str], cells: pd.DataFrame, room: int) -> list[int]:
     """Width of each column: its longest word, less where that is too much; what room is left lets texts stay whole."""
     texts = [[name, *column] for name, (_, column) in zip(names, cells.items(), strict=True)]
-    whole = [max(map(len, column)) for column in texts]
-    words = [max(map(len, " ".join([_PART.sub(r"\1 ", name), *rest]).split()), default=1) for name, *rest in texts]
+    whole = [max(map(cell_len, column)) for column in texts]
+    words = [max(map(cell_len, " ".join([_PART.sub(r"\1 ", name), *rest]).split()), default=1) for name, *rest in texts]
     room -= 2 * len(texts)  # the blanks between columns
     widths = words.copy()
     for least in (16, 8, 4, 1):  # few columns are broken, the widest first

@@ -115,7 +115,7 @@ def test_no_validation_crops_means_no_temperature_and_a_note() -> None:
     logits, frame = crops(40)
     metrics = evaluate(logits, frame, EvaluateSettings()).metrics
     assert metrics["calibration_temperature"] is None and "validation" not in metrics
-    assert any("no validation crops" in note for note in metrics["notes"])
+    assert any("none was fitted here" in note for note in metrics["notes"])
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

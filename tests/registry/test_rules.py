@@ -435,7 +435,7 @@ def test_a_refusal_says_every_rule_that_failed_and_what_to_do() -> None:
         "Run: dvc repro validate",
     )
     assert found["floor overlapping"][0] is None
-    assert found["floor overlapping"][3] == "too few crops to tell (2 of at least 3); no folds of this recipe"
+    assert found["floor overlapping"][3] == "too few crops to judge (2 of at least 3); no folds of this recipe"
     assert found["latency"][:2] == (False, 600.123)
     assert found["not rolled back"][1:] == (
         "rolled back",

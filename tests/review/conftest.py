@@ -8,9 +8,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.data.conftest import dvc_project, manifest
+from tests.data.conftest import dvc_project, empty_dvc_project, manifest
 
-__all__ = ["browser", "dvc_project", "manifest"]
+__all__ = ["browser", "dvc_project", "empty_dvc_project", "manifest"]
 
 DRIVER = shutil.which("chromedriver")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
