@@ -119,7 +119,8 @@ def _bank(settings: Settings, count: int) -> CropBank:
         image[0, size // 8 : -size // 8, column : column + size // 4] = grey
     zeros, device = np.zeros(count, dtype=np.int64), choose_device(settings.runtime)
     labels = torch.from_numpy(np.arange(count) % 4)
-    return CropBank(torch.from_numpy(images).to(device), labels.to(device), np.ones(count), zeros, zeros.astype(bool))
+    real = zeros.astype(bool)
+    return CropBank(torch.from_numpy(images).to(device), labels.to(device), np.ones(count), zeros, real, real)
 
 
 class _Timed(PretrainTask):

@@ -5,14 +5,13 @@ from supcam.progress import progress_bar
 from supcam.stages.command import main
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage
-from supcam.synthetic.singles import draw_singles
+from supcam.synthetic.singles import with_drawn
 
 
 def compose(stage: Stage) -> str:
     """Write the composed set."""
-    settings, crops = stage.settings.compose, StageCrops(stage).part("train")
-    if settings.drawn.looks:
-        crops = crops.concat(draw_singles(settings.drawn, settings.workers))
+    settings = stage.settings.compose
+    crops = with_drawn(StageCrops(stage).part("train"), settings.drawn, settings.workers)
     with progress_bar("composites") as progress:
         report = compose_set(crops, settings, stage.out, progress=progress)
     stage.run.log({"composed": report.composed, **report.losses()})

@@ -314,6 +314,8 @@ class PretrainSettings(Section):
     warmup: float = Field(0.1, ge=0.0, lt=1.0)
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
     balance: float = Field(1.0, ge=0.0, le=1.0)  # 0 draws types as often as they occur, 1 equally often
+    # Share of the epochs, the first, on drawn crops alone; the others then leave those out. None: all in every epoch.
+    drawn_first: float | None = Field(None, ge=0.0, le=1.0)
     watch_crops: int = Field(512, ge=0, le=1_000_000)  # crops for probe, kNN and pictures; 0 leaves them out
 
     @model_validator(mode="after")
@@ -339,6 +341,7 @@ class FinetuneSettings(Section):
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
     balance: float = Field(1.0, ge=0.0, le=1.0)  # 0 draws types as often as they occur, 1 equally often
     use_composed: bool = True
+    drawn_first: float | None = Field(None, ge=0.0, le=1.0)  # as in pretrain; of `epochs`
     average: float = Field(0.99, ge=0.0, lt=1.0)  # decay of the averaged weights per step, 0 averages nothing
     test_views: Literal[1, 2, 4, 8] = 8  # symmetries of the square averaged at prediction
 
@@ -497,6 +500,16 @@ class Settings(Section):
         head, epochs = self.finetune.head_epochs, self.finetune.epochs
         if self.pretrain.epochs and head >= epochs:
             raise SettingError("finetune.head_epochs", head, f"fewer than finetune.epochs, {epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> "Settings":
+        compose = self.compose
+        drawn = compose.count and compose.drawn.looks and compose.drawn.share
+        for name, section in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if section.drawn_first and not drawn:
+                allowed = "empty or 0 unless compose.count, compose.drawn.looks and compose.drawn.share are above 0"
+                raise SettingError(f"{name}.drawn_first", section.drawn_first, allowed)
         return self
 
     @model_validator(mode="after")

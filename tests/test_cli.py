@@ -208,7 +208,7 @@ def test_profile_switches_and_protects_own_changes(project: Path, call: Call) ->
     assert call("profile", "sample", "--replace").code == 0
     unknown = call("profile", "huge")
     assert unknown.code == 2
-    assert "chrcluster, real, real_gpu, sample" in unknown.err
+    assert "chrcluster, drawn, real, real_gpu, sample" in unknown.err
 
 
 def test_settings_lists_every_setting_with_its_range(project: Path, call: Call) -> None:

@@ -32,12 +32,13 @@ RESULT, PREDICTIONS = "cell.json", "predictions.csv"
 LOGITS = [f"log_p_{label.replace('-', '_')}" for label in TYPE_LABELS]
 
 _PACKAGE = Path(__file__).parents[1]
+_FOLDERS = ("composition", "data", "serving", "synthetic", "losses", "models", "training")
 _CODE = (
     "experiments/recipe.py",
     "experiments/shapes.py",
     "cluster_type.py",
     "views.py",
-    *(f"{folder}/**/*.py" for folder in ("composition", "data", "serving", "losses", "models", "training")),
+    *(f"{folder}/**/*.py" for folder in _FOLDERS),
 )
 
 

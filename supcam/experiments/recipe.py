@@ -13,6 +13,7 @@ from supcam.composition.dataset import compose_set
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
 from supcam.settings import Settings
+from supcam.synthetic.singles import with_drawn
 from supcam.training.finetuning import finetune
 from supcam.training.prediction import predict_logits
 from supcam.training.pretraining import pretrain
@@ -73,11 +74,12 @@ def run_recipe(
 
 
 def _with_composites(train: CropSet, settings: Settings, folder: Path) -> CropSet:
-    if not settings.compose.count or settings.compose.on_the_fly:
-        return train
+    compose, sources = settings.compose, CropSet(train.frame.assign(split="train"), train.images)
+    if not compose.count or compose.on_the_fly:
+        return with_drawn(sources, compose.drawn, compose.workers)
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
-        compose_set(CropSet(train.frame.assign(split="train"), train.images), settings.compose, folder)
+        compose_set(with_drawn(sources, compose.drawn, compose.workers), compose, folder)
     return train.concat(CropSet.load(read_manifest(manifest), folder))
 
 

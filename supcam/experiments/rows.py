@@ -38,6 +38,30 @@ _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
 _SELF = {"pretrain.loss": "unified", "pretrain.margin_on": "self"}
 _ALL = {"pretrain.loss": "unified", "pretrain.margin_on": "all"}
+# Drawn and real crops, at equal steps: which epochs of each step draw from which. Composites are of both, or with
+# "plain" of drawn crops alone.
+_ON_DRAWN: dict[str, tuple[str, dict[str, float | None]]] = {
+    "real": ("real crops", {"pretrain.drawn_first": 0.0, "finetune.drawn_first": 0.0}),
+    "drawn": (
+        "drawn crops",
+        {"pretrain.drawn_first": 1.0, "finetune.drawn_first": 1.0, "finetune.real_epochs": 0},
+    ),
+    "drawn_then_real": ("drawn crops, then real ones", {"pretrain.drawn_first": 1.0, "finetune.drawn_first": 0.5}),
+    "drawn_and_real": ("drawn and real crops", {"pretrain.drawn_first": None, "finetune.drawn_first": None}),
+}
+_PLAIN_DRAWN = {"compose.drawn.share": 1.0}
+
+
+def _drawn_rows() -> list[Row]:
+    rows = []
+    for recipe, words, overrides in (("ce", "cross-entropy", _SCRATCH), ("supcam", "SupCAM", _SELF)):
+        for crops, (which, epochs) in _ON_DRAWN.items():
+            rows.append(Row(f"{recipe}_{crops}", f"{words}, composition, {which}", {**overrides, **epochs}))
+            if crops != "drawn":  # clusters of drawn chromosomes are composites in any case
+                plain = {**overrides, **epochs, **_PLAIN_DRAWN}
+                rows.append(Row(f"{recipe}_plain_{crops}", f"{words}, no composites of real crops, {which}", plain))
+    return rows
+
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -53,6 +77,7 @@ ROWS: dict[str, Row] = {
         Row("unified_margin", "unified, self margin", {**_PLAIN, **_SELF}),
         Row("supcam", "SupCAM, our reading: unified, self margin, composition", _SELF),
         Row("supcam_all", "unified, margin on all positives, composition", _ALL),
+        *_drawn_rows(),
     )
 }
 
@@ -76,10 +101,13 @@ def with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings
     """The settings with some values replaced, named ``section.key``; a SettingError for one that is not allowed."""
     values = settings.model_dump(by_alias=True)
     for name, value in overrides.items():
-        section, _, key = name.partition(".")
-        if not isinstance(values.get(section), dict) or key not in values[section]:
+        *sections, key = name.split(".")
+        section: Any = values
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not sections or not isinstance(section, dict) or key not in section:
             raise SettingError(name, value, "a setting as section.key, such as pretrain.margin (see: supcam settings)")
-        values[section][key] = value
+        section[key] = value
     return parse_settings(values)
 
 

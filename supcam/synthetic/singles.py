@@ -18,6 +18,11 @@ _WORTH_A_PROCESS = 16  # looks
 _TRIES = 20
 
 
+def with_drawn(crops: CropSet, drawn: DrawnSettings, workers: int = 1) -> CropSet:
+    """The crops, followed by the single chromosomes that the settings draw."""
+    return crops.concat(draw_singles(drawn, workers)) if drawn.looks else crops
+
+
 def draw_singles(drawn: DrawnSettings, workers: int = 1) -> CropSet:
     """``drawn.singles`` single chromosomes of each of ``drawn.looks`` looks, as training crops; a look is a case.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from supcam.cluster_type import TYPE_LABELS, ClusterType
 from supcam.data.crops import CropSet
+from supcam.data.manifest import DRAWN
 from supcam.errors import SettingError, UsageError
 from supcam.files import replaced_file
 from supcam.settings import InputSettings
@@ -29,7 +30,8 @@ class CropBank:
         labels: (N,) int64 class indices, on the training device.
         weights: (N,) sampling weight of each crop within its type and domain; a doubtful label weighs half.
         domains: (N,) int64 code of the laboratory, composites apart from real crops.
-        composed: (N,) bool.
+        composed: (N,) bool: composites and drawn crops.
+        drawn: (N,) bool: drawn single chromosomes and composites of them.
     """
 
     images: Tensor
@@ -37,6 +39,7 @@ class CropBank:
     weights: NDArray[np.float64]
     domains: NDArray[np.int64]
     composed: NDArray[np.bool_]
+    drawn: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,8 +55,10 @@ class CropBank:
             SettingError: when ``memory_map`` is set without a folder.
         """
         composed, labels = is_composed(crops), torch.from_numpy(np.array(crops.labels)).to(device)
-        domains = domain_codes(crops.frame["source"].astype(str).tolist(), composed)
-        return cls(canvases(crops, settings, device, folder), labels, label_weights(crops), domains, composed)
+        sources = crops.frame["source"].astype(str)
+        domains = domain_codes(sources.tolist(), composed)
+        drawn = composed & (sources == DRAWN).to_numpy(dtype=bool)
+        return cls(canvases(crops, settings, device, folder), labels, label_weights(crops), domains, composed, drawn)
 
     def start_epoch(self, epoch: int) -> None:
         """Make the crops of an epoch available. Here every epoch has the same ones."""

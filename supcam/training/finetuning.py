@@ -98,7 +98,7 @@ class FinetuneTask(RunTask):
 
     def crops_of(self, epoch: int) -> NDArray[np.int64] | None:
         """Real crops in the last epochs: composites are learned by heart and differ from what they imitate."""
-        return real_crops(self.bank) if epoch >= self.settings.finetune.epochs else None
+        return real_crops(self.bank) if epoch >= self.settings.finetune.epochs else super().crops_of(epoch)
 
     def steps_before(self, epoch: int) -> int:
         """Number of batches of all epochs before ``epoch``; those on real crops alone are shorter."""

@@ -38,7 +38,8 @@ class FreshBank(CropBank):
         weights, domains = np.ones(len(labels)), np.zeros(len(labels), dtype=np.int64)
         weights[:count], domains[:count] = label_weights(real), both[:count]
         composed = np.append(is_composed(real), np.ones(compose.count, dtype=bool))
-        super().__init__(images, labels, weights, domains, composed)
+        drawn = np.append(is_drawn(real.frame), np.zeros(compose.count, dtype=bool))
+        super().__init__(images, labels, weights, domains, composed, drawn)
         self._real = count
         self._composed_domains = both[count:]  # of a composite whose first parent is the real crop of this row
         stream = ComposedStream(real, compose, size=chosen.size, scale=chosen.scale)
@@ -59,6 +60,7 @@ class FreshBank(CropBank):
             self.labels[here] = torch.from_numpy(batch.labels).to(self.labels.device)
             self.weights[here] = [self.weights[list(rows)].min() for rows in batch.rows]
             self.domains[here] = [self._composed_domains[rows[0]] for rows in batch.rows]
+            self.drawn[here] = [self.drawn[rows[0]] for rows in batch.rows]  # all sources of a composite are, or none
             self._uncomposed += batch.uncomposed
             start = here.stop
         self._epoch = epoch

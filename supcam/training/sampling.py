@@ -43,6 +43,11 @@ def real_crops(bank: CropBank) -> NDArray[np.int64]:
     return np.concatenate(chosen)
 
 
+def drawn_or_others(bank: CropBank, drawn: bool) -> NDArray[np.int64]:
+    """Numbers of the drawn crops and their composites, or of all others."""
+    return np.flatnonzero(bank.drawn == drawn)
+
+
 def crop_probabilities(
     bank: CropBank, label: int, among: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -84,15 +89,17 @@ def epoch_plan(
     balance: float,
     min_instance_share: float,
     among: NDArray[np.int64] | None = None,
+    steps: int | None = None,
 ) -> NDArray[np.int64]:
     """Crop indices (steps, batch_size) of an epoch, a function of its arguments alone.
 
     Every batch holds the types in their shares up to rounding, and at least ``min_instance_share`` instance crops.
-    ``among`` (M,) are the numbers of the crops to draw from; None means all.
+    ``among`` (M,) are the numbers of the crops to draw from; None means all. Without ``steps`` there are as many
+    batches as these crops fill.
     """
     rng = np.random.default_rng([seed, epoch])
     rows = np.arange(len(bank)) if among is None else among
-    steps = steps_of(len(rows), batch_size)
+    steps = steps or steps_of(len(rows), batch_size)
     shares = type_shares(bank.labels.cpu().numpy()[rows], balance, min_instance_share)
     quotas = _quotas(shares, steps, batch_size, min_instance_share)
     plan: list[list[NDArray[np.int64]]] = [[] for _ in range(steps)]

@@ -21,7 +21,7 @@ import numpy as np  # isort: skip
 from lightning.pytorch.callbacks import Checkpoint  # isort: skip
 
 from supcam.data.crops import CropSet
-from supcam.errors import SupcamError
+from supcam.errors import SettingError, SupcamError
 from supcam.identity import identity
 from supcam.processes import processes
 from supcam.progress import ProgressLines, new_bar
@@ -30,7 +30,7 @@ from supcam.training.checkpoints import FINISHED, LAST, load_whole, remove_parti
 from supcam.training.crop_bank import CropBank
 from supcam.training.device import check_compiler, choose_device, choose_precision, memory_mb, reproducible
 from supcam.training.fresh_bank import training_bank
-from supcam.training.sampling import epoch_plan, steps_of
+from supcam.training.sampling import drawn_or_others, epoch_plan, steps_of
 from supcam.views import TrainViews
 
 Step = Literal["pretrain", "finetune"]
@@ -100,6 +100,9 @@ class RunTask(L.LightningModule):
         self.views = TrainViews(self.settings.input.size)
         self.history: list[dict[str, float]] = []
         self.steps_per_epoch = steps_of(len(self.bank), self.chosen.batch_size)
+        if self.chosen.drawn_first and not (self.bank.drawn & (self.bank.labels.cpu().numpy() > 0)).any():
+            allowed = "empty or 0 for crops of which no cluster is drawn"
+            raise SettingError(f"{self.step}.drawn_first", self.chosen.drawn_first, allowed)
         self._log_row, self._on_epoch = given.log, given.on_epoch
         self._started = time.perf_counter()
         self._crops = 0
@@ -125,7 +128,10 @@ class RunTask(L.LightningModule):
 
     def crops_of(self, epoch: int) -> NDArray[np.int64] | None:
         """Numbers of the crops that an epoch draws from; None means all."""
-        return None
+        share = self.chosen.drawn_first
+        if share is None:
+            return None
+        return drawn_or_others(self.bank, epoch < round(share * self.chosen.epochs))
 
     def steps_before(self, epoch: int) -> int:
         """Number of batches of all epochs before ``epoch``."""
@@ -144,6 +150,7 @@ class RunTask(L.LightningModule):
             balance=chosen.balance,
             min_instance_share=chosen.min_instance_share,
             among=self.crops_of(epoch),
+            steps=self.steps_before(epoch + 1) - self.steps_before(epoch),
         )
         plan = torch.from_numpy(drawn)
         slots = torch.arange(plan.numel()).reshape(plan.shape)

@@ -23,6 +23,8 @@ def bars() -> CropSet:
         source=["one" if number % 8 < 4 else "two" for number in range(len(made))],
         sha256=made.frame["crop_id"],
         label_certain=True,
+        width=[image.shape[1] for image in made.images],
+        height=[image.shape[0] for image in made.images],
     )
     return CropSet(frame, made.images)
 

@@ -23,6 +23,7 @@ from supcam.experiments.recipe import RecipeResult, run_recipe
 from supcam.experiments.rows import with_seed
 from supcam.experiments.table import gather, subset_metrics
 from supcam.settings import SplitSettings
+from supcam.training.finetuning import finetune
 from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
 
@@ -77,6 +78,7 @@ def test_a_changed_label_is_another_job(crops: CropSet, folds: list[Fold], tmp_p
     [
         ("finetune", "epochs", 2, False),
         ("compose", "count", 40, False),
+        ("compose", "drawn", {"looks": 1}, False),
         ("runtime", "threads", 2, False),
         ("runtime", "progress", True, True),
         ("compose", "workers", 1, True),
@@ -208,3 +210,25 @@ def test_composites_are_made_of_training_crops_alone(crops: CropSet, folds: list
     composed = read_manifest(tmp_path / "composed" / "manifest.csv")
     parents = {name for row in composed["parents"] for name in row.split(";")}
     assert parents and parents <= set(parts[0].frame["crop_id"])
+
+
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_a_recipe_draws_what_its_settings_say(
+    crops: CropSet, folds: list[Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_the_fly: bool
+) -> None:
+    seen: list[CropSet] = []
+
+    def recorded(train: CropSet, *given: Any, **named: Any) -> Any:
+        seen.append(train)
+        return finetune(train, *given, **named)
+
+    monkeypatch.setattr("supcam.experiments.recipe.finetune", recorded)
+    drawn = {"looks": 2, "singles": 3, "share": 1.0}
+    compose = {"count": 12, "workers": 1, "drawn": drawn, "on_the_fly": on_the_fly}
+    settings = quick(compose=compose, finetune={"drawn_first": 1.0})
+    parts = [crops.subset(rows) for rows in (folds[0].train, folds[0].validation, folds[0].held_out)]
+    run_recipe(*parts, settings, tmp_path)
+    relations = seen[0].frame["relation"].fillna("").value_counts()
+    assert relations[""] == len(parts[0])
+    assert relations["drawn"] == 6
+    assert (len(seen[0]) - len(parts[0]) - 6 > 0) is not on_the_fly

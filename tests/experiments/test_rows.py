@@ -19,7 +19,7 @@ def changes(row: str) -> tuple[object, ...]:
 
 
 def test_rows_of_the_method() -> None:
-    assert {name: changes(name) for name in ROWS if name != "forest"} == {
+    assert {name: changes(name) for name in AblationSettings().rows if name != "forest"} == {
         "ce": (False, "none", "none", 5),
         "ce_long": (False, "none", "none", 5),
         "ce_composition": (True, "none", "none", 5),
@@ -41,14 +41,50 @@ def test_the_long_row_takes_the_steps_of_the_composites_it_leaves_out() -> None:
 
 
 def test_settings_name_the_rows_there_are() -> None:
-    assert AblationSettings().rows == list(ROWS)
+    assert set(AblationSettings().rows) == {name for name in ROWS if "drawn" not in name and "_real" not in name}
     assert AblationSettings().sweep_row in ROWS
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_compared(profile: str) -> None:
     settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
-    assert list(chosen_rows(settings)) == list(ROWS)
+    assert list(chosen_rows(settings)) == AblationSettings().rows
+
+
+DRAWING = {"compose.drawn.looks": 4, "compose.drawn.share": 0.5}
+
+
+def test_rows_of_drawn_and_real_crops() -> None:
+    """Drawn crops of both steps, epochs on real crops at the end, share of the composites that are drawn."""
+    settings = with_overrides(FULL, {**DRAWING, "finetune.real_epochs": 2})
+    found = {}
+    for name in ROWS.keys() - set(AblationSettings().rows):
+        made = row_settings(ROWS[name], settings)
+        first = (made.pretrain.drawn_first if made.pretrain.epochs else "none", made.finetune.drawn_first)
+        found[name] = (*first, made.finetune.real_epochs, made.compose.drawn.share)
+    assert found == {
+        "ce_real": ("none", 0.0, 2, 0.5),
+        "ce_plain_real": ("none", 0.0, 2, 1.0),
+        "ce_drawn": ("none", 1.0, 0, 0.5),
+        "ce_drawn_then_real": ("none", 0.5, 2, 0.5),
+        "ce_plain_drawn_then_real": ("none", 0.5, 2, 1.0),
+        "ce_drawn_and_real": ("none", None, 2, 0.5),
+        "ce_plain_drawn_and_real": ("none", None, 2, 1.0),
+        "supcam_real": (0.0, 0.0, 2, 0.5),
+        "supcam_plain_real": (0.0, 0.0, 2, 1.0),
+        "supcam_drawn": (1.0, 1.0, 0, 0.5),
+        "supcam_drawn_then_real": (1.0, 0.5, 2, 0.5),
+        "supcam_plain_drawn_then_real": (1.0, 0.5, 2, 1.0),
+        "supcam_drawn_and_real": (None, None, 2, 0.5),
+        "supcam_plain_drawn_and_real": (None, None, 2, 1.0),
+    }
+
+
+@pytest.mark.parametrize("missing", [{"compose.drawn.looks": 0, "compose.drawn.share": 0}, {"compose.drawn.share": 0}])
+def test_rows_of_drawn_crops_need_some(missing: dict[str, object]) -> None:
+    settings = with_overrides(FULL, DRAWING | missing)
+    with pytest.raises(SettingError, match=r"drawn_first = 1\.0 .*compose\.drawn\.looks and compose\.drawn\.share"):
+        row_settings(ROWS["supcam_drawn"], settings)
 
 
 def test_a_row_leaves_other_settings_alone() -> None:

@@ -58,6 +58,20 @@ def test_the_composites_of_an_epoch_take_the_place_of_the_set(drawn: CropSet) ->
     assert len(set(bank.domains[:24]) | set(bank.domains[24:])) == 2
 
 
+def test_composites_of_drawn_chromosomes_count_as_drawn(drawn: CropSet) -> None:
+    """Half of the crops are drawn singles: of their composites, all are drawn; of the others', none."""
+    frame = drawn.frame.iloc[:24].reset_index(drop=True)
+    first = frame["case_id"] == frame["case_id"][0]
+    frame = frame.assign(relation=np.where(first, "drawn", ""), label_certain=True)
+    bank = FreshBank(CropSet(frame, drawn.images[:24]), settings_of(drawn={"looks": 1, "share": 0.5}), CPU)
+    assert bank.drawn[:24].tolist() == first.tolist()
+    assert 0 < bank.drawn[24:].sum() < 40
+    again = bank.drawn.copy()
+    bank.start_epoch(1)
+    assert bank.drawn[:24].tolist() == first.tolist()
+    assert not np.array_equal(bank.drawn, again)
+
+
 def test_every_epoch_differs_and_comes_again(drawn: CropSet) -> None:
     bank = FreshBank(drawn, settings_of(), CPU)
     epochs = []

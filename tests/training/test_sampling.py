@@ -7,15 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.training.crop_bank import CropBank
-from supcam.training.sampling import crop_probabilities, draw, epoch_plan, real_crops, type_shares
+from supcam.training.sampling import (
+    crop_probabilities,
+    draw,
+    drawn_or_others,
+    epoch_plan,
+    real_crops,
+    type_shares,
+)
 
 EVERY = (2**31,) * 4
 
 
 def bank_of(
-    counts: tuple[int, int, int, int], *, domains: int = 1, doubtful: int = 0, real: tuple[int, int, int, int] = EVERY
+    counts: tuple[int, int, int, int],
+    *,
+    domains: int = 1,
+    doubtful: int = 0,
+    real: tuple[int, int, int, int] = EVERY,
+    drawn: int = 0,
 ) -> CropBank:
-    """Crops of each type, the first ``real`` of each no composites."""
+    """Crops of each type, the first ``real`` of each no composites, the last ``drawn`` of each drawn."""
     labels = np.repeat(np.arange(4), counts)
     weights = np.ones(len(labels))
     weights[len(labels) - doubtful :] = 0.5
@@ -26,6 +38,7 @@ def bank_of(
         weights=weights,
         domains=np.arange(len(labels)) % domains,
         composed=each >= np.repeat(real, counts),
+        drawn=each >= np.repeat(counts, counts) - drawn,
     )
 
 
@@ -99,7 +112,7 @@ def test_every_crop_comes_up_its_expected_number_of_times() -> None:
 
 def test_a_laboratory_counts_by_the_root_of_its_crops_and_doubt_by_half() -> None:
     bank = bank_of((0, 100, 0, 0), doubtful=10)
-    bank = CropBank(bank.images, bank.labels, bank.weights, (np.arange(100) >= 64).astype(np.int64), bank.composed)
+    bank.domains = (np.arange(100) >= 64).astype(np.int64)
     crops, chances = crop_probabilities(bank, 1)
     small = np.sqrt(26 + 10 * 0.5)
     assert chances[crops < 64].sum() == pytest.approx(8.0 / (8.0 + small))
@@ -118,3 +131,17 @@ def test_a_seed_gives_the_batches_it_has_always_given() -> None:
     """A run that goes on after an update of this code must not see other batches."""
     plan = plan_of(bank_of((5, 4, 3, 2), domains=2, doubtful=1), 4, balance=0.5)
     assert plan.tolist() == [[1, 10, 13, 6], [12, 10, 3, 8], [3, 11, 0, 5], [1, 12, 9, 7]]
+
+
+def test_drawn_crops_and_the_others_share_the_bank() -> None:
+    bank = bank_of((6, 4, 4, 4), real=(3, 1, 1, 1), drawn=2)
+    assert drawn_or_others(bank, True).tolist() == [4, 5, 8, 9, 12, 13, 16, 17]
+    assert drawn_or_others(bank, False).tolist() == [0, 1, 2, 3, 6, 7, 10, 11, 14, 15]
+
+
+def test_a_plan_has_as_many_batches_as_asked_for() -> None:
+    bank = bank_of((6, 4, 4, 4), drawn=2)
+    some = drawn_or_others(bank, True)
+    plan = epoch_plan(bank, batch_size=4, seed=1, epoch=0, balance=1.0, min_instance_share=0.25, among=some, steps=7)
+    assert plan.shape == (7, 4)
+    assert set(plan.ravel().tolist()) == set(some.tolist())

@@ -1,6 +1,7 @@
 """Both steps as functions: same bytes twice, metrics, pictures, prediction, and what they refuse."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, FinetuneTask, finetune
 from supcam.training.prediction import load_classifier, predict_logits
 from supcam.training.pretraining import PretrainResult, PretrainTask, pretrain
-from supcam.training.task import TaskInputs
+from supcam.training.task import RunTask, TaskInputs
 from supcam.views import view_seeds
 from tests.training.small import small_crops, small_settings
 
@@ -239,6 +240,47 @@ def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     # Two steps an epoch of 25 real crops, along half a cosine; the same for encoder and head.
     expected = [0.02 * scale * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
+
+
+@pytest.mark.parametrize("step", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(None, [{True, False}] * 4), (0.0, [{False}] * 4), (0.5, [{True}] * 2 + [{False}] * 2), (1.0, [{True}] * 4)],
+)
+def test_epochs_on_drawn_crops_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, share: float | None, expected: list[set[bool]]
+) -> None:
+    seen: dict[int, set[bool]] = {}
+    steps: Counter[int] = Counter()
+    task = PretrainTask if step == "pretrain" else FinetuneTask
+    original = task.training_step
+
+    def watched(self: RunTask, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        seen.setdefault(self.current_epoch, set()).update(self.bank.drawn[batch[0].numpy()].tolist())
+        steps[self.current_epoch] += 1
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(task, "training_step", watched)
+    sections: dict[str, dict[str, Any]] = {
+        "compose": {"drawn": {"looks": 1, "share": 1.0}},
+        step: {"epochs": 4, "drawn_first": share} | ({"real_epochs": 0} if step == "finetune" else {}),
+    }
+    settings = small_settings(**({"finetune": {"epochs": 4}} | sections))
+    train = small_crops(composed=6)
+    if step == "pretrain":
+        pretrain(train, VALIDATION, settings, state_dir=tmp_path)
+    else:
+        finetune(train, VALIDATION, settings, None, state_dir=tmp_path)
+    assert list(seen.values()) == expected
+    assert set(steps.values()) == {5}  # 40 crops, whichever part an epoch is drawn from
+
+
+def test_epochs_on_drawn_crops_need_drawn_clusters(tmp_path: Path) -> None:
+    settings = small_settings(
+        compose={"drawn": {"looks": 1, "share": 1.0}}, finetune={"drawn_first": 0.5, "use_composed": False}
+    )
+    with pytest.raises(SettingError, match=r"finetune\.drawn_first = 0\.5 .* no cluster is drawn"):
+        finetune(small_crops(composed=6), VALIDATION, settings, None, state_dir=tmp_path)
 
 
 def test_steps_before_an_epoch_are_counted_by_what_it_sees() -> None:
