@@ -291,6 +291,9 @@ def diff(
     if as_json:
         print_json(frame)
         return
+    if frame.empty:
+        typer.echo(f"{first} and {second} have the same card: nothing differs")
+        return
     print_table(_readable(frame).map(_short))
     typer.echo("Every entry, with confidence intervals: --json")
 

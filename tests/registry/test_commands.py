@@ -132,6 +132,8 @@ def test_registry_from_promotion_to_rollback(project: Path, first_promoted: Regi
     assert code == 0 and "code_hash" in out and "difference" in out
     code, out, _ = call("diff", "production", "candidate", "--json")
     assert {"entry": "code_hash", "production": "code-1", "candidate": "code-2", "difference": None} in json.loads(out)
+    code, out, _ = call("diff", "production", "production")
+    assert (code, out) == (0, "production and production have the same card: nothing differs\n")
     assert call("diff", "production", "9")[0] == 1
     go(first_promoted.uri, candidate=2)
     code, out, _ = call("rollback", "--reason", "misses crossings")
