@@ -37,6 +37,7 @@ from supcam.views import TrainViews, to_input, view_seeds
 CORES = os.cpu_count() or 1
 CHRCLUSTER = 6592
 WARM = 2
+_SMALL = ("resnet10", 32, 16, 64)
 ROUNDS = 3
 GPU_ROWS = ("step_over_bare_gpu", "lightly_step_ratio_gpu", "views_ratio_gpu", "chrcluster_epoch_seconds_gpu",
             "chrcluster_matrix_rate_share_gpu")  # fmt: skip
@@ -73,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.loss:
         print(json.dumps(_loss_side(chosen.loss[0], int(chosen.loss[1]))))
         return
-    small = ("resnet10", 32, 16, 64)
-    _step_rows(_setup(*(small if chosen.quick else ("resnet18", 96, 64, 2048)), steps=3 if chosen.quick else 8))
+    _step_rows(_setup(*(_SMALL if chosen.quick else ("resnet18", 96, 64, 2048)), steps=3 if chosen.quick else 8))
     for queue in (4096, 65536):
         _loss_row(queue)
     batch, steps = (2, 3) if chosen.quick else (8, 20)
@@ -83,13 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step, _ = _train(profile)
     detail = {"step_seconds": step, "timed_steps": steps, "peak_mb": _memory("VmHWM")}
     scaled = "from the timed steps; the profile's own batch is 256"
-    _row("chrcluster_epoch_seconds", step * CHRCLUSTER / batch, "s", **detail, scaled=scaled, **_what(profile))
-    if torch.cuda.is_available():
-        _step_rows(_setup(*(small if chosen.quick else ("resnet50", 224, 256, 4096)), steps=8, device="cuda"))
-        _gpu_epoch_rows(_setup("resnet50", 224, 256, 4096, steps=CHRCLUSTER // 256 - WARM, device="cuda", epochs=2))
+    print_row("chrcluster_epoch_seconds", step * CHRCLUSTER / batch, "s", **detail, scaled=scaled, **_what(profile))
+    gpu_rows(quick=chosen.quick)
+
+
+def gpu_rows(*, quick: bool) -> None:
+    """The rows of a GPU; where there is none, each with that reason."""
+    if not torch.cuda.is_available():
+        for name in GPU_ROWS:
+            print_row(name, None, "", reason="not measured: no GPU")
         return
-    for name in GPU_ROWS:
-        _row(name, None, "", reason="not measured: no GPU")
+    _step_rows(_setup(*(_SMALL if quick else ("resnet50", 224, 256, 4096)), steps=8, device="cuda"))
+    _gpu_epoch_rows(_setup("resnet50", 224, 256, 4096, steps=CHRCLUSTER // 256 - WARM, device="cuda", epochs=2))
 
 
 def _setup(
@@ -106,11 +111,11 @@ def _setup(
         }
     )
     limits = {"bare": 1.10, "views": 10.0} if on_gpu else {"bare": 1.15, "views": 3.0}
-    bank = _bank(settings, batch * (steps + WARM))
+    bank = drawn_bank(settings, batch * (steps + WARM))
     return Setup(settings, bank, steps, "_gpu" if on_gpu else "", limits)
 
 
-def _bank(settings: Settings, count: int) -> CropBank:
+def drawn_bank(settings: Settings, count: int) -> CropBank:
     """Drawn bars on white; what they show does not matter for time."""
     size, rng = settings.input.size, np.random.default_rng(0)
     images = np.full((count, 1, size, size), 255, dtype=np.uint8)
@@ -160,12 +165,12 @@ def _step_rows(setup: Setup) -> None:
     found = {side: median(round_[side] for round_ in rounds) for side in contenders}
     values = {f"{side}_seconds": seconds for side, seconds in found.items()} | _what(setup)
     value = found["ours"] / found["bare"]
-    _row(f"step_over_bare{setup.suffix}", value, "ratio", limit=setup.limits["bare"], **values)
+    print_row(f"step_over_bare{setup.suffix}", value, "ratio", limit=setup.limits["bare"], **values)
     name = f"lightly_step_ratio{setup.suffix}"
     if callable(lightly):
-        _row(name, found["lightly"] / found["ours"], "ratio", limit=1.0, workers=CORES, **values)
+        print_row(name, found["lightly"] / found["ours"], "ratio", limit=1.0, workers=CORES, **values)
     else:
-        _row(name, None, "ratio", reason=lightly)
+        print_row(name, None, "ratio", reason=lightly)
     _views_row(setup)
 
 
@@ -276,7 +281,7 @@ def _views_row(setup: Setup) -> None:
 
     # A prefetching loader hands out what it made before: only the mean over many batches is what one costs.
     mine, theirs = _seconds(ours, setup, 60), _seconds(lambda: next(batches), setup, 60, mean=True)
-    _row(f"views_ratio{setup.suffix}", theirs / mine, "ratio", ours_seconds=mine, torchvision_seconds=theirs,
+    print_row(f"views_ratio{setup.suffix}", theirs / mine, "ratio", ours_seconds=mine, torchvision_seconds=theirs,
          limit=setup.limits["views"], workers=CORES, **_what(setup))  # fmt: skip
 
 
@@ -285,13 +290,15 @@ def _loss_row(queue: int) -> None:
     ours, theirs = sides["ours"], sides["metric-learning"]
     name, shape = f"loss_time_ratio_{queue}", {"batch": 64, "dimension": 128, "queue": queue}
     if "reason" in theirs:
-        _row(name, None, "ratio", **theirs, **shape)
+        print_row(name, None, "ratio", **theirs, **shape)
         return
     values = {
         f"{side}_{key}": value for side, found in (("ours", ours), ("theirs", theirs)) for key, value in found.items()
     }
     ratio = theirs["seconds"] / ours["seconds"]
-    _row(name, ratio, "ratio", memory_ratio=theirs["peak_mb"] / max(ours["peak_mb"], 0.1), limit=1.0, **values, **shape)
+    print_row(
+        name, ratio, "ratio", memory_ratio=theirs["peak_mb"] / max(ours["peak_mb"], 0.1), limit=1.0, **values, **shape
+    )
 
 
 def _loss_side(side: str, queue: int) -> dict[str, Any]:
@@ -347,12 +354,12 @@ def _their_loss(queue: int) -> Callable[[], None]:
 def _gpu_epoch_rows(setup: Setup) -> None:
     """A full epoch of the profile, and which share of the GPU's rate for bf16 matrices its step reaches."""
     step, seconds = _train(setup)
-    _row("chrcluster_epoch_seconds_gpu", seconds, "s", step_seconds=step, peak_mb=memory_mb(setup.device),
+    print_row("chrcluster_epoch_seconds_gpu", seconds, "s", step_seconds=step, peak_mb=memory_mb(setup.device),
          **_what(setup))  # fmt: skip
     with FlopCounterMode(display=False) as counter:
         _bare_step(setup)()
     share = counter.get_total_flops() / step / (rate := _matrix_rate(setup))
-    _row("chrcluster_matrix_rate_share_gpu", share, "ratio", step_flops=counter.get_total_flops(),
+    print_row("chrcluster_matrix_rate_share_gpu", share, "ratio", step_flops=counter.get_total_flops(),
          matrix_flops_per_second=rate, **_what(setup))  # fmt: skip
 
 
@@ -418,7 +425,8 @@ def _what(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _row(name: str, value: float | None, unit: str, **detail: Any) -> None:
+def print_row(name: str, value: float | None, unit: str, **detail: Any) -> None:
+    """Print a measured value, or why there is none."""
     print(json.dumps({"name": name, "value": value, "unit": unit, **detail}), flush=True)
 
 

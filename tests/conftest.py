@@ -89,6 +89,7 @@ SLOW = {
     "tracking.test_runs",
     "training.test_device",
     "training.test_fresh_bank",
+    "training.test_gpu_script",
     "training.test_resume",
     "training.test_sharing",
     "training.test_tasks",
