@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.cluster_type import TYPE_LABELS
+from supcam.data.dividing import fill_empty_parts
 from supcam.data.expectations import validate_splits
 from supcam.data.folds import fold_manifest, write_folds
 from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
@@ -118,8 +119,23 @@ def test_adding_data_moves_nothing(manifest: Make, settings: SplitSettings, tmp_
 
 def test_new_crops_of_a_known_case_join_it(manifest: Make) -> None:
     old, _ = split_manifest(manifest({f"c{index}": {"instance": 3} for index in range(8)}), BY_CASE, None)
-    new, _ = split_manifest(manifest({f"c{index}": {"instance": 6} for index in range(8)}), BY_CASE, old)
+    new, report = split_manifest(manifest({f"c{index}": {"instance": 6} for index in range(8)}), BY_CASE, old)
     assert (new.groupby("case_id")["split"].nunique() == 1).all()
+    assert not [text for text in report.warnings if "put apart" in text]
+
+
+def test_a_case_whose_crops_were_all_replaced_keeps_its_part(manifest: Make) -> None:
+    frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
+    old, _ = split_manifest(frame, BY_CASE.model_copy(update={"seed": 3}))
+    new, _ = split_manifest(frame.assign(crop_id="new " + frame["crop_id"]), BY_CASE, old)
+    assert new["split"].tolist() == old["split"].tolist()
+
+
+def test_an_earlier_split_without_groups_keeps_its_crops(manifest: Make) -> None:
+    frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
+    old, _ = split_manifest(frame, BY_CASE.model_copy(update={"seed": 3}))
+    new, _ = split_manifest(frame, BY_CASE, old.drop(columns="group"))
+    assert parts_of(new) == parts_of(old)
 
 
 def test_another_protocol_starts_from_scratch(manifest: Make) -> None:
@@ -135,6 +151,8 @@ def test_new_link_between_parts_is_reported_and_moves_nothing(manifest: Make) ->
     test = old.loc[old["split"] == "test", "crop_id"].iloc[0]
     new, report = split_manifest(frame, BY_CASE, old, linked=[[train, test]])
     assert parts_of(new) == parts_of(old)
+    joined = min(new.loc[new["crop_id"].isin([train, test]), "group"])
+    assert report.warnings[0].startswith(f"group {joined!r} joins crops that an earlier split put apart")
     assert "supcam data resplit" in report.warnings[0]
 
 
@@ -172,6 +190,20 @@ def test_no_part_is_empty_whatever_the_groups(groups: list[list[str]]) -> None:
     assert set(split_manifest(frame, BY_CASE)[0]["split"]) == set(PARTS)
     apart = frame.assign(source=frame["case_id"])  # each source has one case, and each is divided by itself
     assert set(fold_manifest(apart, BY_CASE, 3)["fold"]) == {0, 1, 2}
+
+
+def test_an_empty_part_gets_the_group_whose_move_costs_least() -> None:
+    """Of 6 instance and 4 touching crops it wants a quarter; d is the only group of its part and has to stay."""
+    groups = {"a": (0, 1), "b": (2, 1), "c": (1, 1), "d": (3, 1)}
+    rows = [
+        (name, TYPE_LABELS[kind]) for name, counts in groups.items() for kind in (0, 1) for _ in range(counts[kind])
+    ]
+    frame = pd.DataFrame(rows, columns=["group", "type"])
+    part = frame["group"].map({"a": 0, "b": 0, "c": 0, "d": 1})
+    filled = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ())
+    assert dict(zip(frame["group"], filled, strict=True)) == {"a": 0, "b": 0, "c": 2, "d": 1}
+    fixed = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ("c",))
+    assert dict(zip(frame["group"], fixed, strict=True)) == {"a": 0, "b": 2, "c": 0, "d": 1}
 
 
 def test_new_groups_fill_a_part_that_kept_none(manifest: Make) -> None:

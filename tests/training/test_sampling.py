@@ -118,3 +118,21 @@ def test_a_seed_gives_the_batches_it_has_always_given() -> None:
     """A run that goes on after an update of this code must not see other batches."""
     plan = plan_of(bank_of((5, 4, 3, 2), domains=2, doubtful=1), 4, balance=0.5)
     assert plan.tolist() == [[1, 10, 13, 6], [12, 10, 3, 8], [3, 11, 0, 5], [1, 12, 9, 7]]
+
+
+def test_each_of_three_laboratories_counts_by_the_root_of_its_crops() -> None:
+    bank = bank_of((0, 29, 0, 0))
+    domains = np.repeat([0, 1, 2], [16, 9, 4])
+    bank = CropBank(bank.images, bank.labels, bank.weights, domains, bank.composed)
+    _, chances = crop_probabilities(bank, 1)
+    np.testing.assert_allclose(np.bincount(domains, chances), np.array([4, 3, 2]) / 9)
+
+
+def test_a_sample_depends_on_the_ratios_of_the_probabilities_alone() -> None:
+    crops, chances = np.arange(10), np.arange(1, 11) / 55.0
+    one, other = (draw(crops, chances * factor, 30, np.random.default_rng(1)) for factor in (1.0, 4.0))
+    assert one.tolist() == other.tolist()
+
+
+def test_instances_alone_may_be_asked_to_fill_every_batch() -> None:
+    assert type_shares(np.zeros(5, dtype=np.int64), 0.5, 1.0).tolist() == [1.0, 0.0, 0.0, 0.0]
