@@ -289,3 +289,9 @@ def test_a_set_without_slots_adds_nothing_to_the_sum_of_the_two() -> None:
     found = PairLogSumExp.apply(logits, positive, ~positive)  # type: ignore[no-untyped-call]
     of_positives, of_negatives = (math.log(math.exp(sign) + math.exp(2 * sign)) for sign in (-1, 1))
     assert found.tolist() == [pytest.approx(of_positives), pytest.approx(of_negatives)]
+
+
+def test_a_key_of_another_type_is_normalised_after_the_cast() -> None:
+    query, key, *others = batch_of(17, dtype=torch.float32)
+    rounded, loss = key.bfloat16(), loss_of("unified")
+    assert torch.equal(loss.rows(query, rounded, *others).loss, loss.rows(query, rounded.float(), *others).loss)

@@ -173,4 +173,17 @@ def test_the_hash_of_earlier_versions_covers_what_it_covered() -> None:
         ),
     ]
     assert len({hashed, *others}) == 1 + len(others)
-    assert hashed[:12] == "c854ef52cff9"
+    assert [one[:12] for one in (hashed, others[1], others[-2])] == ["c854ef52cff9", "e5f5d4795e0c", "49dae450dc02"]
+
+
+def test_a_card_never_changes() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        COMPLETE.encoder = "other"
+    with pytest.raises(ValidationError, match="frozen"):
+        COMPLETE.data.split_hash = "other"
+
+
+def test_a_card_of_the_entries_that_are_needed_has_the_others_as_not_measured() -> None:
+    needed = {"input", "encoder", "settings", "data", "code_hash", "metrics", "sensitivity"}
+    card = ModelCard.model_validate(COMPLETE.model_dump(include=needed))
+    assert (card.calibration, card.review, card.parity) == (CalibrationCard(), ReviewCard(), None)

@@ -1,5 +1,7 @@
 """Batches: balanced over types and laboratories, enough real instances, the same plan everywhere."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,14 @@ def test_a_sample_depends_on_the_ratios_of_the_probabilities_alone() -> None:
 
 def test_instances_alone_may_be_asked_to_fill_every_batch() -> None:
     assert type_shares(np.zeros(5, dtype=np.int64), 0.5, 1.0).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_type_of_one_crop_counts_as_one() -> None:
+    np.testing.assert_allclose(type_shares(np.array([0, 0, 0, 1]), 0.0, 0.0), [0.75, 0.25, 0, 0])
+
+
+@pytest.mark.parametrize(("start", "last"), [(0.0, [7, 8, 9, 6]), (np.nextafter(1.0, 0.0), [6])])
+def test_the_first_and_the_last_start_of_a_sample_draw_crops(start: float, last: list[int]) -> None:
+    """Rounding takes the last point of the last start to the very end, behind which there is no crop."""
+    rng = Mock(random=lambda: start, permutation=lambda items: np.arange(items) if isinstance(items, int) else items)
+    assert draw(np.array([7, 8, 9, 6]), np.full(4, 0.25), 4, rng).tolist()[-len(last) :] == last
