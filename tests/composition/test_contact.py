@@ -7,7 +7,7 @@ from math import cos, radians, sin
 import numpy as np
 import pytest
 
-from supcam.composition.contact import Fault, axis_of, crosses, meeting, touch_points, window
+from supcam.composition.contact import Fault, Window, axis_of, crosses, meeting, touch_points, window
 from supcam.composition.masks import Body, core_width, find_body
 from supcam.settings import ComposeSettings
 
@@ -121,6 +121,9 @@ def direction(points: list[tuple[int, int]]) -> float:
         (bar(angle=5.0), bar(centre=(CENTRE + 3, CENTRE - 5), angle=64.0)),
         (bar(60, angle=170.0), bar(50, centre=(CENTRE + 6, CENTRE + 10), angle=70.0, width=11)),
         (np.minimum(bar(90), bar(40, centre=(CENTRE + 14, CENTRE + 44), angle=60.0)), bar(30, angle=95.0)),
+        # Cut by the upper and by the left edge of the picture.
+        (bar(70, centre=(3, CENTRE), angle=4.0), bar(40, centre=(12, CENTRE + 5), angle=75.0)),
+        (bar(70, centre=(3, CENTRE), angle=4.0).T, bar(40, centre=(12, CENTRE + 5), angle=75.0).T),
     ],
 )
 def test_the_angle_of_a_crossing_is_that_of_the_axes_near_it(level: np.ndarray, upright: np.ndarray) -> None:
@@ -180,3 +183,60 @@ def test_two_sources_that_cross_touch_nowhere() -> None:
 
 def test_reports_count_faults_by_these_names() -> None:
     assert [str(fault) for fault in Fault] == ["apart", "graze", "not-crossing", "second-contact", "hidden-touch"]
+
+
+@pytest.mark.parametrize(("strict", "expected"), [(False, Fault.NOT_CROSSING), (True, Fault.SECOND_CONTACT)])
+def test_a_bar_that_ends_a_pixel_before_the_far_side_of_another_parts_it_not(strict: bool, expected: Fault) -> None:
+    """Its halo reaches beyond; and where it must bring no touch, what goes past its end makes one broad arm."""
+    level, upright = body(bar(), single=not strict), body(bar(50, centre=(CENTRE - 22, CENTRE), angle=90.0))
+    assert met(level, upright, strict=strict) is expected
+
+
+def turned_back(image: np.ndarray) -> np.ndarray:
+    return np.transpose(np.flipud(image))
+
+
+@pytest.mark.parametrize("turn", [np.array, np.flipud, np.transpose, turned_back])
+@pytest.mark.parametrize(("distance", "expected"), [(13, Fault.SECOND_CONTACT), (14, OVERLAP)])
+def test_near_a_crossing_is_within_thirteen_pixels(
+    turn: Callable[..., np.ndarray], distance: int, expected: int | Fault
+) -> None:
+    upright = body(turn(bar(50, centre=(CENTRE - 21, CENTRE), angle=90.0)))
+    neighbour = bar(40, centre=(CENTRE + 6 + distance, CENTRE))
+    bridge = bar(12, centre=(CENTRE + 10, CENTRE - 18), angle=90.0, width=0.1)
+    crowded = body(turn(bar()), turn(neighbour), turn(bridge), single=False)
+    assert met(crowded, upright, strict=True) == expected
+
+
+def test_an_arm_that_goes_on_over_a_corner_is_one_arm() -> None:
+    level = bar(54, centre=(CENTRE, CENTRE - 16))
+    rest = bar(
+        20, centre=(CENTRE + 7, CENTRE + 20)
+    )  # its upper left pixel follows the lower right one of the level bar
+    assert met(body(level, rest, single=False), body(bar(50, angle=90.0)), strict=True) == OVERLAP
+
+
+def square_crossing() -> tuple[Body, Body, Window, np.ndarray]:
+    """A level bar of 80 by 8 core pixels and an upright one, what they share on their window, the window."""
+    level, upright = (body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), angle=angle, rim=3)) for angle in (0.0, 90.0))
+    view = window(level.halo.shape, upright.halo.shape, offset_of(level, upright))
+    return level, upright, view, level.core[view.first] & upright.core[view.second]
+
+
+def test_parts_that_meet_at_corners_are_one_part() -> None:
+    level, upright, view, shared = square_crossing()
+    rows, columns = np.nonzero(shared)
+    assert shared[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all() and np.ptp(rows) == 7
+    assert crosses(level, upright, view, shared, 80.0)
+    shared[range(rows.min(), rows.max() + 1), range(columns.min(), columns.max() + 1)] = False
+    assert not crosses(level, upright, view, shared, 80.0)
+
+
+@pytest.mark.parametrize(("stub", "expected"), [(7, False), (8, True)])
+def test_a_part_of_a_tenth_of_the_core_is_an_arm(stub: int, expected: bool) -> None:
+    """Of the level bar's 80 columns, where the upright bar ends inside it."""
+    level = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5)))
+    upright = body(bar(42, centre=(CENTRE - 17.5, CENTRE + 35.5 - stub), angle=90.0))
+    view = window(level.halo.shape, upright.halo.shape, offset_of(level, upright))
+    shared = level.core[view.first] & upright.core[view.second]
+    assert crosses(level, upright, view, shared, 25.0) is expected

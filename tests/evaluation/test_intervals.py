@@ -1,6 +1,7 @@
 """Intervals: published values, coverage, and the case as the unit; the paired test."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -157,3 +158,12 @@ def test_without_resamples_there_are_no_intervals_of_probabilities() -> None:
     labels = np.arange(8) % 4
     chosen = EvaluateSettings(bootstrap=0)
     assert probability_bootstrap(labels, probabilities, ["a", "b"] * 4, chosen) == {}
+
+
+def test_a_resample_without_a_type_has_no_auc_and_gives_no_warning() -> None:
+    """Of two cases one holds all touching crops: half of the resamples lack a type."""
+    labels, probabilities = np.array([0, 0, 1, 1]), np.array([[[0.6, 0.4, 0, 0], [0.8, 0.2, 0, 0]] * 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = probability_bootstrap(labels, probabilities, ["a", "a", "b", "b"], EvaluateSettings(bootstrap=50))
+    assert (found["macro_auc"].low, found["macro_auc"].high) == (0.5, 0.5)
