@@ -230,6 +230,13 @@ def test_folds_stand_in_for_a_test_part_that_is_too_small(value: float, crops: i
     assert verdict(decision, "floor touching") is True
 
 
+def test_folds_of_unknown_size_judge_nothing() -> None:
+    candidate = few_overlapping(0)
+    evidence = replace(evidence_for(candidate), out_of_fold={"overlapping": Metric(value=0.0)})
+    settings = PromoteSettings(min_sensitivity=0.4, min_test_crops_per_type=1)
+    assert verdict(run(candidate, evidence=evidence, settings=settings), "floor overlapping") is None
+
+
 def test_a_card_that_says_there_are_no_crops_of_a_type_is_not_believed() -> None:
     """Its floor was left out, whatever the model answered."""
     metrics = {**make_card().sensitivity, "overlapping": Metric(value=0.0, crops=0)}
@@ -680,6 +687,7 @@ def test_the_first_model_needs_no_shared_crops() -> None:
 
 
 def test_a_package_that_is_not_what_it_claims_stops_the_pipeline() -> None:
-    assert not Decision("refused", "why", 1, None).stops_pipeline
+    decision = Decision("refused", "why", 1, None)
+    assert (decision.stops_pipeline, decision.rules, decision.forced, decision.comparison) == (False, [], "", {})
     assert Decision("refused", "why", 1, None, [GateRule("package", False, "damaged", "whole")]).stops_pipeline
     assert not Decision("refused", "why", 1, None, [GateRule("latency", False, 9, "8")]).stops_pipeline
