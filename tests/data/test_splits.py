@@ -129,6 +129,15 @@ def test_a_case_whose_crops_were_all_replaced_keeps_its_part(manifest: Make) -> 
     old, _ = split_manifest(frame, BY_CASE.model_copy(update={"seed": 3}))
     new, _ = split_manifest(frame.assign(crop_id="new " + frame["crop_id"]), BY_CASE, old)
     assert new["split"].tolist() == old["split"].tolist()
+    assert list(new) == [*frame, "split", "group"]
+    # Also where the same patients of a source before it in the alphabet give their groups another name.
+    joined, _ = split_manifest(
+        pd.concat([manifest({f"c{index}": {"instance": 1} for index in range(8)}, "a lab"), new[list(frame)]]),
+        BY_CASE,
+        old,
+    )
+    assert set(joined["group"]) == {f"a lab/c{index}" for index in range(8)}
+    assert joined.loc[joined["source"] == "lab", "split"].tolist() == old["split"].tolist()
 
 
 def test_an_earlier_split_without_groups_keeps_its_crops(manifest: Make) -> None:
@@ -154,6 +163,14 @@ def test_new_link_between_parts_is_reported_and_moves_nothing(manifest: Make) ->
     joined = min(new.loc[new["crop_id"].isin([train, test]), "group"])
     assert report.warnings[0].startswith(f"group {joined!r} joins crops that an earlier split put apart")
     assert "supcam data resplit" in report.warnings[0]
+
+
+def test_a_link_of_two_single_crops_of_different_parts_is_reported(manifest: Make) -> None:
+    frame = manifest({"": {"instance": 30}})
+    old, _ = split_manifest(frame, PAPER)
+    pair = [old.loc[old["split"] == part, "crop_id"].iloc[0] for part in ("train", "test")]
+    _, report = split_manifest(frame, PAPER, old, linked=[pair])
+    assert report.warnings[0].startswith(f"group 'crop {min(pair)}' joins crops")
 
 
 def test_lacking_and_uneven_types_are_warned_of(manifest: Make) -> None:
