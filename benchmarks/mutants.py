@@ -42,7 +42,7 @@ class _Changes(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in _CHECKED:
             return True
-        if m.matches(node, _TYPE_NAME):
+        if m.matches(node, _TYPE_NAME | m.AnnAssign(annotation=m.Annotation(m.Name("TypeAlias")))):
             return False
         if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value == "strict":
             return False

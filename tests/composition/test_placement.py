@@ -126,15 +126,43 @@ def test_crossings_share_more_than_the_product_of_their_widths(crops: SourceCrop
 
 
 def test_no_composite_outgrows_the_canvas(crops: SourceCrops) -> None:
-    limits = ComposeSettings(canvas=64)
-    first, second = _body(crops.images[0], limits), _body(crops.images[1], limits)
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (0, 1))
     offsets = admissible(first, second, Relation.TOUCH, ComposeSettings()).offsets
     top_left = np.minimum(offsets, 0)
     bottom_right = np.maximum(offsets + np.array(second.halo.shape), np.array(first.halo.shape))
     sides = (bottom_right - top_left).max(axis=1)
-    assert (sides == 64).any()
-    found = admissible(first, second, Relation.TOUCH, limits).offsets
-    assert found.tolist() == offsets[sides <= 64].tolist()
+    for canvas in range(int(sides.min()), int(sides.max()) + 1):
+        found = admissible(first, second, Relation.TOUCH, ComposeSettings(canvas=canvas)).offsets
+        assert found.tolist() == offsets[sides <= canvas].tolist()
+
+
+def test_haloes_share_the_most_that_is_set_and_no_pixel_more(crops: SourceCrops) -> None:
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (3, 30))
+    limits = ComposeSettings(max_halo_overlap=3, max_halo_overlap_share=1.0)
+    found = admissible(first, second, Relation.TOUCH, limits).offsets.tolist()
+    shifts = [offset for offset, _ in plain_search(first, second, Relation.TOUCH, limits)]
+    assert [tuple(offset) for offset in found] == shifts
+    views = [window(first.halo.shape, second.halo.shape, offset) for offset in shifts]
+    assert max(np.count_nonzero(first.halo[view.first] & second.halo[view.second]) for view in views) == 3
+    more = plain_search(first, second, Relation.TOUCH, ComposeSettings(max_halo_overlap=4, max_halo_overlap_share=1.0))
+    assert len(list(more)) > len(shifts)
+
+
+def test_an_overlap_shares_the_least_part_of_the_smaller_core(crops: SourceCrops) -> None:
+    """Where that is more than a crossing needs."""
+    limits = ComposeSettings(min_core_overlap_share=0.2)
+    first, second = (_body(crops.images[row], limits) for row in (2, 20))
+    found = admissible(first, second, Relation.OVERLAP, limits).offsets.tolist()
+    shifts = [offset for offset, _ in plain_search(first, second, Relation.OVERLAP, limits)]
+    assert [tuple(offset) for offset in found] == shifts != []
+
+
+@pytest.mark.parametrize(("width", "kind"), [(1024, np.float32), (1025, np.float64)])
+def test_large_frames_are_counted_in_double_precision(width: int, kind: type) -> None:
+    tall, wide = np.ones((1, 1024, 1), dtype=np.float32), np.ones((1, 1, width), dtype=np.float32)
+    counts = correlate(tall, wide)
+    assert counts.dtype == kind
+    np.testing.assert_allclose(counts, np.ones((1, 1024, width)), atol=0.01)
 
 
 def _body(image, limits: ComposeSettings) -> Body:
