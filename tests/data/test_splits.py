@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.data.dividing import fill_empty_parts
+from supcam.data.dividing import divide_groups, fill_empty_parts
 from supcam.data.expectations import validate_splits
 from supcam.data.folds import fold_manifest, write_folds
 from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
@@ -93,6 +93,20 @@ def test_a_seed_divides_as_it_has_always_done(manifest: Make, settings: SplitSet
     """Where code divides the same crops otherwise, crops that trained the model in production become test crops."""
     _, report = split_manifest(manifest(cases(12) | {"": {"instance": 9, "touching": 5}}), settings, None)
     assert report.split_hash[:12] == expected
+
+
+def test_a_seed_divides_a_few_small_cases_as_it_has_always_done() -> None:
+    """Several orders end equally near to the shares, and the first of them counts."""
+    cases = [(3, 1, 1, 1), (2, 2, 1, 0), (0, 0, 0, 1), (3, 0, 0, 1), (0, 2, 0, 0), (3, 0, 0, 0), (2, 0, 1, 0)]
+    rows = [
+        (f"c{at}", kind)
+        for at, counts in enumerate(cases)
+        for kind, n in zip(KINDS, counts, strict=True)
+        for _ in range(n)
+    ]
+    frame = pd.DataFrame(rows, columns=["group", "type"])
+    part = divide_groups(frame["type"], frame["group"], (0.7, 0.15, 0.15), 42, {})
+    assert part.groupby(frame["group"]).first().tolist() == [1, 0, 0, 0, 0, 0, 2]
 
 
 def test_paper_is_stratified_80_10_10_over_sorted_paths(manifest: Make) -> None:
