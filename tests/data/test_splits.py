@@ -95,18 +95,27 @@ def test_a_seed_divides_as_it_has_always_done(manifest: Make, settings: SplitSet
     assert report.split_hash[:12] == expected
 
 
-def test_a_seed_divides_a_few_small_cases_as_it_has_always_done() -> None:
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        (
+            [(3, 1, 1, 1), (2, 2, 1, 0), (0, 0, 0, 1), (3, 0, 0, 1), (0, 2, 0, 0), (3, 0, 0, 0), (2, 0, 1, 0)],
+            [1, 0, 0, 0, 0, 0, 2],
+        ),
+        ([(1, 1, 0, 0)] * 12, [1, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]),
+    ],
+)
+def test_a_seed_divides_small_cases_as_it_has_always_done(cases: list[tuple[int, ...]], expected: list[int]) -> None:
     """Several orders end equally near to the shares, and the first of them counts."""
-    cases = [(3, 1, 1, 1), (2, 2, 1, 0), (0, 0, 0, 1), (3, 0, 0, 1), (0, 2, 0, 0), (3, 0, 0, 0), (2, 0, 1, 0)]
     rows = [
-        (f"c{at}", kind)
+        (f"c{at:02d}", kind)
         for at, counts in enumerate(cases)
-        for kind, n in zip(KINDS, counts, strict=True)
-        for _ in range(n)
+        for kind, count in zip(KINDS, counts, strict=True)
+        for _ in range(count)
     ]
     frame = pd.DataFrame(rows, columns=["group", "type"])
     part = divide_groups(frame["type"], frame["group"], (0.7, 0.15, 0.15), 42, {})
-    assert part.groupby(frame["group"]).first().tolist() == [1, 0, 0, 0, 0, 0, 2]
+    assert part.groupby(frame["group"]).first().tolist() == expected
 
 
 def test_paper_is_stratified_80_10_10_over_sorted_paths(manifest: Make) -> None:
@@ -224,8 +233,8 @@ def test_no_part_is_empty_whatever_the_groups(groups: list[list[str]]) -> None:
 
 
 def test_an_empty_part_gets_the_group_whose_move_costs_least() -> None:
-    """Of 6 instance and 4 touching crops it wants a quarter; d is the only group of its part and has to stay."""
-    groups = {"a": (0, 1), "b": (2, 1), "c": (1, 1), "d": (3, 1)}
+    """Of 7 instance and 3 touching crops it wants a quarter; d is the only group of its part and has to stay."""
+    groups = {"a": (2, 2), "b": (2, 0), "c": (2, 1), "d": (1, 0)}
     rows = [
         (name, TYPE_LABELS[kind]) for name, counts in groups.items() for kind in (0, 1) for _ in range(counts[kind])
     ]
@@ -234,7 +243,7 @@ def test_an_empty_part_gets_the_group_whose_move_costs_least() -> None:
     filled = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ())
     assert dict(zip(frame["group"], filled, strict=True)) == {"a": 0, "b": 0, "c": 2, "d": 1}
     fixed = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ("c",))
-    assert dict(zip(frame["group"], fixed, strict=True)) == {"a": 0, "b": 2, "c": 0, "d": 1}
+    assert dict(zip(frame["group"], fixed, strict=True)) == {"a": 2, "b": 0, "c": 0, "d": 1}
 
 
 def test_new_groups_fill_a_part_that_kept_none(manifest: Make) -> None:
