@@ -6,11 +6,13 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import libcst as cst
+import libcst.matchers as m
 from libcst.metadata import CodeRange, MetadataWrapper, WhitespaceInclusivePositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 # Cannot change a result, or only texts that people read.
 _UNTOUCHED = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Raise)
+_TYPE_NAME = m.Assign([m.AssignTarget(m.Name(m.MatchRegex("[A-Z][a-z].*")))], m.Subscript())  # read by mypy alone
 _CHECKED = ("len", "isinstance", "zip")  # other arguments are errors at once, or only take a check away
 
 
@@ -40,6 +42,8 @@ class _Changes(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in _CHECKED:
             return True
+        if m.matches(node, _TYPE_NAME | m.AnnAssign(annotation=m.Annotation(m.Name("TypeAlias")))):
+            return False
         if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value == "strict":
             return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):

@@ -70,7 +70,7 @@ class CheckReport:
     @property
     def passed(self) -> bool:
         """Whether no check failed."""
-        return all(rule.passed is not False for rule in self.rules)
+        return all(rule.passed is None or rule.passed for rule in self.rules)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

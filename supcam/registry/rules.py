@@ -35,6 +35,10 @@ class GateRule:
     allowed: str
     note: str = ""
 
+    def __post_init__(self) -> None:
+        # A verdict of numpy is not the object False, and would count as none.
+        object.__setattr__(self, "passed", None if self.passed is None else bool(self.passed))
+
 
 @dataclass(frozen=True)
 class RegisteredModel:

@@ -7,7 +7,7 @@ from math import cos, radians, sin
 import numpy as np
 import pytest
 
-from supcam.composition.contact import Fault, axis_of, crosses, meeting, touch_points, window
+from supcam.composition.contact import Fault, Window, axis_of, crosses, meeting, touch_points, window
 from supcam.composition.masks import Body, core_width, find_body
 from supcam.settings import ComposeSettings
 
@@ -121,6 +121,11 @@ def direction(points: list[tuple[int, int]]) -> float:
         (bar(angle=5.0), bar(centre=(CENTRE + 3, CENTRE - 5), angle=64.0)),
         (bar(60, angle=170.0), bar(50, centre=(CENTRE + 6, CENTRE + 10), angle=70.0, width=11)),
         (np.minimum(bar(90), bar(40, centre=(CENTRE + 14, CENTRE + 44), angle=60.0)), bar(30, angle=95.0)),
+        # Cut by the upper and by the left edge of the picture.
+        (bar(70, centre=(3, CENTRE), angle=4.0), bar(40, centre=(12, CENTRE + 5), angle=75.0)),
+        (bar(70, centre=(3, CENTRE), angle=4.0).T, bar(40, centre=(12, CENTRE + 5), angle=75.0).T),
+        # They share 7 by 7 pixels: pixels at a distance of 14 are near.
+        (np.minimum(bar(), bar(12, centre=(CENTRE + 7, CENTRE + 9), angle=45.0, width=3)), bar().T),
     ],
 )
 def test_the_angle_of_a_crossing_is_that_of_the_axes_near_it(level: np.ndarray, upright: np.ndarray) -> None:
@@ -143,13 +148,18 @@ def test_a_crossing_with_a_touch_elsewhere_is_both() -> None:
     foot = bar(40, centre=(CENTRE + 25, CENTRE + 15))
     tip = bar(18, centre=(CENTRE + 16, CENTRE + 30), angle=90.0)
     hook = body(bar(60, centre=(CENTRE - 2, CENTRE), angle=90.0), foot, tip)
-    assert met(body(bar()), hook) == TOUCH | OVERLAP
+    level = body(bar())
+    assert met(level, hook) == TOUCH | OVERLAP
+    there = {point for point in pixels(level.dilated, level.corner) if point[1] > CENTRE + 15}
+    least = len(there & pixels(hook.halo, hook.corner))
+    assert met(level, hook, limits=ComposeSettings(min_contact=least)) == TOUCH | OVERLAP
+    assert met(level, hook, limits=ComposeSettings(min_contact=least + 1)) is Fault.GRAZE
 
 
 @pytest.mark.parametrize(("rim", "expected"), [(4, OVERLAP), (5, Fault.SECOND_CONTACT)])
 def test_a_crossing_that_must_bring_no_touch_ends_within_four_pixels(rim: int, expected: int | Fault) -> None:
     level, upright = body(bar(), single=False), body(bar(50, angle=90.0, rim=rim))
-    assert met(level, upright) == OVERLAP
+    assert meeting(level, upright, offset_of(level, upright), LIMITS) == OVERLAP
     assert met(level, upright, strict=True) == expected
 
 
@@ -180,3 +190,119 @@ def test_two_sources_that_cross_touch_nowhere() -> None:
 
 def test_reports_count_faults_by_these_names() -> None:
     assert [str(fault) for fault in Fault] == ["apart", "graze", "not-crossing", "second-contact", "hidden-touch"]
+
+
+@pytest.mark.parametrize(("strict", "expected"), [(False, Fault.NOT_CROSSING), (True, Fault.SECOND_CONTACT)])
+def test_a_bar_that_ends_a_pixel_before_the_far_side_of_another_parts_it_not(strict: bool, expected: Fault) -> None:
+    """Its halo reaches beyond; and where it must bring no touch, what goes past its end makes one broad arm."""
+    level, upright = body(bar(), single=not strict), body(bar(50, centre=(CENTRE - 22, CENTRE), angle=90.0))
+    assert met(level, upright, strict=strict) is expected
+
+
+def turned_back(image: np.ndarray) -> np.ndarray:
+    return np.transpose(np.flipud(image))
+
+
+@pytest.mark.parametrize("turn", [np.array, np.flipud, np.transpose, turned_back])
+@pytest.mark.parametrize(("distance", "expected"), [(13, Fault.SECOND_CONTACT), (14, OVERLAP)])
+def test_near_a_crossing_is_within_thirteen_pixels(
+    turn: Callable[..., np.ndarray], distance: int, expected: int | Fault
+) -> None:
+    upright = body(turn(bar(50, centre=(CENTRE - 21, CENTRE), angle=90.0)))
+    neighbour = bar(40, centre=(CENTRE + 6 + distance, CENTRE))
+    bridge = bar(12, centre=(CENTRE + 10, CENTRE - 18), angle=90.0, width=0.1)
+    crowded = body(turn(bar()), turn(neighbour), turn(bridge), single=False)
+    assert met(crowded, upright, strict=True) == expected
+
+
+def test_an_arm_that_goes_on_over_a_corner_is_one_arm() -> None:
+    level = bar(54, centre=(CENTRE, CENTRE - 16))
+    rest = bar(
+        20, centre=(CENTRE + 7, CENTRE + 20)
+    )  # its upper left pixel follows the lower right one of the level bar
+    assert met(body(level, rest, single=False), body(bar(50, angle=90.0)), strict=True) == OVERLAP
+
+
+def square_crossing() -> tuple[Body, Body, Window, np.ndarray]:
+    """A level bar of 80 by 8 core pixels and an upright one, what they share on their window, the window."""
+    level, upright = (body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), angle=angle, rim=3)) for angle in (0.0, 90.0))
+    view = window(level.halo.shape, upright.halo.shape, offset_of(level, upright))
+    return level, upright, view, level.core[view.first] & upright.core[view.second]
+
+
+def test_parts_that_meet_at_corners_are_one_part() -> None:
+    level, upright, view, shared = square_crossing()
+    rows, columns = np.nonzero(shared)
+    assert shared[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all() and np.ptp(rows) == 7
+    assert crosses(level, upright, view, shared, 80.0)
+    shared[range(rows.min(), rows.max() + 1), range(columns.min(), columns.max() + 1)] = False
+    assert not crosses(level, upright, view, shared, 80.0)
+
+
+@pytest.mark.parametrize(("stub", "expected"), [(7, False), (8, True)])
+def test_a_part_of_a_tenth_of_the_core_is_an_arm(stub: int, expected: bool) -> None:
+    """Of the level bar's 80 columns, where the upright bar ends inside it."""
+    level = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5)))
+    upright = body(bar(42, centre=(CENTRE - 17.5, CENTRE + 35.5 - stub), angle=90.0))
+    view = window(level.halo.shape, upright.halo.shape, offset_of(level, upright))
+    shared = level.core[view.first] & upright.core[view.second]
+    assert crosses(level, upright, view, shared, 25.0) is expected
+
+
+def test_the_least_angle_is_enough() -> None:
+    level, upright, view, shared = square_crossing()
+    assert crosses(level, upright, view, shared, 90.0)
+
+
+def test_the_least_contact_is_enough_for_a_touch() -> None:
+    level, upright = body(bar()), body(bar(30, centre=(CENTRE + 22, CENTRE + 5), angle=90.0))
+    least = len(touch_points(level, upright, offset_of(level, upright)))
+    assert met(level, upright, limits=ComposeSettings(min_contact=least)) == TOUCH
+    assert met(level, upright, limits=ComposeSettings(min_contact=least + 1)) is Fault.GRAZE
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.1, OVERLAP), (0.101, Fault.GRAZE)])
+def test_the_least_part_of_the_smaller_core_is_enough_for_an_overlap(share: float, expected: int | Fault) -> None:
+    """They share 64 of 640 pixels; less than the least part is doubtful."""
+    level, upright, _, _ = square_crossing()
+    assert met(level, upright, limits=ComposeSettings(min_core_overlap_share=share)) == expected
+
+
+def test_contact_that_goes_on_over_a_corner_is_one_zone() -> None:
+    level, upright, view, _ = square_crossing()
+    rows, columns = np.nonzero(level.dilated[view.first] & upright.halo[view.second])
+    row, column = view.second[0].start + rows.max(), view.second[1].start + columns.max()
+    halo = upright.halo.copy()
+    halo[row, column], halo[row, column + 1] = False, True
+    assert met(level, replace(upright, halo=halo)) == OVERLAP
+
+
+@pytest.mark.parametrize("turn", [np.array, np.transpose])
+def test_a_crossing_may_lie_at_the_edge_of_the_picture(turn: Callable[..., np.ndarray]) -> None:
+    level, upright = bar(70, centre=(3, CENTRE)), bar(50, centre=(21, CENTRE), angle=90.0)
+    assert met(body(turn(level)), body(turn(upright))) == OVERLAP
+
+
+@pytest.mark.parametrize("turn", [np.array, np.transpose])
+def test_the_first_pixels_of_the_picture_count_as_near_a_crossing(turn: Callable[..., np.ndarray]) -> None:
+    level, upright = bar(centre=(16, CENTRE)), body(turn(bar(50, centre=(37, CENTRE), angle=90.0)))
+    neighbour = bar(40, centre=(-3, CENTRE))  # one row of it, 13 pixels from the crossing
+    bridge = bar(14, centre=(6, CENTRE - 18), angle=90.0, width=0.1)
+    assert met(body(turn(level), turn(bridge), single=False), upright, strict=True) == OVERLAP
+    crowded = body(turn(level), turn(bridge), turn(neighbour), single=False)
+    assert met(crowded, upright, strict=True) is Fault.SECOND_CONTACT
+
+
+@pytest.mark.parametrize(("width", "expected"), [(5.0, OVERLAP), (4.99, Fault.SECOND_CONTACT)])
+def test_an_arm_may_have_a_fifth_more_core_than_its_width_says(width: float, expected: int | Fault) -> None:
+    """Either arm has 78 pixels within 13 of the crossing, 1.2 times 13 times 5."""
+    level = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), width=6), single=False)
+    upright = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), angle=90.0))
+    assert met(replace(level, width=width), upright, strict=True) == expected
+
+
+def test_a_core_that_a_band_parts_is_not_split_by_a_bar_elsewhere() -> None:
+    level, upright = body(bar()), body(bar(50, centre=(CENTRE - 22, CENTRE), angle=90.0))
+    core = level.core.copy()
+    core[:, CENTRE + 25 - level.corner[1]] = False
+    assert met(replace(level, core=core), upright) is Fault.NOT_CROSSING

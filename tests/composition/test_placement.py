@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from supcam.cluster_type import Relation
 from supcam.composition.contact import window
 from supcam.composition.masks import Body, core_width, dilate, find_body
-from supcam.composition.placement import admissible, correlate
+from supcam.composition.placement import Shifts, admissible, correlate
 from supcam.composition.sources import SourceCrops
 from supcam.settings import ComposeSettings
 
@@ -52,13 +53,18 @@ def plain_search(
         view = window(first.halo.shape, second.halo.shape, offset)
         halo, other = first.halo[view.first], second.halo[view.second]
         cores = np.count_nonzero(first.core[view.first] & second.core[view.second])
+        touching = np.count_nonzero(halo & other)
         contact = np.count_nonzero(dilate(first.halo)[view.first] & other)
         if relation is Relation.OVERLAP:
             if least_core <= cores <= limits.max_core_overlap_share * smaller_core:
                 yield offset, 1.0
             continue
-        guarded = dilate(first.core)[view.first] & (second.core | near)[view.second]
-        if not guarded.any() and 1 <= np.count_nonzero(halo & other) <= most_halo and contact >= limits.min_contact:
+        if first.cut or second.cut:  # no room for a pixel between cores, and no halo to share
+            apart, least_halo = cores == 0, 0
+        else:
+            apart = not (dilate(first.core)[view.first] & (second.core | near)[view.second]).any()
+            least_halo = 1
+        if apart and least_halo <= touching <= most_halo and contact >= limits.min_contact:
             yield offset, float(contact) ** limits.contact_power
 
 
@@ -71,6 +77,40 @@ def test_admissible_shifts_are_those_of_a_plain_search(crops: SourceCrops, relat
         assert [tuple(offset) for offset in fast.offsets.tolist()] == [offset for offset, _ in slow]
         edges = np.cumsum([weight for _, weight in slow])
         np.testing.assert_allclose(fast.edges, edges / edges[-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [(True, False), (False, True)])
+def test_a_source_that_was_cut_may_lie_closer(crops: SourceCrops, cut: tuple[bool, bool]) -> None:
+    limits = ComposeSettings()
+    first, second = (replace(_body(crops.images[row], limits), cut=one) for row, one in zip((3, 30), cut, strict=True))
+    found = admissible(first, second, Relation.TOUCH, limits).offsets.tolist()
+    assert [tuple(offset) for offset in found] == [
+        offset for offset, _ in plain_search(first, second, Relation.TOUCH, limits)
+    ]
+
+
+def test_the_least_contact_is_asked_for_to_the_pixel(crops: SourceCrops) -> None:
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (3, 30))
+    shifts = dict(plain_search(first, second, Relation.TOUCH, ComposeSettings(min_contact=1, contact_power=1.0)))
+    least = int(min(shifts.values())) + 1
+    found = admissible(first, second, Relation.TOUCH, ComposeSettings(min_contact=least)).offsets.tolist()
+    assert [tuple(offset) for offset in found] == [offset for offset, contact in shifts.items() if contact >= least]
+
+
+def test_where_nothing_fits_there_are_no_shifts(crops: SourceCrops) -> None:
+    limits = ComposeSettings(min_contact=10_000)
+    found = admissible(*(_body(crops.images[row], limits) for row in (0, 1)), Relation.TOUCH, limits)
+    assert found.offsets.shape == (0, 2) and found.edges.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("number", "drawn"),
+    [(0.0, (-1, 7)), (0.2, (-1, 7)), (0.25, (3, 0)), (0.7, (3, 0)), (0.75, (5, -4)), (np.nextafter(1.0, 0.0), (5, -4))],
+)
+def test_a_shift_is_drawn_by_its_weight(number: float, drawn: tuple[int, int]) -> None:
+    """Rounding can leave the last edge below 1, and a number beyond it."""
+    shifts = Shifts(np.array([[-1, 7], [3, 0], [5, -4]]), np.array([0.25, 0.75, np.nextafter(1.0, 0.0)]))
+    assert shifts.draw(Mock(random=lambda: number)) == drawn
 
 
 def test_crossings_share_more_than_the_product_of_their_widths(crops: SourceCrops) -> None:
@@ -86,12 +126,54 @@ def test_crossings_share_more_than_the_product_of_their_widths(crops: SourceCrop
 
 
 def test_no_composite_outgrows_the_canvas(crops: SourceCrops) -> None:
-    limits = ComposeSettings(canvas=64)
-    first, second = _body(crops.images[0], limits), _body(crops.images[1], limits)
-    offsets = admissible(first, second, Relation.TOUCH, limits).offsets
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (0, 1))
+    offsets = admissible(first, second, Relation.TOUCH, ComposeSettings()).offsets
     top_left = np.minimum(offsets, 0)
     bottom_right = np.maximum(offsets + np.array(second.halo.shape), np.array(first.halo.shape))
-    assert (bottom_right - top_left <= 64).all()
+    sides = (bottom_right - top_left).max(axis=1)
+    for canvas in range(int(sides.min()), int(sides.max()) + 1):
+        found = admissible(first, second, Relation.TOUCH, ComposeSettings(canvas=canvas)).offsets
+        assert found.tolist() == offsets[sides <= canvas].tolist()
+
+
+def test_haloes_share_the_most_that_is_set_and_no_pixel_more(crops: SourceCrops) -> None:
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (3, 30))
+    limits = ComposeSettings(max_halo_overlap=3, max_halo_overlap_share=1.0)
+    found = admissible(first, second, Relation.TOUCH, limits).offsets.tolist()
+    shifts = [offset for offset, _ in plain_search(first, second, Relation.TOUCH, limits)]
+    assert [tuple(offset) for offset in found] == shifts
+    views = [window(first.halo.shape, second.halo.shape, offset) for offset in shifts]
+    assert max(np.count_nonzero(first.halo[view.first] & second.halo[view.second]) for view in views) == 3
+    more = plain_search(first, second, Relation.TOUCH, ComposeSettings(max_halo_overlap=4, max_halo_overlap_share=1.0))
+    assert len(list(more)) > len(shifts)
+
+
+def test_a_share_of_the_halo_is_no_rounded_up_number_of_pixels(crops: SourceCrops) -> None:
+    first, second = (_body(crops.images[row], ComposeSettings()) for row in (3, 30))
+    limits = ComposeSettings(max_halo_overlap_share=3.7 / min(first.halo_area, second.halo_area))
+    found = admissible(first, second, Relation.TOUCH, limits).offsets.tolist()
+    assert [tuple(offset) for offset in found] == [
+        shift for shift, _ in plain_search(first, second, Relation.TOUCH, limits)
+    ]
+    whole = ComposeSettings(max_halo_overlap=3, max_halo_overlap_share=1.0)
+    assert found == admissible(first, second, Relation.TOUCH, whole).offsets.tolist()
+
+
+def test_an_overlap_shares_the_least_part_of_the_smaller_core(crops: SourceCrops) -> None:
+    """Where that is more than a crossing needs."""
+    limits = ComposeSettings(min_core_overlap_share=0.2)
+    first, second = (_body(crops.images[row], limits) for row in (2, 20))
+    found = admissible(first, second, Relation.OVERLAP, limits).offsets.tolist()
+    shifts = [offset for offset, _ in plain_search(first, second, Relation.OVERLAP, limits)]
+    assert [tuple(offset) for offset in found] == shifts != []
+
+
+@pytest.mark.parametrize(("width", "kind"), [(1024, np.float32), (1025, np.float64)])
+def test_large_frames_are_counted_in_double_precision(width: int, kind: type) -> None:
+    tall, wide = np.ones((1, 1024, 1), dtype=np.float32), np.ones((1, 1, width), dtype=np.float32)
+    counts = correlate(tall, wide)
+    assert counts.dtype == kind
+    np.testing.assert_allclose(counts, np.ones((1, 1024, width)), atol=0.01)
 
 
 def _body(image, limits: ComposeSettings) -> Body:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supcam.cluster_type import TYPE_LABELS
+from supcam.data.dividing import divide_groups, fill_empty_parts
 from supcam.data.expectations import validate_splits
 from supcam.data.folds import fold_manifest, write_folds
 from supcam.data.split_report import PARTS, read_assignments, read_history, write_split
@@ -94,6 +95,29 @@ def test_a_seed_divides_as_it_has_always_done(manifest: Make, settings: SplitSet
     assert report.split_hash[:12] == expected
 
 
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        (
+            [(3, 1, 1, 1), (2, 2, 1, 0), (0, 0, 0, 1), (3, 0, 0, 1), (0, 2, 0, 0), (3, 0, 0, 0), (2, 0, 1, 0)],
+            [1, 0, 0, 0, 0, 0, 2],
+        ),
+        ([(1, 1, 0, 0)] * 12, [1, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]),
+    ],
+)
+def test_a_seed_divides_small_cases_as_it_has_always_done(cases: list[tuple[int, ...]], expected: list[int]) -> None:
+    """Several orders end equally near to the shares, and the first of them counts."""
+    rows = [
+        (f"c{at:02d}", kind)
+        for at, counts in enumerate(cases)
+        for kind, count in zip(KINDS, counts, strict=True)
+        for _ in range(count)
+    ]
+    frame = pd.DataFrame(rows, columns=["group", "type"])
+    part = divide_groups(frame["type"], frame["group"], (0.7, 0.15, 0.15), 42, {})
+    assert part.groupby(frame["group"]).first().tolist() == expected
+
+
 def test_paper_is_stratified_80_10_10_over_sorted_paths(manifest: Make) -> None:
     frame = manifest({"": {"instance": 200, "touching": 100, "overlapping": 50, "touching-overlapping": 30}})
     _, report = split_manifest(frame, PAPER, None)
@@ -118,8 +142,32 @@ def test_adding_data_moves_nothing(manifest: Make, settings: SplitSettings, tmp_
 
 def test_new_crops_of_a_known_case_join_it(manifest: Make) -> None:
     old, _ = split_manifest(manifest({f"c{index}": {"instance": 3} for index in range(8)}), BY_CASE, None)
-    new, _ = split_manifest(manifest({f"c{index}": {"instance": 6} for index in range(8)}), BY_CASE, old)
+    new, report = split_manifest(manifest({f"c{index}": {"instance": 6} for index in range(8)}), BY_CASE, old)
     assert (new.groupby("case_id")["split"].nunique() == 1).all()
+    assert not [text for text in report.warnings if "put apart" in text]
+
+
+def test_a_case_whose_crops_were_all_replaced_keeps_its_part(manifest: Make) -> None:
+    frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
+    old, _ = split_manifest(frame, BY_CASE.model_copy(update={"seed": 3}))
+    new, _ = split_manifest(frame.assign(crop_id="new " + frame["crop_id"]), BY_CASE, old)
+    assert new["split"].tolist() == old["split"].tolist()
+    assert list(new) == [*frame, "split", "group"]
+    # Also where the same patients of a source before it in the alphabet give their groups another name.
+    joined, _ = split_manifest(
+        pd.concat([manifest({f"c{index}": {"instance": 1} for index in range(8)}, "a lab"), new[list(frame)]]),
+        BY_CASE,
+        old,
+    )
+    assert set(joined["group"]) == {f"a lab/c{index}" for index in range(8)}
+    assert joined.loc[joined["source"] == "lab", "split"].tolist() == old["split"].tolist()
+
+
+def test_an_earlier_split_without_groups_keeps_its_crops(manifest: Make) -> None:
+    frame = manifest({f"c{index}": {"instance": 3} for index in range(8)})
+    old, _ = split_manifest(frame, BY_CASE.model_copy(update={"seed": 3}))
+    new, _ = split_manifest(frame, BY_CASE, old.drop(columns="group"))
+    assert parts_of(new) == parts_of(old)
 
 
 def test_another_protocol_starts_from_scratch(manifest: Make) -> None:
@@ -135,7 +183,17 @@ def test_new_link_between_parts_is_reported_and_moves_nothing(manifest: Make) ->
     test = old.loc[old["split"] == "test", "crop_id"].iloc[0]
     new, report = split_manifest(frame, BY_CASE, old, linked=[[train, test]])
     assert parts_of(new) == parts_of(old)
+    joined = min(new.loc[new["crop_id"].isin([train, test]), "group"])
+    assert report.warnings[0].startswith(f"group {joined!r} joins crops that an earlier split put apart")
     assert "supcam data resplit" in report.warnings[0]
+
+
+def test_a_link_of_two_single_crops_of_different_parts_is_reported(manifest: Make) -> None:
+    frame = manifest({"": {"instance": 30}})
+    old, _ = split_manifest(frame, PAPER)
+    pair = [old.loc[old["split"] == part, "crop_id"].iloc[0] for part in ("train", "test")]
+    _, report = split_manifest(frame, PAPER, old, linked=[pair])
+    assert report.warnings[0].startswith(f"group 'crop {min(pair)}' joins crops")
 
 
 def test_lacking_and_uneven_types_are_warned_of(manifest: Make) -> None:
@@ -172,6 +230,20 @@ def test_no_part_is_empty_whatever_the_groups(groups: list[list[str]]) -> None:
     assert set(split_manifest(frame, BY_CASE)[0]["split"]) == set(PARTS)
     apart = frame.assign(source=frame["case_id"])  # each source has one case, and each is divided by itself
     assert set(fold_manifest(apart, BY_CASE, 3)["fold"]) == {0, 1, 2}
+
+
+def test_an_empty_part_gets_the_group_whose_move_costs_least() -> None:
+    """Of 7 instance and 3 touching crops it wants a quarter; d is the only group of its part and has to stay."""
+    groups = {"a": (2, 2), "b": (2, 0), "c": (2, 1), "d": (1, 0)}
+    rows = [
+        (name, TYPE_LABELS[kind]) for name, counts in groups.items() for kind in (0, 1) for _ in range(counts[kind])
+    ]
+    frame = pd.DataFrame(rows, columns=["group", "type"])
+    part = frame["group"].map({"a": 0, "b": 0, "c": 0, "d": 1})
+    filled = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ())
+    assert dict(zip(frame["group"], filled, strict=True)) == {"a": 0, "b": 0, "c": 2, "d": 1}
+    fixed = fill_empty_parts(part, frame["type"], frame["group"], (0.5, 0.25, 0.25), ("c",))
+    assert dict(zip(frame["group"], fixed, strict=True)) == {"a": 2, "b": 0, "c": 0, "d": 1}
 
 
 def test_new_groups_fill_a_part_that_kept_none(manifest: Make) -> None:

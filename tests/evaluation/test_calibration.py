@@ -1,5 +1,7 @@
 """Calibration error, reliability bins, the fitted temperature, and risk against coverage."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,32 @@ def test_risk_at_full_coverage_is_the_error_rate() -> None:
     assert table["risk"].iloc[-1] == pytest.approx((probabilities.argmax(1) != labels).mean())
     assert table["coverage"].is_monotonic_increasing and table["threshold"].is_monotonic_decreasing
     assert table["risk"].iloc[99] < table["risk"].iloc[-1]
+
+
+def test_the_likelihood_of_a_sure_answer_is_not_rounded_to_one() -> None:
+    """In the single precision of the logits 1 + 3 exp(-20) is 1."""
+    sure = np.array([[20.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    assert negative_log_likelihood(sure, np.array([0])) == pytest.approx(3 * np.exp(-20.0), rel=1e-6)
+
+
+def test_no_crop_in_the_highest_bin() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy warns of the mean of nothing
+        table = reliability(np.zeros(3, dtype=np.int64), np.full((3, 4), 0.25), 4)
+    assert table["count"].tolist() == [3, 0, 0, 0]
+
+
+def test_many_crops_of_the_same_confidence_keep_their_order() -> None:
+    rng = np.random.default_rng(0)
+    confidence, labels = rng.choice([0.5, 0.7, 0.9], 300), rng.integers(0, 2, 300)
+    table = risk_coverage(labels, np.column_stack([confidence, 1 - confidence, np.zeros((300, 2))]))
+    ordered = sorted(range(300), key=lambda row: -confidence[row])
+    np.testing.assert_allclose(table["risk"] * np.arange(1, 301), np.cumsum(labels[ordered]))
+
+
+@pytest.mark.parametrize(("level", "correct"), [(5.0, 6), (3.0, 9), (2.0, 9)])
+def test_temperature_is_exact_to_six_digits(level: float, correct: int) -> None:
+    """Of ten crops with the same logits the likeliest temperature makes confidence the share of correct ones."""
+    logits, labels = np.tile([level, 0, 0, 0], (10, 1)), (np.arange(10) >= correct).astype(np.int64)
+    expected = level / np.log(3 * correct / (10 - correct))
+    assert fit_temperature(logits, labels) == pytest.approx(expected, rel=3e-7)

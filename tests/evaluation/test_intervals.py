@@ -1,6 +1,7 @@
 """Intervals: published values, coverage, and the case as the unit; the paired test."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from supcam.errors import UsageError
 from supcam.evaluation.calibration import calibration_error, reliability
-from supcam.evaluation.intervals import bootstrap, mcnemar, probability_bootstrap, wilson
+from supcam.evaluation.intervals import bootstrap, mcnemar, probability_bootstrap, resampled_rates, wilson
 from supcam.evaluation.metrics import classification_metrics
 from supcam.settings import EvaluateSettings
 
@@ -157,3 +158,19 @@ def test_without_resamples_there_are_no_intervals_of_probabilities() -> None:
     labels = np.arange(8) % 4
     chosen = EvaluateSettings(bootstrap=0)
     assert probability_bootstrap(labels, probabilities, ["a", "b"] * 4, chosen) == {}
+
+
+def test_a_resample_without_a_type_has_no_auc_and_gives_no_warning() -> None:
+    """Of two cases one holds all touching crops: half of the resamples lack a type."""
+    labels, probabilities = np.array([0, 0, 1, 1]), np.array([[[0.6, 0.4, 0, 0], [0.8, 0.2, 0, 0]] * 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = probability_bootstrap(labels, probabilities, ["a", "a", "b", "b"], EvaluateSettings(bootstrap=50))
+    assert (found["macro_auc"].low, found["macro_auc"].high) == (0.5, 0.5)
+
+
+def test_without_the_only_crop_of_a_type_a_resample_has_no_macro_sensitivity() -> None:
+    whole = np.diag([3, 1, 0, 0])
+    found = resampled_rates(np.stack([whole, np.diag([4, 0, 0, 0])]), whole)
+    assert np.isnan(found["macro_sensitivity"]).tolist() == [False, True]
+    assert found["accuracy"].tolist() == [1.0, 1.0]

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from supcam.errors import SettingError
 from supcam.losses.self_margin import SelfMarginLoss, margin_logits, similarities
 from supcam.losses.supcon_out import supcon_out_loss
-from supcam.losses.unified import masked_logsumexp, unified_loss
+from supcam.losses.unified import PairLogSumExp, masked_logsumexp, unified_loss
 from tests.losses.loops import looped_rows
 
 BASES = ("unified", "supcon_out")
@@ -239,7 +239,7 @@ def test_the_margin_of_a_call_replaces_the_own_one() -> None:
         ({"temperature": 0.001}, "pretrain.temperature"),
         ({"temperature": 1.01}, "pretrain.temperature"),
         ({"temperature": math.nan}, "pretrain.temperature"),
-        ({"margin": 1.6}, "pretrain.margin"),
+        ({"margin": 1.5707}, "pretrain.margin"),
         ({"margin": -0.1}, "pretrain.margin"),
         ({"margin_on": "some"}, "pretrain.margin_on"),
         ({"base": "triplet"}, "pretrain.loss"),
@@ -277,3 +277,21 @@ def test_log_sum_exp_of_no_value_is_zero_without_gradient() -> None:
 def test_masks_are_made_on_the_device_of_the_queries() -> None:
     parts = similarities(*(part.to("meta") for part in batch_of(16)))
     assert {part.device.type for part in parts} == {"meta"}
+
+
+def test_a_row_without_negatives_is_zero_beside_one_that_has_them() -> None:
+    logits, positive = torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([[True, True], [True, False]])
+    assert unified_loss(logits, positive, ~positive).tolist() == [0.0, pytest.approx(math.log(1.0 + math.e))]
+
+
+def test_a_set_without_slots_adds_nothing_to_the_sum_of_the_two() -> None:
+    logits, positive = torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([[True, True], [False, False]])
+    found = PairLogSumExp.apply(logits, positive, ~positive)  # type: ignore[no-untyped-call]
+    of_positives, of_negatives = (math.log(math.exp(sign) + math.exp(2 * sign)) for sign in (-1, 1))
+    assert found.tolist() == [pytest.approx(of_positives), pytest.approx(of_negatives)]
+
+
+def test_a_key_of_another_type_is_normalised_after_the_cast() -> None:
+    query, key, *others = batch_of(17, dtype=torch.float32)
+    rounded, loss = key.bfloat16(), loss_of("unified")
+    assert torch.equal(loss.rows(query, rounded, *others).loss, loss.rows(query, rounded.float(), *others).loss)

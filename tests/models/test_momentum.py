@@ -103,3 +103,19 @@ def test_a_single_value_changes_no_statistic_and_two_do() -> None:
     keys(torch.rand(2, 3, 1, 1) + 5.0)
     assert (keys.network.running_mean > 0.0).all()
     assert torch.isfinite(keys.network.running_var).all()
+
+
+def test_variances_follow_the_batches_as_means_do() -> None:
+    keys = MomentumEncoder(torch.nn.BatchNorm2d(3)).train()
+    crops = 3.0 * torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    keys(crops)
+    torch.testing.assert_close(keys.network.running_var, 0.9 + 0.1 * crops.var(dim=(0, 2, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_calibration_forgets_the_first_and_leaves_the_rate_of_the_layer() -> None:
+    keys = MomentumEncoder(torch.nn.BatchNorm2d(3, momentum=0.3))
+    first, second = torch.rand(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    keys.calibrate(first + 5.0)
+    keys.calibrate(second)
+    torch.testing.assert_close(keys.network.running_mean, second.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-5)
+    assert keys.network.momentum == 0.3

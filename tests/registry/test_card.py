@@ -60,6 +60,7 @@ REVIEWED: dict[str, Any] = {"threshold": 0.8, "crops": 20}
             [REVIEWED | {"risk": 0.0}, REVIEWED | {"risk": 1.0}],
             [REVIEWED | {"risk": -0.01}, REVIEWED | {"risk": 1.01}],
         ),
+        (UnlikeCard, [{"expected": 0.1, "crops": 0}], [{"expected": 0.1, "crops": -1}]),
         (Metric, [{"value": 0.5}], [{"value": float("nan")}, {"value": 0.5, "name": "accuracy"}]),
     ],
 )
@@ -173,4 +174,22 @@ def test_the_hash_of_earlier_versions_covers_what_it_covered() -> None:
         ),
     ]
     assert len({hashed, *others}) == 1 + len(others)
-    assert hashed[:12] == "c854ef52cff9"
+    assert [one[:12] for one in (hashed, others[1], others[-2])] == ["c854ef52cff9", "e5f5d4795e0c", "49dae450dc02"]
+
+
+def test_settings_of_other_types_are_written_as_text() -> None:
+    text = COMPLETE.model_copy(update={"settings": {"folder": Path("data")}}).to_json()
+    assert json.loads(text)["settings"] == {"folder": "data"}
+
+
+def test_a_card_never_changes() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        COMPLETE.encoder = "other"
+    with pytest.raises(ValidationError, match="frozen"):
+        COMPLETE.data.split_hash = "other"
+
+
+def test_a_card_of_the_entries_that_are_needed_has_the_others_as_not_measured() -> None:
+    needed = {"input", "encoder", "settings", "data", "code_hash", "metrics", "sensitivity"}
+    card = ModelCard.model_validate(COMPLETE.model_dump(include=needed))
+    assert (card.calibration, card.review, card.parity) == (CalibrationCard(), ReviewCard(), None)

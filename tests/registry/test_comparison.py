@@ -99,11 +99,22 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 def test_crops_that_neither_has_seen_are_shared_by_hash(two: tuple[Path, Path]) -> None:
     """The candidate's type is the later one, a case is known to either, and a crop without one is its own."""
     rows = shared_rows(*two)
-    assert rows[["sha256", "type", "case"]].to_numpy().tolist() == [
+    assert list(rows) == ["sha256", "type", "case"]
+    assert rows.to_numpy().tolist() == [
         ["a", "instance", "a"],
         ["d", "touching", "z"],
         ["e", "instance", "x"],
     ]
+
+
+def test_of_several_stored_answers_to_a_crop_the_first_counts(two: tuple[Path, Path]) -> None:
+    for folder in two:
+        answers = pd.read_csv(folder / PREDICTIONS_FILE)
+        again = answers.assign(**dict.fromkeys(COLUMNS, 0.25))
+        pd.concat([answers, again]).to_csv(folder / PREDICTIONS_FILE, index=False)
+    found = compare_packages(shared_rows(*two), {}, {}, two)
+    assert found is not None
+    assert (found.candidate.tolist(), found.production.tolist()) == ([[0, 1, 0, 0]], [[0, 0, 1, 0]])
 
 
 def test_stored_answers_stand_in_only_for_those_that_are_missing(two: tuple[Path, Path]) -> None:
@@ -112,6 +123,7 @@ def test_stored_answers_stand_in_only_for_those_that_are_missing(two: tuple[Path
     found = compare_packages(rows, computed, computed, two)
     assert found is not None
     assert (found.types.tolist(), found.cases.tolist(), found.stored) == ([1], ["z"], 2)
+    assert found.cases.dtype.kind == "U"
     np.testing.assert_array_equal(found.candidate, [computed["d"]])
     both = computed | {"e": np.full(4, 0.25, dtype=np.float32)}
     found = compare_packages(rows, computed, both, two)
@@ -128,7 +140,7 @@ def test_latency_is_the_median_of_answers_to_one_crop_on_one_thread(monkeypatch:
         size = 8
 
         def __init__(self, package: Path, threads: int) -> None:
-            assert threads == 1
+            assert (package, threads) == (Path("package"), 1)
 
         def predict(self, crops: list[NDArray[np.uint8]]) -> None:
             seen.extend(crops)

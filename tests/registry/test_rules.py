@@ -1,6 +1,7 @@
 """The promotion rule as a pure function: every rule, both ways."""
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from supcam.cluster_type import TYPE_LABELS
-from supcam.registry.card import CalibrationCard, Metric, ModelCard, ParityCard, ReviewCard
+from supcam.registry.card import (
+    AchievedRisk,
+    CalibrationCard,
+    Metric,
+    ModelCard,
+    ParityCard,
+    ReviewCard,
+    TypeReviewCard,
+)
 from supcam.registry.rules import (
     Comparison,
     Decision,
     Evidence,
+    GateRule,
     Measured,
     RegisteredModel,
     Validation,
@@ -162,6 +172,14 @@ def test_a_type_without_test_crops_has_no_floor() -> None:
     candidate = model(1, sensitivity=metrics, metrics=overall)
     decision = run(candidate, settings=PromoteSettings(min_sensitivity=0.5))
     assert (decision.outcome, verdict(decision, "floor overlapping")) == ("promoted", None)
+    rule = next(rule for rule in decision.rules if rule.name == "floor overlapping")
+    assert rule.value is None
+
+
+def test_the_last_type_may_have_no_test_crops() -> None:
+    metrics = {**make_card().sensitivity, TYPE_LABELS[-1]: Metric(value=0.0, crops=0)}
+    overall = dict.fromkeys(("accuracy", "macro_sensitivity"), Metric(value=1.0, crops=30))
+    assert run(model(1, sensitivity=metrics, metrics=overall)).outcome == "promoted"
 
 
 def few_overlapping(crops: int) -> RegisteredModel:
@@ -196,7 +214,9 @@ def test_a_test_part_with_too_few_crops_of_every_type_judges_nothing_and_refuses
     assert run(model(1), settings=settings, force="agreed").outcome == "promoted"
 
 
-@pytest.mark.parametrize(("value", "crops", "passed"), [(0.4, 9, True), (0.39, 9, False), (0.9, 2, None)])
+@pytest.mark.parametrize(
+    ("value", "crops", "passed"), [(0.4, 9, True), (0.4, 3, True), (0.39, 9, False), (0.9, 2, None)]
+)
 def test_folds_stand_in_for_a_test_part_that_is_too_small(value: float, crops: int, passed: bool | None) -> None:
     candidate = few_overlapping(1)
     folds = {label: Metric(value=0.0, crops=500) for label in TYPE_LABELS}  # of types with test crops they say nothing
@@ -208,6 +228,13 @@ def test_folds_stand_in_for_a_test_part_that_is_too_small(value: float, crops: i
     if passed is not None:
         assert rule.value == value and rule.note == f"out of fold, on {crops} crops: of the recipe, not of this model"
     assert verdict(decision, "floor touching") is True
+
+
+def test_folds_of_unknown_size_judge_nothing() -> None:
+    candidate = few_overlapping(0)
+    evidence = replace(evidence_for(candidate), out_of_fold={"overlapping": Metric(value=0.0)})
+    settings = PromoteSettings(min_sensitivity=0.4, min_test_crops_per_type=1)
+    assert verdict(run(candidate, evidence=evidence, settings=settings), "floor overlapping") is None
 
 
 def test_a_card_that_says_there_are_no_crops_of_a_type_is_not_believed() -> None:
@@ -224,7 +251,7 @@ def test_a_card_that_says_there_are_no_crops_of_a_type_is_not_believed() -> None
     ("change", "rule", "forcible"),
     [
         ({"computed": np.arange(40) > 0}, "answers computed", False),
-        ({"difference": 0.01}, "answers as stored", False),
+        ({"difference": math.nextafter(1e-3, 1.0)}, "answers as stored", False),
         ({"difference": np.nan}, "answers as stored", False),
         ({"contradiction": "split.csv has crops in other parts than the split"}, "split", False),
         ({"unknown": "the model is of other data"}, "split known", True),
@@ -495,3 +522,179 @@ def test_never_promotes_a_lower_metric_or_a_type_that_falls(rows: list[tuple[int
     else:
         assert decision.reason
     assert run(model(2), model(1), pairs, settings=settings) == decision
+
+
+ALLOWED_SPLIT = "data and split of the project"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "expected"),
+    [
+        (
+            {"computed": np.arange(40) > 0},
+            "answers computed",
+            (
+                False,
+                "39 of 40",
+                "the graph run on every test crop",
+                "the crops are not available: dvc checkout data.dvc, or promote.allow_stored_answers",
+            ),
+        ),
+        ({"difference": 1e-3}, "answers as stored", (True, 1e-3, "at most 0.001", "")),
+        ({"contradiction": "crop in two parts"}, "split", (False, "crop in two parts", ALLOWED_SPLIT, "")),
+        ({"unknown": "no split here"}, "split known", (False, "no split here", ALLOWED_SPLIT, "")),
+    ],
+)
+def test_a_rule_about_the_answers_says_what_was_found(
+    change: dict[str, Any], name: str, expected: tuple[object, ...]
+) -> None:
+    assert read(run(model(1), evidence=replace(evidence_for(model(1)), **change)))[name] == expected
+
+
+def test_a_refusal_says_what_the_data_and_the_card_lack() -> None:
+    touching = Metric(value=0.8, crops=10)
+    candidate = model(1, sensitivity={**make_card().sensitivity, "touching": touching}, parity=None)
+    decision = run(candidate, evidence=evidence_for(model(1)), validation=Validation(True, "other"))
+    found = read(decision)
+    note = "the validation looked at other data than the model"
+    assert found["data validation"] == (False, "other", "passed, of this very data hash", note)
+    assert found["ONNX parity"] == (False, "not measured", "at most 0.0001", "")
+    lies = {"sensitivity, touching": {"card": 0.8, "measured": 1.0}}
+    assert found["card as measured"] == (False, lies, "what the gate measures", "")
+    failed = read(run(candidate, validation=Validation(False, DATA)))["data validation"]
+    assert failed == (False, "failed", "passed, of this very data hash", "")
+
+
+def test_a_claim_about_a_type_that_there_is_not_is_none_that_was_measured() -> None:
+    claims = {**make_card().sensitivity, "other": Metric(value=0.5, crops=0)}
+    found = read(run(model(1, sensitivity=claims), evidence=evidence_for(model(1))))["card as measured"]
+    assert found[:2] == (False, {"sensitivity, other": {"card": 0.5, "measured": 0.0}})
+
+
+@pytest.mark.parametrize(("claimed", "passed"), [(0.97, True), (0.96, False)])
+@pytest.mark.parametrize("name", ["accuracy", "macro_sensitivity"])
+def test_a_metric_may_differ_by_a_crop_of_the_smallest_type(name: str, claimed: float, passed: bool) -> None:
+    metrics = {**make_card().metrics, name: Metric(value=claimed, crops=40)}
+    assert verdict(run(model(1, metrics=metrics)), "card as measured") is passed
+
+
+def test_the_smallest_type_may_be_of_a_single_crop() -> None:
+    candidate = few_overlapping(1)
+    assert candidate.card is not None
+    metrics = {**candidate.card.metrics, "macro_sensitivity": Metric(value=0.5, crops=31)}
+    assert verdict(run(model(1, candidate.card, metrics=metrics)), "card as measured") is True
+
+
+@pytest.mark.parametrize(("claimed", "threshold", "passed"), [(0.3, 0.6, True), (0.16, 0.6, True), (0.14, 0.6, False)])
+def test_the_risk_of_a_type_without_review_is_measured_too(claimed: float, threshold: float, passed: bool) -> None:
+    """Three of ten overlapping crops are answered as another type with a confidence of 1."""
+    evidence = evidence_for(model(1))
+    wrong = answers(evidence.types, (evidence.types == 2) & (np.tile(np.arange(10), 4) < 3))
+    doubtful = np.where(np.tile(np.arange(10), 4)[:, None] < 5, wrong, 0.25 + wrong / 4)  # correct, and below 0.6
+    risks = dict.fromkeys(TYPE_LABELS, 0.0) | {"overlapping": claimed}
+    review = ReviewCard(
+        threshold=threshold,
+        risk=0.1,
+        by_type={
+            label: TypeReviewCard(threshold=threshold, crops=10, test=AchievedRisk(crops=10, risk=risk))
+            for label, risk in risks.items()
+        },
+    )
+    metrics = {
+        "accuracy": Metric(value=0.925, crops=40),
+        "macro_sensitivity": Metric(value=0.925, crops=40),
+    }
+    sensitivity = {**make_card().sensitivity, "overlapping": Metric(value=0.7, crops=10)}
+    decision = run(
+        model(1, review=review, metrics=metrics, sensitivity=sensitivity),
+        evidence=replace(evidence, probabilities=doubtful.astype(np.float32)),
+    )
+    assert verdict(decision, "card as measured") is passed
+
+
+def test_the_risk_of_a_type_without_test_crops_is_none() -> None:
+    candidate = few_overlapping(0)
+    test = AchievedRisk(crops=0)
+    by_type = {"overlapping": TypeReviewCard(threshold=0.5, crops=9, test=test), "touching": TypeReviewCard(**UNTESTED)}
+    review = ReviewCard(threshold=0.5, risk=0.1, by_type=by_type)
+    assert verdict(run(model(1, candidate.card, review=review)), "card as measured") is True
+
+
+UNTESTED: dict[str, Any] = {"threshold": 0.5, "crops": 9}
+
+
+def test_too_few_crops_of_every_type_say_so() -> None:
+    found = read(run(model(1), settings=PromoteSettings(min_test_crops_per_type=11)))
+    note = "of no type are there enough crops to judge; --force REASON overrides"
+    assert found["floors"] == (False, 40, "a type with at least 11 crops", note)
+    assert found["floor touching"] == (None, 1.0, "at least 0", "too few crops to judge (10 of at least 11)")
+
+
+METRIC = "macro_sensitivity against production"
+
+
+def test_a_comparison_with_the_same_or_without_crops_says_why() -> None:
+    same = run(replace(model(2), content="same"), replace(model(1), content="same"), note="version 1 is lost")
+    assert read(same)[METRIC] == (True, "the same model", "at least equal", "version 1 is lost")
+    few = "fewer than 3 shared test crops of a type that neither model has seen"
+    lost = "no version that was in production can be read"
+    for production, pairs, crops, why in ((model(1), comparison(2, 2, 0), 8, few), (model(1), None, 0, few)):
+        note = f"{why}, so nothing can be compared; --force REASON overrides"
+        assert read(run(model(2), production, pairs))[METRIC] == (False, crops, "at least equal", note)
+    note = f"{lost}, so nothing can be compared; --force REASON overrides"
+    assert read(run(model(2), RegisteredModel(1, "old", None)))[METRIC] == (False, 0, "at least equal", note)
+
+
+def test_three_crops_of_a_type_are_compared_and_what_limits_it_is_noted() -> None:
+    types = np.repeat(np.arange(4), [3, 3, 2, 2])
+    correct = answers(types, types > 9)
+    pairs = replace(pairs_of(types, correct, correct), stored=4)
+    decision = run(model(2), model(1), pairs, note="moved by hand")
+    limits = "too few crops, so only the floors hold: overlapping, touching-overlapping; 4 answers are stored ones"
+    assert decision.comparison["compared"] == ["instance", "touching"]
+    assert read(decision)[METRIC][3] == f"difference +0.0000 [+0.0000, +0.0000]; {limits}; moved by hand"
+    assert read(run(model(2), model(1), pairs))[METRIC][3] == f"difference +0.0000 [+0.0000, +0.0000]; {limits}"
+
+
+def test_without_resamples_differences_decide_without_an_interval() -> None:
+    decision = run(model(2), model(1), comparison(20, 1, 3), settings=SETTINGS.model_copy(update={"bootstrap": 0}))
+    assert decision.outcome == "promoted"
+    assert read(decision)[METRIC][3] == "difference +0.0250 [not defined]"
+    assert read(decision)["touching not worse"][3] == "95% interval [not defined] on 20 crops of 20 cases"
+    assert (decision.comparison["figure"]["low"], decision.comparison["figure"]["high"]) == (None, None)
+
+
+def test_a_tie_says_what_is_the_same() -> None:
+    """A version whose code was not kept is no other than one that says so."""
+    tie, same, allowed = comparison(20, 2, 2), make_card(code="code"), "a tie needs other data or code"
+    decision = run(replace(model(2, same), shipped=""), model(1, same), tie)
+    assert read(decision)["tie"] == (False, "same data and code", allowed, "")
+    decision = run(model(2), model(1), tie)
+    assert read(decision)["tie"] == (True, "other data or code", allowed, "")
+
+
+def test_the_decision_names_production_whatever_the_outcome() -> None:
+    decisions = [run(model(2), model(1), comparison(20, *wrong)) for wrong in ((1, 3), (3, 1))]
+    assert [(one.outcome, one.version, one.production) for one in decisions] == [("promoted", 2, 1), ("refused", 2, 1)]
+
+
+def test_the_first_model_needs_no_shared_crops() -> None:
+    evidence = evidence_for(model(1))
+    assert (evidence.contradiction, evidence.unknown, evidence.no_folds) == ("", "", "")
+    measured = Measured(evidence, 1.0)
+    decision = decide(model(1), None, SETTINGS, validation=Validation(True, DATA), measured=measured)
+    assert (decision.outcome, decision.comparison, decision.forced) == ("promoted", {}, "")
+
+
+def test_a_package_that_is_not_what_it_claims_stops_the_pipeline() -> None:
+    decision = Decision("refused", "why", 1, None)
+    assert (decision.stops_pipeline, decision.rules, decision.forced, decision.comparison) == (False, [], "", {})
+    assert Decision("refused", "why", 1, None, [GateRule("package", False, "damaged", "whole")]).stops_pipeline
+    assert not Decision("refused", "why", 1, None, [GateRule("latency", False, 9, "8")]).stops_pipeline
+
+
+def test_a_verdict_of_numpy_is_a_verdict() -> None:
+    verdicts: list[Any] = [np.False_, np.True_, None]
+    found = [GateRule("any", verdict, 0.0, "").passed for verdict in verdicts]
+    assert [verdict is False for verdict in found] == [True, False, False]
+    assert found[1:] == [True, None]

@@ -1,5 +1,7 @@
 """Batches: balanced over types and laboratories, enough real instances, the same plan everywhere."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,32 @@ def test_a_plan_has_as_many_batches_as_asked_for() -> None:
     plan = epoch_plan(bank, batch_size=4, seed=1, epoch=0, balance=1.0, min_instance_share=0.25, among=some, steps=7)
     assert plan.shape == (7, 4)
     assert set(plan.ravel().tolist()) == set(some.tolist())
+
+
+def test_each_of_three_laboratories_counts_by_the_root_of_its_crops() -> None:
+    bank = bank_of((0, 29, 0, 0))
+    domains = np.repeat([0, 1, 2], [16, 9, 4])
+    bank.domains = domains
+    _, chances = crop_probabilities(bank, 1)
+    np.testing.assert_allclose(np.bincount(domains, chances), np.array([4, 3, 2]) / 9)
+
+
+def test_a_sample_depends_on_the_ratios_of_the_probabilities_alone() -> None:
+    crops, chances = np.arange(10), np.arange(1, 11) / 55.0
+    one, other = (draw(crops, chances * factor, 30, np.random.default_rng(1)) for factor in (1.0, 4.0))
+    assert one.tolist() == other.tolist()
+
+
+def test_instances_alone_may_be_asked_to_fill_every_batch() -> None:
+    assert type_shares(np.zeros(5, dtype=np.int64), 0.5, 1.0).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_type_of_one_crop_counts_as_one() -> None:
+    np.testing.assert_allclose(type_shares(np.array([0, 0, 0, 1]), 0.0, 0.0), [0.75, 0.25, 0, 0])
+
+
+@pytest.mark.parametrize(("start", "last"), [(0.0, [7, 8, 9, 6]), (np.nextafter(1.0, 0.0), [6])])
+def test_the_first_and_the_last_start_of_a_sample_draw_crops(start: float, last: list[int]) -> None:
+    """Rounding takes the last point of the last start to the very end, behind which there is no crop."""
+    rng = Mock(random=lambda: start, permutation=lambda items: np.arange(items) if isinstance(items, int) else items)
+    assert draw(np.array([7, 8, 9, 6]), np.full(4, 0.25), 4, rng).tolist()[-len(last) :] == last
