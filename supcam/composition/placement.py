@@ -99,7 +99,7 @@ def _touch_map(first: Body, second: Body, settings: ComposeSettings) -> tuple[Ma
         np.stack((other_guard, second.halo, second.halo)).astype(np.float32),
     )
     most = min(settings.max_halo_overlap, settings.max_halo_overlap_share * min(first.halo_area, second.halo_area))
-    fits = (cores < 0.5) & (haloes < np.floor(most) + 0.5) & (contact > settings.min_contact - 0.5)
+    fits = (cores < 0.5) & (haloes < most + 0.5) & (contact > settings.min_contact - 0.5)
     fits &= haloes > least_shared(first, second) - 0.5
     weights = np.zeros(fits.shape)
     # Counted pixels are whole numbers: rounding keeps the weights the same on every machine.

@@ -44,7 +44,7 @@ def plain_search(
 ) -> Iterator[tuple[tuple[int, int], float]]:
     """Shifts and weights by looking at one placement after the other: slow, and nothing is transformed."""
     smaller_core, smaller_halo = min(first.core_area, second.core_area), min(first.halo_area, second.halo_area)
-    most_halo = min(limits.max_halo_overlap, limits.max_halo_overlap_share * smaller_halo)
+    most_halo = round(min(limits.max_halo_overlap, limits.max_halo_overlap_share * smaller_halo))
     # An overlap shares 1.2 times the product of the widths or more: with less neither core is split.
     least_core = max(limits.min_core_overlap_share * smaller_core, 1.2 * first.width * second.width)
     near = second.halo & (second.image < limits.core_level + 10)
@@ -148,15 +148,13 @@ def test_haloes_share_the_most_that_is_set_and_no_pixel_more(crops: SourceCrops)
     assert len(list(more)) > len(shifts)
 
 
-def test_a_share_of_the_halo_is_no_rounded_up_number_of_pixels(crops: SourceCrops) -> None:
+@pytest.mark.parametrize(("pixels", "most"), [(3.4, 3), (3.7, 4)])
+def test_a_share_of_the_halo_is_rounded_to_pixels(crops: SourceCrops, pixels: float, most: int) -> None:
     first, second = (_body(crops.images[row], ComposeSettings()) for row in (3, 30))
-    limits = ComposeSettings(max_halo_overlap_share=3.7 / min(first.halo_area, second.halo_area))
-    found = admissible(first, second, Relation.TOUCH, limits).offsets.tolist()
-    assert [tuple(offset) for offset in found] == [
-        shift for shift, _ in plain_search(first, second, Relation.TOUCH, limits)
-    ]
-    whole = ComposeSettings(max_halo_overlap=3, max_halo_overlap_share=1.0)
-    assert found == admissible(first, second, Relation.TOUCH, whole).offsets.tolist()
+    share = ComposeSettings(max_halo_overlap_share=pixels / min(first.halo_area, second.halo_area))
+    whole = ComposeSettings(max_halo_overlap=most, max_halo_overlap_share=1.0)
+    found = [admissible(first, second, Relation.TOUCH, limits).offsets.tolist() for limits in (share, whole)]
+    assert found[0] == found[1] != []
 
 
 def test_an_overlap_shares_the_least_part_of_the_smaller_core(crops: SourceCrops) -> None:
