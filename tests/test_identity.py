@@ -46,6 +46,8 @@ OTHERS: dict[str, Any] = {
     "tune.space": {"queue_size": [256, 1024]},
     "tune.storage": "sqlite:///x.db",
     "tune.study": "mine",
+    "pretrain.drawn_first": 0.0,
+    "finetune.drawn_first": 0.0,
     "ablation.rows": ["ce"],
     "ablation.sweeps": {"pretrain.margin": [0.1]},
     "check.padding": [0.2],
