@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print every row; what does not fit into the time is a row with a reason."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a small training, and no GPU rows")
+    parser.add_argument("--quick", action="store_true", help="a small training and few steps")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything")
     parser.add_argument("--data", type=Path, default=Path("data"))
     chosen = parser.parse_args(arguments)
