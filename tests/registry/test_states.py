@@ -16,10 +16,11 @@ from supcam.registry.client import load_production
 from supcam.registry.lock import LOCK_SECONDS, Busy
 from supcam.registry.reach import RegistryError
 from supcam.registry.registration import register_candidate
+from supcam.registry.rules import PACKAGE_RULE
 from supcam.registry.store import PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
 from tests.registry.conftest import MakePackage, make_card, new_run
-from tests.registry.crops import PASSED, go
+from tests.registry.crops import PASSED, SETTINGS, go
 
 
 @pytest.fixture
@@ -64,7 +65,9 @@ def test_after_a_deleted_alias_a_candidate_is_compared_with_the_last_version(
     decision = go(served.uri)
     assert decision.outcome == "refused" and "macro_sensitivity against production" in decision.reason
     assert any("compared with version 2, which was in production before" in rule.note for rule in decision.rules)
-    assert go(served.uri, candidate=2).outcome == "promoted"  # the very model
+    very_same = go(served.uri, candidate=2)
+    assert very_same.outcome == "promoted"
+    assert very_same.reason == "every rule passed; version 2, which was in production, is the same model"
 
 
 def test_a_deleted_version_gives_way_to_the_one_before(served: Registry) -> None:
@@ -120,6 +123,35 @@ def test_a_damaged_production_is_replaced_after_a_comparison_with_the_one_before
         decision = go(served.uri)
         assert decision.outcome == outcome
         assert any("version 2, which was in production, cannot be read" in rule.note for rule in decision.rules)
+
+
+def test_without_any_readable_production_only_force_promotes(
+    served: Registry, make_package: MakePackage, tmp_path: Path
+) -> None:
+    damage(served, 1)
+    damage(served, 2)
+    package = make_package(3, card=make_card(code="code-3"))
+    register_candidate(package, run_id=new_run(served.uri, tmp_path), tracking_uri=served.uri, validation=PASSED)
+    decision = go(served.uri)
+    assert (decision.outcome, decision.production, served.aliases()["production"]) == ("refused", 2, 2)
+    assert "no version that was in production can be read, so nothing can be compared" in decision.rules[-1].note
+    assert go(served.uri, force="both were damaged").outcome == "promoted"
+
+
+def test_a_damaged_candidate_is_refused_by_its_own_number(served: Registry) -> None:
+    damage(served, 1)
+    decision = go(served.uri, candidate=1)
+    assert (decision.outcome, decision.version, decision.production) == ("refused", 1, 2)
+    assert [(rule.name, rule.passed) for rule in decision.rules] == [(PACKAGE_RULE, False)]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_stored_answers_are_compared_only_where_a_setting_allows_them(served: Registry, allowed: bool) -> None:
+    settings = SETTINGS.model_copy(update={"allow_stored_answers": allowed})
+    history.rollback(served, "compare it once more")
+    decision = go(served.uri, candidate=2, crops=None, settings=settings)
+    rule = next(rule for rule in decision.rules if rule.name == "macro_sensitivity against production")
+    assert ("answers are stored ones" in rule.note, decision.comparison == {}) == (allowed, not allowed)
 
 
 def test_rollback_does_not_bring_damaged_files_back(served: Registry) -> None:

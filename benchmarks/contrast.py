@@ -1,0 +1,284 @@
+"""Does contrastive training pay? Arms on the same folds, composites and seeds: python -m benchmarks.contrast --help.
+
+Prints one JSON line for each training as it ends and one for each arm against cross-entropy; finished trainings are
+kept. ``joint`` arms train the self-margin loss and cross-entropy together, as BCL does (Zhu et al. 2022), against a
+queue of keys of the averaged weights.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from benchmarks.selecting import load, say
+from supcam.cluster_type import TYPE_LABELS
+from supcam.composition.dataset import compose_set
+from supcam.data.crops import CropSet
+from supcam.data.manifest import read_manifest
+from supcam.evaluation.cases import certain_rows
+from supcam.evaluation.metrics import confusion, rates
+from supcam.evaluation.repeats import compare_repeats
+from supcam.experiments.parts import Fold, grouped_folds
+from supcam.experiments.rows import with_overrides, with_seed
+from supcam.files import write_text
+from supcam.losses.self_margin import SelfMarginLoss
+from supcam.models.contrastive import ContrastiveNetwork
+from supcam.models.encoders import build_encoder
+from supcam.models.queue import KeyQueue
+from supcam.settings import Settings, load_settings, profile_path
+from supcam.training import finetuning
+from supcam.training.embeddings import encode, linear_probe, nearest_neighbours
+from supcam.training.finetuning import FinetuneTask, finetune
+from supcam.training.prediction import predict_logits
+from supcam.training.pretraining import pretrain
+from supcam.training.task import TaskInputs
+
+PREDICTIONS, RESULT = "predictions.npy", "result.json"
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The contrastive loss beside cross-entropy: its weight, whether it falls to 0, and class prototypes as keys."""
+
+    weight: float
+    fades: bool = False
+    prototypes: bool = False
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: settings that it changes, and what is trained jointly."""
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    joint: Joint | None = None
+
+
+def _pretrained(epochs: int, margin_on: str = "self") -> Arm:
+    return Arm({"pretrain.epochs": epochs, "pretrain.margin_on": margin_on})
+
+
+_SCRATCH = {"pretrain.epochs": 0}
+ARMS = {
+    "ce": Arm(_SCRATCH),
+    "ce_long": Arm({**_SCRATCH, "finetune.epochs": 20}),
+    "supcam_3": _pretrained(3),
+    "supcam_30": _pretrained(30),
+    "supcam_100": _pretrained(100),
+    "none_30": _pretrained(30, "none"),
+    "all_30": _pretrained(30, "all"),
+    "joint": Arm(_SCRATCH, Joint(0.35)),
+    "joint_prototypes": Arm(_SCRATCH, Joint(0.35, prototypes=True)),
+    "joint_fading": Arm(_SCRATCH, Joint(1.0, fades=True)),
+    "joint_fading_prototypes": Arm(_SCRATCH, Joint(1.0, fades=True, prototypes=True)),
+}
+
+
+class JointTask(FinetuneTask):
+    """Cross-entropy and the self-margin loss on one view; keys are of the averaged weights."""
+
+    joint: Joint
+
+    def __init__(self, given: TaskInputs, head_epochs: int) -> None:
+        super().__init__(given, head_epochs)
+        chosen = given.settings.pretrain
+        # Inside the classifier, so that the optimiser trains it; dropped from what is kept, see ``result``.
+        self.projection = ContrastiveNetwork(build_encoder(given.settings.model), chosen.projection).head
+        self.prototypes = nn.Parameter(torch.randn(len(TYPE_LABELS), chosen.projection))
+        self.queue = KeyQueue(chosen.queue_size, chosen.projection)
+        self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
+        self.codes = torch.arange(len(TYPE_LABELS))
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of fine-tuning; projection and prototypes go with the head."""
+        made = super().configure_optimizers()
+        made["optimizer"].param_groups[1]["params"] += [*self.projection.parameters(), self.prototypes]
+        return made
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Add the weighted contrastive loss in the epochs with composites."""
+        kept: dict[str, Tensor] = {}
+        encoder = self.classifier.encoder
+
+        def keep(_: nn.Module, given: tuple[Tensor], features: Tensor) -> None:
+            kept.update(crops=given[0], features=features)
+
+        handle = encoder.register_forward_hook(keep)
+        loss: Tensor = super().training_step(batch, batch_idx)
+        handle.remove()
+        weight = self._weight()
+        if not weight:
+            return loss
+        labels = self.bank.labels[batch[0].to(self.device)]
+        query = self._project(kept["features"])
+        with torch.no_grad():
+            key = self._project(self.averaged.eval().encoder(kept["crops"]))
+        contrast: Tensor = self.loss(query, key, labels, *self._keys())
+        self.queue.enqueue(key, labels)
+        return loss + weight * contrast
+
+    def _weight(self) -> float:
+        epochs = self.settings.finetune.epochs
+        if self.current_epoch >= epochs:
+            return 0.0
+        return self.joint.weight * (1 - self.current_epoch / epochs if self.joint.fades else 1)
+
+    def _project(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.projection(features)
+        return normalize(projected.float(), dim=1)
+
+    def _keys(self) -> tuple[Tensor, Tensor, Tensor]:
+        # A copy: the queue is overwritten before backward runs.
+        keys, labels, valid = self.queue.keys.clone(), self.queue.labels.clone(), self.queue.valid.clone()
+        if not self.joint.prototypes:
+            return keys, labels, valid
+        centres = normalize(self.prototypes, dim=1)
+        return torch.cat([keys, centres]), torch.cat([labels, self.codes]), torch.cat([valid, self.codes >= 0])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Crops, one fold of them, a share of its training crops, and the settings with their seed."""
+
+    crops: CropSet
+    fold: Fold
+    share: float
+    settings: Settings
+    state: Path
+
+    @property
+    def name(self) -> str:
+        """Fold, seed and share, for file names."""
+        return f"fold{self.fold.number}-seed{self.settings.runtime.seed}-labels{self.share:g}"
+
+    def train(self) -> CropSet:
+        """The labelled crops: the share of each type, four at least, at random by the seed."""
+        rows = np.random.default_rng(self.settings.runtime.seed).permutation(self.fold.train)
+        labels = self.crops.labels[rows]
+        parts = [rows[labels == code] for code in range(len(TYPE_LABELS))]
+        return self.crops.subset(np.sort(np.concatenate([p[: max(4, round(self.share * len(p)))] for p in parts])))
+
+    def with_composites(self) -> CropSet:
+        """Labelled crops and composites of them, made once for all arms."""
+        train = self.train()
+        sources = CropSet(train.frame.assign(split="train"), train.images)
+        folder = self.state / "composed" / self.name
+        if not (folder / "manifest.csv").is_file():
+            compose_set(sources, self.settings.compose, folder)
+        return train.concat(CropSet.load(read_manifest(folder / "manifest.csv"), folder))
+
+    def predicted(self, name: str) -> NDArray[np.int64]:
+        """Types (N,) of the crops held out, by the arm; trained where that is not kept."""
+        folder = self.state / name / self.name
+        if not (folder / RESULT).is_file():
+            self._run(name, folder)
+        return np.asarray(np.load(folder / PREDICTIONS), dtype=np.int64)
+
+    def _run(self, name: str, folder: Path) -> None:
+        arm = ARMS[name]
+        settings = with_overrides(self.settings, arm.overrides)
+        train, validation, held_out = (
+            self.with_composites(),
+            *map(self.crops.subset, (self.fold.validation, self.fold.held_out)),
+        )
+        row: dict[str, Any] = {
+            "arm": name,
+            "trial": self.name,
+            "real_crops": len(self.train().frame),
+            "crops": len(train.frame),
+        }
+        encoder, start = None, time.process_time()
+        if settings.pretrain.epochs:
+            encoder = pretrain(train, validation, settings, state_dir=folder / "pretrain").encoder_state
+            row |= self._probes(settings, encoder, held_out)
+        row["pretrain_seconds"] = round(time.process_time() - start, 1)
+        finetuning.FinetuneTask = _task(arm)  # type: ignore[misc]
+        tuned = finetune(train, validation, settings, encoder, state_dir=folder / "finetune")
+        finetuning.FinetuneTask = FinetuneTask  # type: ignore[misc]
+        found = predict_logits(tuned.model_state, held_out, settings).argmax(axis=1)
+        np.save(folder / PREDICTIONS, found)
+        row |= _metrics(held_out.labels, found) | {"seconds": round(time.process_time() - start, 1)}
+        row["macro_sensitivity_certain"] = _metrics(
+            *(v[certain_rows(held_out.frame)] for v in (held_out.labels, found))
+        )["macro_sensitivity"]
+        write_text(folder / RESULT, json.dumps(row, indent=2))
+        say(**row)
+
+    def _probes(self, settings: Settings, state: dict[str, Tensor], held_out: CropSet) -> dict[str, float]:
+        network = build_encoder(settings.model)
+        network.load_state_dict(state)
+        train = self.train()
+        canvases = (
+            torch.from_numpy(crops.canvas(settings.input.size, settings.input.scale)) for crops in (train, held_out)
+        )
+        known, asked = (encode(network, each) for each in canvases)
+        near = nearest_neighbours(normalize(asked, dim=1), normalize(known, dim=1), torch.tensor(train.labels))
+        line = linear_probe(known.double().numpy(), train.labels, asked.double().numpy())
+        return {
+            name: _metrics(held_out.labels, found)["macro_sensitivity"]
+            for name, found in (("knn_macro_sensitivity", near), ("probe_macro_sensitivity", line))
+        }
+
+
+def _task(arm: Arm) -> type[FinetuneTask]:
+    return type("JointTask", (JointTask,), {"joint": arm.joint}) if arm.joint else FinetuneTask
+
+
+def _metrics(labels: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, float]:
+    values = rates(confusion(labels, found))
+    return {name: round(float(values[name]), 4) for name in ("accuracy", "macro_sensitivity")}
+
+
+def base_settings(seed: int) -> Settings:
+    """Profile ``real``, cut down as the ablation of docs/results.md is."""
+    settings = with_overrides(
+        load_settings(profile_path("real")),
+        {
+            "runtime.threads": 1, "runtime.progress": False, "runtime.device": "cpu", "model.width": 16,
+            "compose.count": 3000, "compose.workers": 1, "finetune.epochs": 10,
+        },
+    )  # fmt: skip
+    return with_seed(settings, seed)
+
+
+def main() -> None:
+    """Run the arms, and compare each with cross-entropy."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="folder with labels.csv, such as ../shared/data/mfish-slides")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[name for name in ARMS if name != "ce"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42])
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--share", type=float, default=1.0, help="share of the labelled training crops that is used")
+    parser.add_argument("--state", type=Path, default=Path("state/contrast"))
+    options = parser.parse_args()
+    crops = load(options.source)
+    certain = pd.read_csv(options.source / "labels.csv", dtype=str)["label_certain"]
+    crops.frame["label_certain"] = (certain != "no").to_numpy()
+    settings = {seed: base_settings(seed) for seed in options.seeds}
+    first = settings[options.seeds[0]]
+    folds = grouped_folds(crops.frame, first.split, options.folds)
+    frame = crops.frame.iloc[np.concatenate([fold.held_out for fold in folds])].reset_index(drop=True)
+    trials = [[Trial(crops, fold, options.share, settings[seed], options.state) for fold in folds] for seed in settings]
+    reference = np.stack([np.concatenate([trial.predicted("ce") for trial in row]) for row in trials])
+    for name in options.arms:
+        found = np.stack([np.concatenate([trial.predicted(name) for trial in row]) for row in trials])
+        paired = compare_repeats(frame, found, reference, first.evaluate, "macro_sensitivity")
+        labels = np.array([TYPE_LABELS.index(label) for label in frame["type"]])
+        mean = {
+            key: round(float(np.mean([_metrics(labels, one)[key] for one in found])), 4)
+            for key in ("accuracy", "macro_sensitivity")
+        }
+        say(name="contrast", arm=name, labels=options.share, seeds=options.seeds, **mean, against_ce=asdict(paired))
+
+
+if __name__ == "__main__":
+    main()
