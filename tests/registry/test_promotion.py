@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from supcam.data.manifest import manifest_hash
 from supcam.data.split_report import split_hash
 from supcam.errors import SupcamError, UsageError
-from supcam.registry import history
+from supcam.registry import history, registration
 from supcam.registry.evidence import ProjectCrops
 from supcam.registry.lock import Busy
 from supcam.registry.promotion import best_candidate, write_decision
@@ -71,6 +71,19 @@ def test_better_replaces_and_worse_is_refused(
     assert registry.aliases() == {"candidate": 2, "production": 2, "previous": 1}
 
 
+def test_the_same_network_with_other_code_that_travels_replaces(
+    make_package: MakePackage, registry_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading or answering changed, so the same answers to the test crops are no tie."""
+    add(make_package(1), registry_uri, new_run(registry_uri, tmp_path))
+    assert go(registry_uri).outcome == "promoted"
+    code = registration.shipped_code()
+    changed = {**code, "errors.py": code["errors.py"] + "# a later version\n"}
+    monkeypatch.setattr(registration, "shipped_code", lambda: changed)
+    assert add(make_package(1), registry_uri, new_run(registry_uri, tmp_path)) == 2
+    assert go(registry_uri).outcome == "promoted"
+
+
 def test_a_repeated_refusal_is_recorded_once(package: Path, registry_uri: str, run_id: str) -> None:
     add(package, registry_uri, run_id, Validation(False, DATA))
     decisions = [go(registry_uri) for _ in range(3)]
@@ -79,6 +92,21 @@ def test_a_repeated_refusal_is_recorded_once(package: Path, registry_uri: str, r
     registry = Registry(registry_uri)
     assert [event["action"] for event in registry.events()] == ["refused"]
     assert "production" not in registry.aliases()
+
+
+def test_a_refusal_that_an_earlier_version_recorded_is_refused_again(
+    package: Path, registry_uri: str, run_id: str
+) -> None:
+    """Its event does not name the rules that failed."""
+    add(package, registry_uri, run_id, Validation(False, DATA))
+    go(registry_uri)
+    registry = Registry(registry_uri)
+    tags = registry.client.get_registered_model("supcam").tags
+    (name,) = (name for name, text in tags.items() if '"failed"' in text)
+    event = {key: value for key, value in json.loads(tags[name]).items() if key != "failed"}
+    registry.client.set_registered_model_tag("supcam", name, json.dumps(event))
+    assert go(registry_uri).outcome == "refused"
+    assert [event["action"] for event in registry.events()] == ["refused", "refused"]
 
 
 def test_without_a_crop_that_neither_has_seen_only_force_promotes(
