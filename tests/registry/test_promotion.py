@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_first_promotion_and_then_nothing_to_do(package: Path, registry_uri: str
     registry = Registry(registry_uri)
     assert first.outcome == "promoted"
     assert registry.aliases() == {"candidate": 1, "production": 1}
-    assert json.loads((tmp_path / "promote" / "decision.json").read_text())["outcome"] == "promoted"
+    text = json.dumps(asdict(first), indent=2, sort_keys=True) + "\n"
+    assert (tmp_path / "promote" / "decision.json").read_text() == text
     again = go(registry_uri)
     assert again.outcome == "nothing to do"
     assert len(registry.events()) == 1

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from supcam.errors import UsageError
-from supcam.registry import history, lock
+from supcam.registry import history, lock, promotion
 from supcam.registry.client import load_production
 from supcam.registry.lock import LOCK_SECONDS, Busy
 from supcam.registry.reach import RegistryError
 from supcam.registry.registration import register_candidate
-from supcam.registry.rules import PACKAGE_RULE
+from supcam.registry.rules import PACKAGE_RULE, Decision
 from supcam.registry.store import PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
 from tests.registry.conftest import MakePackage, make_card, new_run
@@ -136,6 +136,28 @@ def test_without_any_readable_production_only_force_promotes(
     assert (decision.outcome, decision.production, served.aliases()["production"]) == ("refused", 2, 2)
     assert "no version that was in production can be read, so nothing can be compared" in decision.rules[-1].note
     assert go(served.uri, force="both were damaged").outcome == "promoted"
+
+
+def test_the_only_production_cannot_be_read(first_promoted: Registry) -> None:
+    damage(first_promoted, 1)
+    decision = go(first_promoted.uri, candidate=2)
+    assert (decision.outcome, decision.production) == ("refused", 1)
+
+
+def test_files_that_change_after_they_were_judged_are_not_promoted(
+    first_promoted: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = promotion._judged
+
+    def then_damaged(registry: Registry, *arguments: Any) -> Decision:
+        decision = judged(registry, *arguments)
+        assert decision.outcome == "promoted"
+        damage(registry, 2)
+        return decision
+
+    monkeypatch.setattr(promotion, "_judged", then_damaged)
+    assert go(first_promoted.uri, candidate=2).outcome == "refused"
+    assert first_promoted.aliases()["production"] == 1
 
 
 def test_a_damaged_candidate_is_refused_by_its_own_number(served: Registry) -> None:
