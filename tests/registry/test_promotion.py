@@ -49,7 +49,7 @@ def test_first_promotion_and_then_nothing_to_do(package: Path, registry_uri: str
     text = json.dumps(asdict(first), indent=2, sort_keys=True) + "\n"
     assert (tmp_path / "promote" / "decision.json").read_text() == text
     again = go(registry_uri)
-    assert again.outcome == "nothing to do"
+    assert (again.outcome, again.version, again.production) == ("nothing to do", 1, 1)
     assert len(registry.events()) == 1
     artifacts = {item.path for item in registry.client.list_artifacts(run_id, "promotion/000001")}
     assert artifacts == {"promotion/000001/decision.json", "promotion/000001/decision.html"}
@@ -65,7 +65,7 @@ def test_better_replaces_and_worse_is_refused(
     registry = Registry(registry_uri)
     assert go(registry_uri, candidate=1).outcome == "promoted"
     better = go(registry_uri, candidate=2)
-    assert (better.outcome, better.comparison["crops"]) == ("promoted", 40)
+    assert (better.outcome, better.reason, better.comparison["crops"]) == ("promoted", "every rule passed", 40)
     assert better.comparison["figure"]["difference"] == pytest.approx(0.25)
     worse = go(registry_uri, candidate=1)
     assert worse.outcome == "refused"
