@@ -53,8 +53,9 @@ class TuneResult:
         best = {name: round(value, 6) for name, value in self.best.values.items()}  # a whole number stays one
         write_text(out / "best_params.yaml", _HEADER + yaml.safe_dump(best, sort_keys=False))
         write_text(out / "trials.csv", self.trials.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+        shown = _decided_only(self.study, int(self.trials["trial"].max()) + 1)
         for name in PICTURES:
-            _draw(self.study, name, out / f"{name}.png")
+            _draw(shown, name, out / f"{name}.png")
 
 
 def collect(study: Any, target: int) -> TuneResult:
@@ -87,6 +88,16 @@ def collect(study: Any, target: int) -> TuneResult:
     best = {name: finished[name].iloc[int(values.to_numpy().argmax())].item() for name in names}
     point = Point(best.pop("margin"), best.pop("temperature"), best)
     return TuneResult(point, float(values.max()), values.get(0), trials, study)
+
+
+def _decided_only(study: Any, target: int) -> Any:
+    """A copy of a study in memory, without lost attempts: they would shift the numbers that the pictures show."""
+    from optuna import create_study
+
+    copy = create_study(study_name=study.study_name, direction=study.direction)
+    copy.set_user_attr("space", study.user_attrs["space"])
+    copy.add_trials(decided(study, target))
+    return copy
 
 
 def space_of(study: Any) -> list[str]:

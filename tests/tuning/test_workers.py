@@ -145,11 +145,19 @@ def test_a_trial_of_a_lost_machine_is_repeated_at_the_same_point_when_its_heartb
     assert not is_lost(left.trials[lost.number].user_attrs["owner"])
     with sqlalchemy.create_engine(storage).begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"))
-    trials = study(storage, tmp_path, Marked(0.0, tmp_path), trials=4, workers=1).study.trials
+    result = study(storage, tmp_path, Marked(0.0, tmp_path), trials=4, workers=1)
+    trials = result.study.trials
     assert sorted(trial.user_attrs["slot"] for trial in trials if trial.state.name == "COMPLETE") == [0, 1, 2, 3]
     assert [trial.number for trial in trials if trial.state.name == "FAIL"] == [lost.number]
     (again,) = [t for t in trials if t.user_attrs["slot"] == lost.user_attrs["slot"] and t.number != lost.number]
     assert again.params == lost.params
+    # The same bytes as of a study that lost nothing: its pictures do not count the attempts.
+    (tmp_path / "whole").mkdir()
+    whole = study(f"sqlite:///{tmp_path}/whole.db", tmp_path / "whole", Marked(0.0, tmp_path), trials=4, workers=1)
+    for one, out in ((result, "resumed"), (whole, "whole")):
+        one.write(tmp_path / out / "out")
+    for path in (tmp_path / "whole" / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "resumed" / "out" / path.name).read_bytes(), path.name
 
 
 @pytest.mark.stress
