@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.composition.dataset import compose_set
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
-from supcam.evaluation.cases import certain_rows
+from supcam.evaluation.cases import actual_types, certain_rows
 from supcam.evaluation.metrics import confusion, rates
 from supcam.evaluation.repeats import compare_repeats
 from supcam.experiments.parts import Fold, grouped_folds
@@ -91,8 +92,7 @@ class JointTask(FinetuneTask):
     def __init__(self, given: TaskInputs, head_epochs: int) -> None:
         super().__init__(given, head_epochs)
         chosen = given.settings.pretrain
-        # Inside the classifier, so that the optimiser trains it; dropped from what is kept, see ``result``.
-        self.projection = ContrastiveNetwork(build_encoder(given.settings.model), chosen.projection).head
+        self.network = ContrastiveNetwork(self.classifier.encoder, chosen.projection)
         self.prototypes = nn.Parameter(torch.randn(len(TYPE_LABELS), chosen.projection))
         self.queue = KeyQueue(chosen.queue_size, chosen.projection)
         self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
@@ -101,7 +101,7 @@ class JointTask(FinetuneTask):
     def configure_optimizers(self) -> Any:
         """The optimiser of fine-tuning; projection and prototypes go with the head."""
         made = super().configure_optimizers()
-        made["optimizer"].param_groups[1]["params"] += [*self.projection.parameters(), self.prototypes]
+        made["optimizer"].param_groups[1]["params"] += [*self.network.head.parameters(), self.prototypes]
         return made
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -119,9 +119,9 @@ class JointTask(FinetuneTask):
         if not weight:
             return loss
         labels = self.bank.labels[batch[0].to(self.device)]
-        query = self._project(kept["features"])
+        query = self.network.project(kept["features"])
         with torch.no_grad():
-            key = self._project(self.averaged.eval().encoder(kept["crops"]))
+            key = self.network.project(self.averaged.eval().encoder(kept["crops"]))
         contrast: Tensor = self.loss(query, key, labels, *self._keys())
         self.queue.enqueue(key, labels)
         return loss + weight * contrast
@@ -131,10 +131,6 @@ class JointTask(FinetuneTask):
         if self.current_epoch >= epochs:
             return 0.0
         return self.joint.weight * (1 - self.current_epoch / epochs if self.joint.fades else 1)
-
-    def _project(self, features: Tensor) -> Tensor:
-        projected: Tensor = self.projection(features)
-        return normalize(projected.float(), dim=1)
 
     def _keys(self) -> tuple[Tensor, Tensor, Tensor]:
         # A copy: the queue is overwritten before backward runs.
@@ -201,9 +197,8 @@ class Trial:
             encoder = pretrain(train, validation, settings, state_dir=folder / "pretrain").encoder_state
             row |= self._probes(settings, encoder, held_out)
         row["pretrain_seconds"] = round(time.process_time() - start, 1)
-        finetuning.FinetuneTask = _task(arm)  # type: ignore[misc]
-        tuned = finetune(train, validation, settings, encoder, state_dir=folder / "finetune")
-        finetuning.FinetuneTask = FinetuneTask  # type: ignore[misc]
+        with mock.patch.object(finetuning, "FinetuneTask", _task(arm)):
+            tuned = finetune(train, validation, settings, encoder, state_dir=folder / "finetune")
         found = predict_logits(tuned.model_state, held_out, settings).argmax(axis=1)
         np.save(folder / PREDICTIONS, found)
         row |= _metrics(held_out.labels, found) | {"seconds": round(time.process_time() - start, 1)}
@@ -269,10 +264,10 @@ def main() -> None:
     frame = crops.frame.iloc[np.concatenate([fold.held_out for fold in folds])].reset_index(drop=True)
     trials = [[Trial(crops, fold, options.share, settings[seed], options.state) for fold in folds] for seed in settings]
     reference = np.stack([np.concatenate([trial.predicted("ce") for trial in row]) for row in trials])
+    labels = actual_types(frame)
     for name in options.arms:
         found = np.stack([np.concatenate([trial.predicted(name) for trial in row]) for row in trials])
         paired = compare_repeats(frame, found, reference, first.evaluate, "macro_sensitivity")
-        labels = np.array([TYPE_LABELS.index(label) for label in frame["type"]])
         mean = {
             key: round(float(np.mean([_metrics(labels, one)[key] for one in found])), 4)
             for key in ("accuracy", "macro_sensitivity")
