@@ -12,8 +12,10 @@ from supcam.composition.masks import EIGHT, Body, Mask, Points, bounding_box, di
 from supcam.settings import ComposeSettings
 
 CLEAR = 4  # pixels around a shared core within which a strict crossing must end
-BROAD = 1.2  # times its width: an arm with more core than that near the crossing is more than one
-NEAR_WIDTHS, NEAR_LEAST = 1.3, 13.0  # how near the crossing arms are counted: times the width; at least, pixels
+NEAR_WIDTHS, NEAR_LEAST = 1.8, 18.0  # how near the crossing arms are counted: times the width; at least, pixels
+# Times its width, at equal steps up to that distance: an arm with more core within them is more than one. The last is
+# as low as a narrow chromosome allows, whose width is measured to the pixel: 6 of 7.
+BROAD = (1.2, 1.2, 1.17)
 MIN_PART = 0.1  # of a core: smaller pieces behind a crossing are slivers, not arms
 
 
@@ -74,6 +76,8 @@ def meeting(
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
         return Fault.GRAZE
     if overlaps.any():
+        if not touches.any() and _nearly_meet(first.dilated, second.halo, view, zones):
+            return Fault.GRAZE
         strict = strict and not (first.single and second.single)
         reach = CLEAR if strict else settings.contact_reach
         if _trails(np.append(False, overlaps)[zones], shared, reach):
@@ -98,6 +102,13 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
     return np.add(np.argwhere(contact), (view.first[0].start, view.first[1].start))
 
 
+def _nearly_meet(dilated: Mask, halo: Mask, view: Window, zones: NDArray[np.integer]) -> bool:
+    """Whether haloes that cross come closer than three pixels somewhere else without meeting there."""
+    near = dilate(dilate(dilated))[view.first] & halo[view.second]
+    places, count = ndimage.label(near, EIGHT)
+    return bool(np.unique(places[zones > 0]).size < count)
+
+
 def _trails(contact: Mask, shared: Mask, reach: int) -> bool:
     """Whether haloes that overlap go on meeting far from the shared core: lying alongside, a second contact."""
     rows, columns = bounding_box(shared)
@@ -117,9 +128,16 @@ def _clear(body: Body, view: tuple[slice, slice], shared: Mask) -> bool:
     crossing = np.zeros(body.core.shape, dtype=bool)
     crossing[rows, columns] = True
     away = ndimage.distance_transform_edt(~crossing[box])
-    arms, count = ndimage.label(body.core[box] & (away > 0) & (away <= reach), EIGHT)
-    sizes = np.bincount(arms.ravel())[1:]
-    return int(count) <= 2 and bool((sizes <= BROAD * reach * body.width).all())
+    around = body.core[box] & (away > 0)
+    # At several distances: close by, an arm a little farther is missed; far out, the arms of a small cluster have ended
+    # and however many they are, their core is no more than two long ones may have.
+    for step, broad in enumerate(BROAD, start=1):
+        near = reach * step / len(BROAD)
+        arms, count = ndimage.label(around & (away <= near), EIGHT)
+        sizes = np.bincount(arms.ravel())[1:]
+        if int(count) > 2 or (sizes > broad * body.width * near).any():
+            return False
+    return True
 
 
 def crosses(first: Body, second: Body, view: Window, shared: Mask, min_angle: float) -> bool:

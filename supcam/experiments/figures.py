@@ -18,7 +18,9 @@ def draw_rows(content: Mapping[str, Any], path: Path) -> None:
                 label = None if at else name.replace("_", " ")
                 value, error = row[name]["value"], _error(row[name])
                 axes.errorbar(value, at + offset, xerr=error, fmt="o", color=colour, capsize=3, label=label)
-        labels = [f"{row['told']}{' (reference)' * (name == content['reference'])}" for name, row in rows.items()]
+        labels = [
+            f"{row['description']}{' (reference)' * (name == content['reference'])}" for name, row in rows.items()
+        ]
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(f"{content['parts']}, {seeds} seed{'s' * (seeds > 1)}, interval over cases")

@@ -61,7 +61,9 @@ def ablate(
         "seeds": chosen.seeds,
         "reference": chosen.reference,
         "figure": chosen.figure,
-        "rows": {name: {"told": rows[name][0].description, **table[name]} for name in table if name in chosen.rows},
+        "rows": {
+            name: {"description": rows[name][0].description, **table[name]} for name in table if name in chosen.rows
+        },
         "sweeps": {
             setting: [{"at": value, **table[f"{setting}={value}"]} for value in values if f"{setting}={value}" in table]
             for setting, values in chosen.sweeps.items()
