@@ -323,6 +323,15 @@ def test_an_arm_may_have_a_little_more_core_than_its_width_says(
     assert met(replace(level, width=width), upright, strict=True) == expected
 
 
+@pytest.mark.parametrize(("knob", "expected"), [(2, OVERLAP), (4, Fault.SECOND_CONTACT)])
+def test_an_arm_that_is_broad_halfway_is_more_than_one(knob: int, expected: int | Fault) -> None:
+    """An arm of 6 by 12 pixels whose last ``knob`` columns are 12 pixels high; within 12 pixels it may have 86."""
+    level = bar(32, centre=(CENTRE - 0.5, CENTRE - 0.5), width=6)
+    end = bar(knob, centre=(CENTRE - 0.5, CENTRE + 15.5 - knob / 2), width=12)
+    upright = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), angle=90.0))
+    assert met(replace(body(level, end, single=False), width=6.0), upright, strict=True) == expected
+
+
 def test_a_core_that_a_band_parts_is_not_split_by_a_bar_elsewhere() -> None:
     level, upright = body(bar()), body(bar(50, centre=(CENTRE - 22, CENTRE), angle=90.0))
     core = level.core.copy()
