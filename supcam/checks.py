@@ -120,7 +120,7 @@ def run_checks(
 def resaving_table(answer: Answer, images: Sequence[Grey], settings: CheckSettings) -> list[dict[str, Any]]:
     """How many of ``check.resaved`` crops change their type when saved again, by kind; see :class:`CheckReport`."""
     types = answer([encoded(image) for image in images])["type"].to_numpy()
-    typed = np.flatnonzero(types != "")  # what is no crop has no type to keep
+    typed = np.flatnonzero(types != "")  # what is not a crop has no type to keep
     if not len(typed):
         return []
     kept = typed[np.unique(np.linspace(0, len(typed) - 1, min(settings.resaved, len(typed))).astype(int))]

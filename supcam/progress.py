@@ -45,7 +45,7 @@ class ProgressLines:
     def __init__(self, name: str, every: float = _EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._every, self._clock = name, every, clock
         self._last = clock()
-        self._first: tuple[float, int] | None = None  # time is estimated from here: starting workers is no pace
+        self._first: tuple[float, int] | None = None  # time is estimated from here, without the start of workers
 
     def __call__(self, done: int, total: int) -> None:
         """Report; most calls print nothing."""

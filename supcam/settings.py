@@ -594,7 +594,7 @@ def read_yaml(content: bytes, where: str) -> Any:
     """Values of a YAML text in UTF-8.
 
     Raises:
-        UsageError: naming ``where`` and the line: for another encoding, what is no YAML, a key that stands twice in
+        UsageError: naming ``where`` and the line: for another encoding, what is not YAML, a key that stands twice in
             one mapping, or mappings nested deeper than any settings are.
     """
     try:

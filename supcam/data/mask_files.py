@@ -139,7 +139,7 @@ def read_json(content: bytes) -> dict[str, Any] | None:
     """COCO or LabelMe annotations; None for JSON of another kind.
 
     Raises:
-        UsageError: for what is no JSON.
+        UsageError: for what is not JSON.
     """
     try:
         found = json.loads(content.decode("utf-8-sig"))

@@ -30,7 +30,7 @@ class Segmented:
 
     Attributes:
         image: (H, W), 0 to 255, dark on bright; not averaged down.
-        scene: its things, and why it is no metaphase.
+        scene: its things, and why it is not a metaphase.
     """
 
     image: NDArray[Any]

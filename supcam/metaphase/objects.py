@@ -19,7 +19,7 @@ NUCLEUS = "interphase nucleus"
 DEBRIS = "debris"
 STAIN = "stain"
 NEIGHBOUR = "of another metaphase, cut off at the edge"
-# What is no chromosome of this metaphase gets no type, and needs nobody to look at it.
+# What is not a chromosome of this metaphase gets no type, and nobody needs to look at it.
 NO_CHROMOSOME = frozenset({NUCLEUS, DEBRIS, STAIN, NEIGHBOUR})
 
 BLANK = "no metaphase: nothing stands out from the paper"
@@ -54,9 +54,9 @@ class Limits:
         neighbour: fewest objects of another metaphase.
         whole: fewest objects of the main one, where there are others.
         one: most chromosomes of a picture in which no others are looked for.
-        objects: fewer chromosomes and clusters are no metaphase, if their area is that of a cluster as well.
+        objects: fewer chromosomes and clusters are not a metaphase, if their area is that of a cluster as well.
         cluster: area of the largest cluster, as the gate of predict has it.
-        covered: share of the picture that is no paper above which there is none.
+        covered: share of the picture that is not paper above which there is none.
         upright: share of the long objects within 20 degrees of upright that makes a karyogram.
         chromosomes: more are two metaphases, and still more none.
         pixels: least width of a chromosome, in pixels.
@@ -95,7 +95,7 @@ class Thing:
     Attributes:
         left, top: first column and row of its box.
         mask: (height, width), its pixels within the box.
-        reason: why it is no chromosome, or ``cut off at the edge``; empty for others.
+        reason: why it is not a chromosome, or ``cut off at the edge``; empty for others.
         paper: level of the paper around it, 0 to 255, after dark paper was turned bright.
     """
 
@@ -145,9 +145,9 @@ class Scene:
     """All things of a picture from top to bottom, and why the picture does not show exactly one metaphase.
 
     Attributes:
-        things: the objects; none where the picture is no metaphase.
+        things: the objects; none where the picture is not a metaphase.
         reason: one line, empty for one metaphase.
-        refused: whether the picture is no metaphase.
+        refused: whether the picture is not a metaphase.
         width: width of a chromosome, pixels of the picture.
     """
 

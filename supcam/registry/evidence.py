@@ -110,7 +110,7 @@ def stored_answers(package: Path) -> pd.DataFrame:
     """``test_predictions.csv`` of a package: ``sha256``, ``type`` and four probabilities of at least one crop.
 
     Raises:
-        PackageError: when it is missing, has no row, or holds what is no such answer.
+        PackageError: when it is missing, has no row, or holds anything else than such answers.
     """
     path = package / PREDICTIONS_FILE
     frame = _table(path, ["sha256", "type", *PROBABILITY_COLUMNS])

@@ -115,7 +115,7 @@ class Decision:
 
     @property
     def stops_pipeline(self) -> bool:
-        """Whether the refusal is no result of the metrics: the data failed, or the package is not what it claims."""
+        """Whether the refusal is not a result of the metrics: the data failed, or the package is not what it claims."""
         return any(rule.name in _CLAIMS and rule.passed is False for rule in self.rules)
 
     @property

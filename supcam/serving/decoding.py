@@ -228,7 +228,7 @@ def _refuse_archive(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-    except Exception:  # anything unreadable is no archive, so no polyglot
+    except Exception:  # anything unreadable is not an archive, so not a polyglot
         return
     if names:
         raise _Refused("carries a zip behind the image (two formats in one file). Export the image alone.")

@@ -280,7 +280,7 @@ def verify_package(folder: Path, needed: Sequence[str] = (GRAPH_FILE, CARD_FILE)
 def content_hash(folder: Path, shipped: str = "") -> str:
     """SHA-256 that names a registered model: of every file of its package, and of the code that travels with it.
 
-    A network without a card, which is no classifier, is named in the same way.
+    A network without a card, which is not a classifier, is named in the same way.
 
     Args:
         folder: The package; a file that its ``SHA256SUMS`` does not list could be changed unnoticed, and is refused.

@@ -127,7 +127,7 @@ def _reduced(values: Grey, notes: list[str]) -> Grey:
 
 
 def bodies_alone(paper: Paper, notes: list[str]) -> tuple[NDArray[np.uint8], Measurements]:
-    """Turn white what is no body, and measure what is left."""
+    """Turn white what does not belong to a body, and measure what is left."""
     grey = paper.grey
     image = np.rint(grey).astype(np.uint8)
     regions = connected_regions(paper.foreground)

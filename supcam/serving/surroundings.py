@@ -123,7 +123,7 @@ def _without_dead_rows(values: Grey, notes: list[str]) -> Grey:
 
 
 def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
-    """Turn dark paper bright, and find what is no picture at all but filled in around a cut-out.
+    """Turn dark paper bright, and find what is not part of the picture but filled in around a cut-out.
 
     The rim of a body is nearer to the paper than its inside is, whatever stands around a cut-out. Where the
     surroundings have many levels they are paper, and the body is what differs from them.
@@ -143,7 +143,7 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
         return (values if level >= 128 else WHITE - values), hidden
     rim_level, inside_level = median_of(rim), median_of(inside)
     if not hidden.any() and abs(rim_level - level) > 8 and share_of(np.abs(inside - level) <= 2) > 0.5:
-        # A line drawn around the body: within it the paper goes on, so the surroundings are no cut-out's.
+        # A line drawn around the body: within it the paper goes on, so the surroundings are not those of a cut-out.
         return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
     # A body with a pale inside on bright paper: nothing of it is brighter than the paper.
     pale_inside = 128 <= level >= rim_level > _DARK_RIM and percentiles_of(inside, 95)[0] <= level + 4

@@ -114,7 +114,7 @@ def _described_stack(file: Any) -> tuple[Any, int] | None:
 
 
 def _separate_channels(page: Any) -> int:
-    """Number of channels that are no colours: two or more grey ones in one page; 0 for colours and plain grey."""
+    """Number of channels that are not colours: two or more grey ones in one page; 0 for colours and plain grey."""
     samples = int(page.samplesperpixel)
     if samples == 1 or page.photometric not in (0, 1):
         return 0
@@ -142,7 +142,7 @@ def _check_complete(page: Any, length: int) -> None:
 def _check_behind(page: Any, length: int) -> None:
     """Planes that lie behind the first one without a directory, as MetaMorph and old ImageJ files have them.
 
-    What the directory itself points to (profiles, notes, smaller copies) is no plane, nor is what has another length.
+    What the directory itself points to (profiles, notes, smaller copies) is not a plane, nor is what has another length.
     """
     if page.compression != 1 or page.dtype is None or page.nbytes < 1:
         return

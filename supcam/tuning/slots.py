@@ -131,7 +131,7 @@ def _inside(values: Mapping[str, float], settings: Settings) -> dict[str, float]
 
 
 def _point_of(trial: Any, settings: Settings) -> Point:
-    """The point a trial stands for; the baseline may lie outside of the space and then is no sample of it."""
+    """The point a trial stands for; the baseline may lie outside of the space and is then not a sample of it."""
     space = search_space(settings)
     values: dict[str, float] = _baseline(settings) if int(trial.user_attrs["slot"]) == 0 else {}
     for name in _inside(values, settings) if values else space:
