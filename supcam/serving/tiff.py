@@ -142,7 +142,7 @@ def _check_complete(page: Any, length: int) -> None:
 def _check_behind(page: Any, length: int) -> None:
     """Planes that lie behind the first one without a directory, as MetaMorph and old ImageJ files have them.
 
-    What the directory itself points to (profiles, notes, smaller copies) is not a plane, nor is what has another length.
+    What the directory itself points to (profiles, notes, smaller copies) is not a plane, nor what has another length.
     """
     if page.compression != 1 or page.dtype is None or page.nbytes < 1:
         return
