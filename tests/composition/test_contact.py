@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from supcam.composition.contact import Fault, Window, axis_of, crosses, meeting, touch_points, window
-from supcam.composition.masks import Body, core_width, find_body
+from supcam.composition.masks import Body, core_width, dilate, find_body
 from supcam.settings import ComposeSettings
 
 LIMITS = ComposeSettings()
@@ -323,13 +323,41 @@ def test_an_arm_may_have_a_little_more_core_than_its_width_says(
     assert met(replace(level, width=width), upright, strict=True) == expected
 
 
-@pytest.mark.parametrize(("knob", "expected"), [(2, OVERLAP), (4, Fault.SECOND_CONTACT)])
-def test_an_arm_that_is_broad_halfway_is_more_than_one(knob: int, expected: int | Fault) -> None:
-    """An arm of 6 by 12 pixels whose last ``knob`` columns are 12 pixels high; within 12 pixels it may have 86."""
+@pytest.mark.parametrize(
+    ("columns", "height", "expected"),
+    [
+        ((11, 12), 12, OVERLAP),
+        ((9, 12), 12, Fault.SECOND_CONTACT),
+        ((3, 5), 8, OVERLAP),
+        ((2, 5), 8, Fault.SECOND_CONTACT),
+    ],
+)
+def test_an_arm_that_is_broad_in_between_is_more_than_one(
+    columns: tuple[int, int], height: int, expected: int | Fault
+) -> None:
+    """An arm 6 pixels high, and ``height`` pixels in the columns from the crossing: 6 columns may have 43, 12 86."""
     level = bar(32, centre=(CENTRE - 0.5, CENTRE - 0.5), width=6)
-    end = bar(knob, centre=(CENTRE - 0.5, CENTRE + 15.5 - knob / 2), width=12)
+    middle = (CENTRE - 0.5, CENTRE + 3 + sum(columns) / 2)
+    knob = bar(columns[1] - columns[0] + 1, centre=middle, width=height)
     upright = body(bar(centre=(CENTRE - 0.5, CENTRE - 0.5), angle=90.0))
-    assert met(replace(body(level, end, single=False), width=6.0), upright, strict=True) == expected
+    assert met(replace(body(level, knob, single=False), width=6.0), upright, strict=True) == expected
+
+
+def test_two_crossings_are_not_a_graze() -> None:
+    """Two uprights with a foot: haloes come near where they cross, and nowhere else."""
+    uprights = [bar(50, centre=(CENTRE, CENTRE + side), angle=90.0) for side in (-16, 16)]
+    fork = body(*uprights, bar(40, centre=(CENTRE + 25, CENTRE)))
+    assert met(body(bar()), fork) == OVERLAP
+
+
+def test_haloes_that_come_near_over_a_corner_come_near_in_one_place() -> None:
+    level, upright, view, _ = square_crossing()
+    near = dilate(dilate(level.dilated))[view.first] & upright.halo[view.second]
+    rows, columns = np.nonzero(near)
+    row, column = view.second[0].start + rows.max(), view.second[1].start + columns.max()
+    halo = upright.halo.copy()
+    halo[row, column], halo[row, column + 1] = False, True
+    assert met(level, replace(upright, halo=halo)) == OVERLAP
 
 
 def test_a_core_that_a_band_parts_is_not_split_by_a_bar_elsewhere() -> None:
