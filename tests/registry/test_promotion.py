@@ -27,7 +27,7 @@ from supcam.registry.promotion import best_candidate, write_decision
 from supcam.registry.reach import RegistryError
 from supcam.registry.registration import register_candidate, shipped_hash
 from supcam.registry.rules import Validation
-from supcam.registry.store import Registry
+from supcam.registry.store import Registry, Tag
 from supcam.serving.engine import content_hash
 from tests.registry.conftest import MakePackage, make_card, new_run
 from tests.registry.crops import DATA, PASSED, SETTINGS, go, manifest, project_crops
@@ -242,6 +242,13 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
         best_candidate(registry, "macro_sensitivity", run_id="nope")
     with pytest.raises(RegistryError, match="present data"):
         best_candidate(registry, "macro_sensitivity", data_hash="data-9")
+
+
+@pytest.mark.parametrize("damaged", ["", "good", "nan", "inf", "-inf"])
+def test_a_version_with_a_damaged_metric_is_below_all_others(two_versions: Registry, damaged: str) -> None:
+    two_versions.client.set_model_version_tag(two_versions.name, "1", Tag.METRIC + "macro_sensitivity", "0.1")
+    two_versions.client.set_model_version_tag(two_versions.name, "2", Tag.METRIC + "macro_sensitivity", damaged)
+    assert best_candidate(two_versions, "macro_sensitivity", data_hash=DATA).number == 1
 
 
 def _race(uri: str, candidate: int, crops: ProjectCrops, start: Any, results: Any) -> None:
