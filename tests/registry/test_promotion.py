@@ -184,6 +184,7 @@ def test_a_long_decision_fits_into_postgresql(make_package: MakePackage, postgre
 def test_an_experiment_never_moves_production(first_promoted: Registry) -> None:
     decision = go(first_promoted.uri, candidate=2, experiment=True)
     assert (decision.outcome, decision.version, decision.production) == ("candidate only", 2, 1)
+    assert decision.reason == "a DVC experiment moves only the alias candidate, never production"
     assert first_promoted.aliases() == {"production": 1, "candidate": 2}
 
 
