@@ -252,6 +252,16 @@ def test_a_version_with_a_damaged_metric_is_below_all_others(two_versions: Regis
     assert best_candidate(two_versions, "macro_sensitivity", data_hash=DATA).number == 1
 
 
+@pytest.mark.parametrize(
+    "record", [{"passed": "yes", "manifest_hash": DATA}, {"passed": 1, "manifest_hash": DATA}, {"passed": True}]
+)
+def test_a_record_of_validation_with_other_contents_is_none(two_versions: Registry, record: dict[str, Any]) -> None:
+    two_versions.client.set_model_version_tag(two_versions.name, "1", Tag.VALIDATION, json.dumps(record))
+    decision = go(two_versions.uri, candidate=1)
+    assert decision.outcome == "refused"
+    assert ("data validation", "no record") in [(rule.name, rule.value) for rule in decision.rules]
+
+
 def _race(uri: str, candidate: int, crops: ProjectCrops, start: Any, results: Any) -> None:
     start.wait(timeout=600)
     try:
