@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -119,9 +120,12 @@ def mutation_row(
         order = Order(str(path), defaultdict(set), {})
         return run_tests(module, tests, source, order), dict(order.covering), order.seconds, list(sys.modules)
 
+    place = TemporaryDirectory()  # packages and registries that tests/registry/conftest.py makes, once for all mutants
+    os.environ["SUPCAM_TESTS_KEEP"] = place.name
     result, covering, seconds, loaded = forked(measured)
     if result != 0:
         raise SystemExit(f"pytest ended {result} without a mutant: {' '.join(tests)}")
+    os.environ["SUPCAM_TESTS_KEPT"] = os.environ.pop("SUPCAM_TESTS_KEEP")
     sys.modules[module] = None  # type: ignore[assignment]  # what imports it fails here: each process imports that
     for name in loaded:
         if not name.startswith(("tests", "__main")):
@@ -141,6 +145,7 @@ def mutation_row(
         counts[{0: "survived", "timeout": "timeout"}.get(result, "killed")] += 1
         if result == 0:
             print(f"survived, line {one.line}: in: {one.place}\n  - {one.old}\n  + {one.new}", file=sys.stderr)
+    place.cleanup()
     caught = counts["killed"] + counts["timeout"]
     row = {"name": module, "mutants": len(mutants), "equivalent": len(mutants) - len(changing), "tested": len(chosen)}
     row |= counts | {"value": round(caught / len(chosen), 4), "unit": "share killed"}

@@ -1,9 +1,12 @@
 """A small real model, its packages, and real sqlite registries in temporary folders."""
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,16 @@ def drawn_crops(count: int, seed: int, size: int = SIZE) -> NDArray[np.uint8]:
     return bar_canvases(count, seed, size)
 
 
+def kept(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that ``build`` fills; one that is kept for all mutants of a run is taken (``benchmarks.mutation``)."""
+    if (place := os.environ.get("SUPCAM_TESTS_KEPT")) and (Path(place) / name).is_dir():
+        return Path(place) / name
+    place = os.environ.get("SUPCAM_TESTS_KEEP")
+    folder = (Path(place) if place else factory.mktemp("kept")) / name
+    build(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
     """Packages by seed and shift of the weights, with true metrics; the same one is exported only once."""
@@ -39,13 +52,20 @@ def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
         seed: int = 1, *, card: ModelCard | None = None, crops_seed: int = 0, again: bool = False, shift: float = 0.0
     ) -> Path:
         model, text = (seed, shift, crops_seed), (card or make_card()).to_json()
-        exported = next((made[other] for other in made if other[0] == model), None)
-        if again or exported is None:
-            exported = made[(model, "")] = export(tmp_path_factory.mktemp("package") / "model", *model)
-        if again or (model, text) not in made:
-            copy = tmp_path_factory.mktemp("package") / "model"
-            made[(model, text)] = with_card(exported, copy, card or make_card())
+        if again:
+            exported = export(tmp_path_factory.mktemp("package") / "model", *model)
+            made[(model, text)] = with_card(exported, tmp_path_factory.mktemp("package") / "model", card or make_card())
+        if (model, text) not in made:
+            name = hashlib.sha256(repr((model, text)).encode()).hexdigest()[:16]
+            made[(model, text)] = kept(
+                tmp_path_factory, name, lambda out: with_card(exported_once(*model), out, card or make_card())
+            )
         return made[(model, text)]
+
+    @cache
+    def exported_once(seed: int, shift: float, crops_seed: int) -> Path:
+        name = f"exported-{seed}-{shift}-{crops_seed}"
+        return kept(tmp_path_factory, name, lambda out: export(out, seed, shift, crops_seed))
 
     return make
 
@@ -58,9 +78,12 @@ def package(make_package: MakePackage) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, made once: making them takes longer than a test."""
-    folder = tmp_path_factory.mktemp("store")
-    open_client(f"sqlite:///{folder / 'mlflow.db'}", create=True).search_experiments()
-    return folder / "mlflow.db"
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        open_client(f"sqlite:///{folder / 'mlflow.db'}", create=True).search_experiments()
+
+    return kept(tmp_path_factory, "empty", build) / "mlflow.db"
 
 
 @pytest.fixture
@@ -72,17 +95,20 @@ def registry_uri(empty_store: Path, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def two_versions_store(make_package: MakePackage, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with two versions of other weights and code, registered once."""
-    folder = tmp_path_factory.mktemp("two")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    for seed in (1, 2):
-        register_candidate(
-            make_package(seed, card=make_card(code=f"code-{seed}")),
-            run_id=new_run(uri, folder),
-            tracking_uri=uri,
-            validation=PASSED,
-        )
-    return folder / "mlflow.db"
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        shutil.copy(empty_store, folder / "mlflow.db")
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        for seed in (1, 2):
+            register_candidate(
+                make_package(seed, card=make_card(code=f"code-{seed}")),
+                run_id=new_run(uri, folder),
+                tracking_uri=uri,
+                validation=PASSED,
+            )
+
+    return kept(tmp_path_factory, "two", build) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +116,12 @@ def promoted_stores(two_versions_store: Path, tmp_path_factory: pytest.TempPathF
     """The registry of two versions, with none, the first, and both of them promoted in turn."""
     stores = [two_versions_store]
     for number in (1, 2):
-        folder = tmp_path_factory.mktemp(f"promoted-{number}-")
-        decision = go(own_copy(stores[-1], folder).uri, candidate=number)
-        assert decision.outcome == "promoted", decision.reason
-        stores.append(folder / "mlflow.db")
+
+        def build(folder: Path, number: int = number) -> None:
+            decision = go(own_copy(stores[-1], folder).uri, candidate=number)
+            assert decision.outcome == "promoted", decision.reason
+
+        stores.append(kept(tmp_path_factory, f"promoted-{number}", build) / "mlflow.db")
     return stores
 
 
