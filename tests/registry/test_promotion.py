@@ -245,6 +245,15 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
         best_candidate(registry, "macro_sensitivity", data_hash="data-9")
 
 
+def test_the_beginning_of_a_run_id_must_name_one_run(two_versions: Registry) -> None:
+    for number, run in (("1", "run-of-a"), ("2", "run-of-ab")):
+        two_versions.client.set_model_version_tag(two_versions.name, number, Tag.RUN, run)
+    with pytest.raises(RegistryError, match=r"run .run-of. is ambiguous: run-of-a, run-of-ab\. Give more of its id"):
+        best_candidate(two_versions, "macro_sensitivity", run_id="run-of")
+    assert best_candidate(two_versions, "macro_sensitivity", run_id="run-of-a").number == 1  # a whole id is not one
+    assert best_candidate(two_versions, "macro_sensitivity", run_id="run-of-ab").number == 2
+
+
 @pytest.mark.parametrize("damaged", ["", "good", "nan", "inf", "-inf"])
 def test_a_version_with_a_damaged_metric_is_below_all_others(two_versions: Registry, damaged: str) -> None:
     two_versions.client.set_model_version_tag(two_versions.name, "1", Tag.METRIC + "macro_sensitivity", "0.1")
