@@ -245,6 +245,13 @@ def test_best_candidate_is_by_validation_figure_of_the_present_data(
         best_candidate(registry, "macro_sensitivity", data_hash="data-9")
 
 
+def test_the_model_of_the_settings_is_promoted(two_versions: Registry) -> None:
+    other = SETTINGS.model_copy(update={"model_name": "other"})
+    with pytest.raises(RegistryError, match="other"):
+        go(two_versions.uri, candidate=1, settings=other)
+    assert two_versions.aliases().get("production") is None
+
+
 def test_the_beginning_of_a_run_id_must_name_one_run(two_versions: Registry) -> None:
     for number, run in (("1", "run-of-a"), ("2", "run-of-ab")):
         two_versions.client.set_model_version_tag(two_versions.name, number, Tag.RUN, run)
