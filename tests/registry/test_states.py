@@ -64,6 +64,7 @@ def test_after_a_deleted_alias_a_candidate_is_compared_with_the_last_version(
     register_candidate(package, run_id=new_run(served.uri, tmp_path), tracking_uri=served.uri, validation=PASSED)
     decision = go(served.uri)
     assert decision.outcome == "refused" and "macro_sensitivity against production" in decision.reason
+    assert decision.production is None  # what it was compared with is not in production
     assert any("compared with version 2, which was in production before" in rule.note for rule in decision.rules)
     very_same = go(served.uri, candidate=2)
     assert very_same.outcome == "promoted"
