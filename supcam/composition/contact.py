@@ -62,8 +62,7 @@ def meeting(
     view = window(first.halo.shape, second.halo.shape, offset)
     contact = first.dilated[view.first] & second.halo[view.second]
     if not contact.any():
-        near = dilate(dilate(first.dilated))[view.first] & second.halo[view.second]
-        return Fault.GRAZE if near.any() else Fault.APART
+        return Fault.GRAZE if _near(first, second, view).any() else Fault.APART
     shared = first.core[view.first] & second.core[view.second]
     if not shared.any():
         return 1 if np.count_nonzero(contact) >= settings.min_contact else Fault.GRAZE
@@ -76,7 +75,7 @@ def meeting(
     if not (touches | overlaps).all() or (sizes[touches] < settings.min_contact).any():
         return Fault.GRAZE
     if overlaps.any():
-        if not touches.any() and _nearly_meet(first.dilated, second.halo, view, zones):
+        if not touches.any() and _elsewhere(_near(first, second, view), zones):
             return Fault.GRAZE
         strict = strict and not (first.single and second.single)
         reach = CLEAR if strict else settings.contact_reach
@@ -102,9 +101,13 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
     return np.add(np.argwhere(contact), (view.first[0].start, view.first[1].start))
 
 
-def _nearly_meet(dilated: Mask, halo: Mask, view: Window, zones: NDArray[np.integer]) -> bool:
-    """Whether haloes that cross come closer than three pixels somewhere else without meeting there."""
-    near = dilate(dilate(dilated))[view.first] & halo[view.second]
+def _near(first: Body, second: Body, view: Window) -> Mask:
+    """Pixels of the second halo that are closer than three pixels to the first or meet it."""
+    return dilate(dilate(first.dilated))[view.first] & second.halo[view.second]
+
+
+def _elsewhere(near: Mask, zones: NDArray[np.integer]) -> bool:
+    """Whether some place where haloes are near holds no zone of contact: they come close there without meeting."""
     places, count = ndimage.label(near, EIGHT)
     return bool(np.unique(places[zones > 0]).size < count)
 

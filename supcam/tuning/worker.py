@@ -84,7 +84,7 @@ def _run_trial(study: Any, trial: Any, point: Point, task: WorkerTask, above: Ru
             watch = TrialWatch(state_dir, trial, task.storage, run)
             decided = _measure(study, trial, lambda: task.objective(point, watch), run)
     except BaseException:
-        # Given back: it is not the trial's fault, which the next worker repeats.
+        # Not the trial's fault, so the next worker repeats it.
         with contextlib.suppress(Exception):  # a storage that is away, or was interrupted in a statement
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
