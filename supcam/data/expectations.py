@@ -80,17 +80,11 @@ def validate_composed(
         UsageError, MissingExtra: as :func:`validate_crops`, and when there are no sources.
     """
     _refuse_empty(sources, "training part")
-    drawn = frame[is_drawn(frame)]
-    sides = pd.concat([sources, drawn])[["width", "height"]].to_numpy(dtype=float)
-    darkest = _darkest({sources_root: sources, root: drawn}) if sources_root else (0, 255)
+    sides = pd.concat([sources, frame[is_drawn(frame)]])[["width", "height"]].to_numpy(dtype=float)
+    tables = composed_tables(frame, sources, root, requested, progress)
+    darkest = darkest_range(sources, sources_root, tables["crop"]) if sources_root else (0, 255)
     rules = composed_rules(settings, darkest, (float(sides.min()), float(sides.max())))
-    return _judge("composed", composed_tables(frame, sources, root, requested, progress), rules)
-
-
-def _darkest(tables: Mapping[Path, pd.DataFrame]) -> tuple[int, int]:
-    """Lowest and highest darkest grey of crops in several tables, by the folder that their paths start from."""
-    ranges = [darkest_range(rows, root) for root, rows in tables.items() if len(rows)]
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
+    return _judge("composed", tables, rules)
 
 
 def _refuse_empty(frame: pd.DataFrame, what: str) -> None:

@@ -94,9 +94,17 @@ def composed_tables(
     return {"crop": facts, "type": _named(missing, "missing")}
 
 
-def darkest_range(sources: pd.DataFrame, root: Path) -> tuple[int, int]:
-    """Range of the darkest pixel of real crops; where densities add, a composite may go down to the blending floor."""
+def darkest_range(sources: pd.DataFrame, root: Path, facts: pd.DataFrame) -> tuple[int, int]:
+    """Range of the darkest pixel that composites may have, in grey levels.
+
+    Args:
+        sources: Rows of real crops, whose paths start from ``root``.
+        root: The folder of their images.
+        facts: The composed crops as measured: drawn singles among them are sources as well.
+    """
     darkest = [int(decode_crop(root / path).min()) for path in sources["path"]]
+    darkest += facts["darkest"][is_drawn(facts)].dropna().astype(int).to_list()
+    # Where densities add, a composite may go down to the blending floor.
     return max(0, min(_BLENDING_FLOOR, *darkest) - _OVERSHOOT), max(darkest) + _OVERSHOOT
 
 
