@@ -1,7 +1,7 @@
 """One stage at work: its inputs, output folder and tracked run, and what determines its result."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +166,7 @@ def _keep_artifacts(stage: Stage) -> None:
 
 def code_hash(root: Path) -> str:
     """Hash of all code that makes a model: the code deps of every stage before promote."""
-    deps = [tracking.stage_inputs(root, stage)["deps"] for stage in _before_promote(root)]
+    deps = [inputs["deps"] for inputs in _upstream_inputs(root, {}).values()]
     code = {
         name: digest for each in deps for name, digest in each.items() if name.startswith(("supcam/", "pipelines/"))
     }
@@ -175,9 +175,10 @@ def code_hash(root: Path) -> str:
 
 def upstream_inputs(workspace: Workspace) -> dict[str, Any]:
     """Deps and params of every stage before promote, as ``dvc.lock`` has them."""
-    root = workspace.root
-    return {stage: tracking.stage_inputs(root, stage, workspace.located(stage)) for stage in _before_promote(root)}
+    return _upstream_inputs(workspace.root, {stage: workspace.located(stage) for stage in stage_names(workspace.root)})
 
 
-def _before_promote(root: Path) -> list[str]:
-    return [stage for stage in stage_names(root) if stage != "promote"]
+def _upstream_inputs(root: Path, located: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
+    known: dict[Path, str | None] = {}  # what several stages read is hashed once
+    stages = [stage for stage in stage_names(root) if stage != "promote"]
+    return {stage: tracking.stage_inputs(root, stage, located.get(stage), known) for stage in stages}

@@ -33,13 +33,16 @@ def path_hash(path: Path, root: Path | None = None) -> str | None:
     return file_hash(path) if path.is_file() else None
 
 
-def stage_inputs(root: Path, stage: str, located: Mapping[str, Path] | None = None) -> dict[str, dict[str, Any]]:
+def stage_inputs(
+    root: Path, stage: str, located: Mapping[str, Path] | None = None, known: dict[Path, str | None] | None = None
+) -> dict[str, dict[str, Any]]:
     """What a stage of ``dvc.yaml`` depends on, as its entry in ``dvc.lock`` will record it.
 
     Args:
         root: The project root.
         stage: Name in ``dvc.yaml``.
         located: Where a dependency really lies, for runs that read another folder than DVC would.
+        known: Hashes that are known already, by path; those computed here are added.
 
     Returns:
         ``{"deps": {path: md5 or None when missing}, "params": {"file:key": value}}``.
@@ -52,7 +55,10 @@ def stage_inputs(root: Path, stage: str, located: Mapping[str, Path] | None = No
         raise UsageError(f"stage {stage!r} is not in {root / 'dvc.yaml'}; it has {', '.join(stages)}.")
     definition = stages[stage]
     names = [name if isinstance(name, str) else next(iter(name)) for name in definition.get("deps", [])]
-    deps = {name: path_hash((located or {}).get(name, root / name), root) for name in names}
+    paths = {name: (located or {}).get(name, root / name) for name in names}
+    known = {} if known is None else known
+    known |= {path: path_hash(path, root) for path in paths.values() if path not in known}
+    deps = {name: known[path] for name, path in paths.items()}
     return {"deps": deps, "params": _params(root, definition.get("params", []), located or {})}
 
 
