@@ -86,3 +86,9 @@ def test_bytecode_is_no_dependency() -> None:
         text=True,
     )
     assert set(done.stdout.split()) == bytecode, f"put into .dvcignore what DVC would count as code: {done.stderr}"
+
+
+def test_mlflow_run_goes_through_every_stage_in_the_order_of_dvc_yaml() -> None:
+    from pipelines.main import STAGES as MAIN
+
+    assert [*MAIN, "promote"] == list(STAGES)

@@ -62,14 +62,14 @@ def import_(
 
 def synthesize(
     into: Annotated[Path, typer.Option(help="New folder for images/ and labels.csv.")],
-    cases: Annotated[int, typer.Option(help="Cases that differ in contrast, sharpness and condensation.", min=1)] = 12,
-    crops: Annotated[int, typer.Option(help="Crops in all.", min=4)] = 720,
+    cases: Annotated[int, typer.Option(help="Cases, each with its own stain, focus, condensation and cut.", min=1)] = 12,
+    crops: Annotated[int, typer.Option(help="Crops in all, at least 8 for each case.", min=8)] = 720,
     seed: Annotated[int, typer.Option(help="The same seed draws the same crops.", min=0)] = 42,
     counts: Annotated[
         str | None, typer.Option(help="Crops of each type instead: instance,touching,overlapping,touching-overlapping.")
     ] = None,
 ) -> None:
-    """Draw synthetic G-band crops of all four types; take them in with: supcam import INTO."""
+    """Draw synthetic crops of all four types, a look for each case; take them in with: supcam import INTO."""
     from supcam.synthetic.sample import synthesize as draw
 
     _require_new(into)
