@@ -62,7 +62,7 @@ def import_(
 
 def synthesize(
     into: Annotated[Path, typer.Option(help="New folder for images/ and labels.csv.")],
-    cases: Annotated[int, typer.Option(help="Cases, each with its own stain, focus, condensation and cut.", min=1)] = 12,
+    cases: Annotated[int, typer.Option(help="Cases, each with its own stain, focus and cut.", min=1)] = 12,
     crops: Annotated[int, typer.Option(help="Crops in all, at least 8 for each case.", min=8)] = 720,
     seed: Annotated[int, typer.Option(help="The same seed draws the same crops.", min=0)] = 42,
     counts: Annotated[
