@@ -41,7 +41,7 @@ def small_settings(**sections: dict[str, Any]) -> Settings:
     values: dict[str, dict[str, Any]] = {
         "runtime": {"threads": 1, "progress": False, "device": "cpu"},
         "input": {"size": 32},
-        "model": {"encoder": "resnet10"},
+        "model": {"encoder": "resnet10", "width": 16},
         "pretrain": {"epochs": 4, "batch_size": 8, "queue_size": 24, "projection": 16, "watch_crops": 16},
         "finetune": {"epochs": 3, "real_epochs": 1, "batch_size": 8},
     }

@@ -315,7 +315,7 @@ def test_weights_of_another_architecture_are_refused(
 ) -> None:
     other = small_settings(model={"encoder": "resnet18"})
     with pytest.raises(
-        UsageError, match=r"do not fit the model \(encoder resnet18, width 64, norm batch, pooling average\)"
+        UsageError, match=r"do not fit the model \(encoder resnet18, width 16, norm batch, pooling average\)"
     ):
         if stage == "finetune":
             finetune(small_crops(), VALIDATION, other, pretrained[0].encoder_state, state_dir=tmp_path)
