@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from supcam.serving.images import decode_crop, letterbox, native_canvas
+from supcam.serving.images import decode_crop, square_of
 from supcam.views import HALO, TrainViews, ViewRanges, counted_uniform, to_input, view_seeds
 
 EIGHT = np.ones((3, 3))
@@ -23,8 +23,8 @@ def seeds_of(count: int, epoch: int = 0, view: int = 0) -> Tensor:
 
 def real_canvases(shared_data: Path, source: str, count: int, scale: str = "letterbox") -> Tensor:
     listed = pd.read_csv(shared_data / source / "labels.csv")["path"].sample(count, random_state=3)
-    fit = letterbox if scale == "letterbox" else native_canvas
-    return torch.from_numpy(np.stack([fit(decode_crop(shared_data / source / path), 96) for path in listed]))[:, None]
+    crops = [decode_crop(shared_data / source / path) for path in listed]
+    return torch.from_numpy(np.stack([square_of(crop, 96, scale) for crop in crops]))[:, None]
 
 
 def components(mask: Tensor) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, Body, Mask, Points, bounding_box, dilate
+from supcam.composition.masks import EIGHT, Body, Mask, Points, bounding_box
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 
 CLEAR = 4  # pixels around a shared core within which a strict crossing must end
@@ -103,7 +104,7 @@ def touch_points(first: Body, second: Body, offset: tuple[int, int]) -> Points:
 
 def _near(first: Body, second: Body, view: Window) -> Mask:
     """Pixels of the second halo that are closer than three pixels to the first or meet it."""
-    return dilate(dilate(first.dilated))[view.first] & second.halo[view.second]
+    return dilated(dilated(first.dilated))[view.first] & second.halo[view.second]
 
 
 def _elsewhere(near: Mask, zones: NDArray[np.integer]) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 
 WHITE = 255
@@ -51,7 +52,7 @@ class Body:
     @cached_property
     def dilated(self) -> Mask:
         """The halo dilated by a pixel: what another halo must meet to be in contact."""
-        return dilate(self.halo)
+        return dilated(self.halo)
 
     @cached_property
     def components(self) -> tuple[NDArray[np.int32], int]:
@@ -111,7 +112,7 @@ def find_body(image: Grey, settings: ComposeSettings, tail: Grey | None = None) 
     top, left = max(rows.start - RIM, 0), max(columns.start - RIM, 0)
     box = np.s_[top : rows.stop + RIM, left : columns.stop + RIM]
     halo, image, tail = halo[box], image[box], (image if tail is None else tail)[box]
-    image = np.where(dilate(halo), image, np.uint8(WHITE))
+    image = np.where(dilated(halo), image, np.uint8(WHITE))
     # Another component can lie inside the rim.
     image[(image < settings.halo_level) & ~halo] = WHITE
     core = core_mask(image, halo, settings)
@@ -127,18 +128,6 @@ def core_width(core: Mask) -> float:
     """
     depth = ndimage.distance_transform_edt(np.pad(core, 1))[1:-1, 1:-1][core]
     return 4.0 * (float(np.median(depth)) - 0.5) if depth.size else 0.0
-
-
-def dilate(mask: Mask) -> Mask:
-    """``mask`` (H, W) dilated by one pixel in all eight directions, on the same frame."""
-    # Several times as fast as scipy's binary_dilation, and called for every warp and every shift that is tried.
-    tall = mask.copy()
-    tall[1:] |= mask[:-1]
-    tall[:-1] |= mask[1:]
-    wide = tall.copy()
-    wide[:, 1:] |= tall[:, :-1]
-    wide[:, :-1] |= tall[:, 1:]
-    return wide
 
 
 def falls_apart(image: Grey, settings: ComposeSettings) -> bool:

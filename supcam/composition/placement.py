@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from supcam.cluster_type import Relation
-from supcam.composition.masks import Body, Mask, dilate
+from supcam.composition.masks import Body, Mask
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 
 # Two bars cross in the product of their widths or more; with less shared, neither is split. Measured over 4,000
@@ -80,7 +81,7 @@ def touch_guards(first: Body, second: Body, settings: ComposeSettings) -> tuple[
     """
     if first.cut or second.cut:
         return first.core, second.core
-    return dilate(first.core), second.core | (second.halo & (second.image < settings.core_level + NEAR))
+    return dilated(first.core), second.core | (second.halo & (second.image < settings.core_level + NEAR))
 
 
 def least_shared(first: Body, second: Body) -> int:

@@ -8,7 +8,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.segmentation import watershed
 
-from supcam.composition.masks import EIGHT, WHITE, Body, Mask, Points, dilate
+from supcam.composition.masks import EIGHT, WHITE, Body, Mask, Points
+from supcam.serving.bodies import dilated
 
 MOST_HIDDEN = 0.25  # of a touch's pixels: with more of them below further sources it does not show any more
 _SMOOTH = 0.12  # times the width: grain of single pixels splits nothing
@@ -50,7 +51,7 @@ def _cuts(body: Body, width: float) -> Iterator[Points]:
         number = large.size
         markers = np.where(np.isin(parts, large), parts, 0)
         basins = watershed(-density, markers, EIGHT, mask=body.halo, watershed_line=True)  # type: ignore[no-untyped-call]
-        near = [dilate(basins == part) & body.halo & (basins == 0) for part in large]
+        near = [dilated(basins == part) & body.halo & (basins == 0) for part in large]
         for one, other in combinations(near, 2):
             cut = np.argwhere(one & other)
             if len(cut) >= 2 and cut.tobytes() not in seen:

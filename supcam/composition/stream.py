@@ -14,7 +14,7 @@ from supcam.composition.masks import Grey
 from supcam.composition.sources import Sources
 from supcam.composition.workers import Workers, results
 from supcam.errors import UsageError
-from supcam.serving.images import letterbox, native_canvas
+from supcam.serving.images import square_of
 from supcam.settings import ComposeSettings
 
 _BLOCK = 32  # composites of one batch
@@ -76,7 +76,7 @@ class ComposedStream:
             else:
                 image, label, sources = self._stand_in(seed, index)
                 reasons[made.reason] += 1
-            images.append((letterbox if self._scale == "letterbox" else native_canvas)(image, self._size))
+            images.append(square_of(image, self._size, self._scale))
             labels.append(label)
             rows.append(sources)
         return Batch(np.stack(images)[:, None], np.array(labels, dtype=np.int64), rows, reasons)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supcam.cluster_type import ClusterType
-from supcam.serving.images import Reading, letterbox, native_canvas, read_crop
+from supcam.serving.images import Reading, read_crop, square_of
 from supcam.serving.reading import Measurements
 
 
@@ -70,8 +70,7 @@ class CropSet:
 
     def canvas(self, size: int, scale: Literal["letterbox", "native"] = "letterbox") -> NDArray[np.uint8]:
         """All crops as squares on white, shape (N, 1, size, size), 8-bit."""
-        fit = letterbox if scale == "letterbox" else native_canvas
-        squares = [fit(image, size) for image in self.images]
+        squares = [square_of(image, size, scale) for image in self.images]
         return np.array(squares, dtype=np.uint8).reshape(-1, 1, size, size)
 
     def subset(self, mask: NDArray[Any] | Sequence[bool] | Sequence[int]) -> "CropSet":

@@ -17,7 +17,8 @@ from supcam.data.fingerprints import SIZE, fingerprint
 from supcam.data.groups import connected, merged
 from supcam.progress import Progress
 from supcam.serving.gate import WITHOUT_TYPE, picture_reasons
-from supcam.serving.images import FOREGROUND, ImageError, Reading, border_of, letterbox, read_crop
+from supcam.serving.images import FOREGROUND, ImageError, Reading, letterbox, read_crop
+from supcam.serving.paper import edges_of
 from supcam.workers import ended_on_error, worker_pool
 
 OK = "ok"
@@ -161,7 +162,7 @@ def _look(decoded: Reading) -> dict[str, object]:
         "doubtful": "; ".join(reason for reason in reasons if reason not in WITHOUT_TYPE),
         "short_side": float(min(decoded.shape)),
         "long_side": float(max(decoded.shape)),
-        "background": float(np.percentile(border_of(image), 90)),
+        "background": float(np.percentile(edges_of(image), 90)),
         "foreground": float(halo.mean()),
         "components": float((sizes >= _SPECK).sum()),
         "darkest": float(image.min()),

@@ -157,7 +157,7 @@ def _reference(registry: Registry, candidate: Version) -> _Reference:
         return _Reference(model, package, "; ".join(filter(None, (_unread(unread), note))))
     if not order:
         return _Reference()
-    return _Reference(RegisteredModel(order[0], "", None), None, _unread(unread))
+    return _Reference(RegisteredModel(order[0], "", None))
 
 
 def _unread(numbers: list[int]) -> str:

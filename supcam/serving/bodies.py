@@ -112,7 +112,8 @@ def eroded(mask: Mask, *, square: bool = False) -> Mask:
 
 
 def dilated(mask: Mask, *, square: bool = True) -> Mask:
-    """Mask (H, W) grown by one pixel: to all eight neighbours when ``square``, else to the four sides."""
+    """Mask (H, W) dilated by one pixel: to all eight neighbours when ``square``, else to the four sides."""
+    # Several times as fast as scipy's binary_dilation; composition calls it for every shift that is tried.
     out = mask.copy()
     out[1:] |= mask[:-1]
     out[:-1] |= mask[1:]

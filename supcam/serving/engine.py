@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..cluster_type import TYPE_LABELS
 from ..errors import SupcamError
 from .gate import judged, sure_enough
-from .images import ImageError, Reading, Source, letterbox, native_canvas, read_crop
+from .images import ImageError, Reading, Source, read_crop, square_of
 from .novelty import NOVELTY_FILE, Novelty, statistics_of
 from .reading import Measurements
 
@@ -93,7 +93,7 @@ class Engine:
         try:
             self.size = int(self.card["input"]["size"])
             self.threshold = float(self.card["review"]["threshold"])
-            self._square = native_canvas if self.card["input"]["scale"] == "native" else letterbox
+            self._scale = str(self.card["input"]["scale"])
         except (KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{folder / CARD_FILE} lacks a usable entry: {error}. {REMEDY}") from None
         try:
@@ -205,7 +205,7 @@ class Engine:
     def _read(self, source: CropInput, page: int | None) -> _Crop:
         reading = source if isinstance(source, Reading) else read_crop(source, page=page)
         statistics = statistics_of(reading.image) if self.novelty is not None else None
-        return _Crop(self._square(reading.image, self.size)[np.newaxis], reading.measurements, statistics)
+        return _Crop(square_of(reading.image, self.size, self._scale)[np.newaxis], reading.measurements, statistics)
 
     def _unlike(self, crops: Sequence[_Crop]) -> NDArray[np.bool_]:
         if self.novelty is None:

@@ -18,11 +18,11 @@ __all__ = [
     "ImageError",
     "Reading",
     "Source",
-    "border_of",
     "decode_crop",
     "letterbox",
     "native_canvas",
     "read_crop",
+    "square_of",
 ]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
@@ -73,6 +73,11 @@ def native_canvas(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return letterbox(crop, size) if max(crop.shape) > size else _centred(crop, size)
 
 
+def square_of(crop: NDArray[np.uint8], size: int, scale: str) -> NDArray[np.uint8]:
+    """A crop (H, W) as the setting ``input.scale`` has it, ``letterbox`` or ``native``: shape (size, size)."""
+    return native_canvas(crop, size) if scale == "native" else letterbox(crop, size)
+
+
 def _without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """View of the smallest box of a crop (H, W) that holds its foreground, v < 250; the whole crop without any."""
     foreground = crop < FOREGROUND
@@ -80,11 +85,6 @@ def _without_frame(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not len(rows):
         return crop
     return crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def border_of(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels along the four edges of a crop (H, W), shape (n,): they show the background."""
-    return np.concatenate([crop[0], crop[-1], crop[:, 0], crop[:, -1]])
 
 
 def _centred(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

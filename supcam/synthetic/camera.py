@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from supcam.composition.masks import WHITE, Grey, Mask, dilate, largest_component
+from supcam.composition.masks import WHITE, Grey, Mask, largest_component
+from supcam.serving.bodies import dilated
 from supcam.serving.images import FOREGROUND
 from supcam.synthetic.look import Look
 
@@ -78,5 +79,5 @@ def _cut(grey: NDArray[np.float64], body: Mask, look: Look, rng: np.random.Gener
     distance = ndimage.distance_transform_edt(~body)
     ragged = 0.0 if rng is None else 0.7 * ndimage.gaussian_filter(rng.standard_normal(body.shape), 1.0) * 2.5
     return (
-        largest_component(body | (distance + ragged <= look.rim)) if look.rim > 0 else largest_component(dilate(body))
+        largest_component(body | (distance + ragged <= look.rim)) if look.rim > 0 else largest_component(dilated(body))
     )

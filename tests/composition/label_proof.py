@@ -18,9 +18,10 @@ from PIL import Image
 
 from supcam.cluster_type import ClusterType
 from supcam.composition.composer import Composer, Composite, Placed
-from supcam.composition.masks import Grey, Mask, dilate
+from supcam.composition.masks import Grey, Mask
 from supcam.composition.sampling import BOTH_CELLS, CELLS, Cell, Plan
 from supcam.composition.sources import SourceCrops
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 from supcam.synthetic.chromosome import Drawing
 from supcam.synthetic.sample import draw_crops
@@ -100,7 +101,7 @@ def true_types(outlines: list[Outline], shape: tuple[int, int]) -> set[ClusterTy
             bits |= ClusterType.OVERLAPPING
         elif shared:
             graze = True
-        elif (contact := dilate(halo) & rim).any():
+        elif (contact := dilated(halo) & rim).any():
             below = [third for turn, (third, _) in enumerate(masks) if turn not in (number, partner)]
             hidden = contact & np.any(below, axis=0) if below else np.zeros_like(contact)
             if np.count_nonzero(hidden) > _MOST_HIDDEN * np.count_nonzero(contact):

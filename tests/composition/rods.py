@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from supcam.cluster_type import ClusterType
-from supcam.composition.masks import Grey, Mask, dilate
+from supcam.composition.masks import Grey, Mask
+from supcam.serving.bodies import dilated
 from supcam.synthetic.chromosome import Drawing
 from tests.composition.label_proof import Bank, Outline, true_types
 
@@ -36,7 +37,7 @@ def rods_bank(cases: int, seed: int, *, singles: int = 12, pairs: int = 6) -> Ba
 def contact_in(outlines: list[Outline], shape: tuple[int, int]) -> Mask:
     """Where the haloes of two rods meet on a crop of ``shape``."""
     (_, first), (_, second) = (outline.masks(shape) for outline in outlines)
-    return dilate(first) & second
+    return dilated(first) & second
 
 
 def _rod(rng: np.random.Generator) -> tuple[NDArray[np.float64], Mask]:

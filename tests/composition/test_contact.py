@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from supcam.composition.contact import Fault, Window, axis_of, crosses, meeting, touch_points, window
-from supcam.composition.masks import Body, core_width, dilate, find_body
+from supcam.composition.masks import Body, core_width, find_body
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 
 LIMITS = ComposeSettings()
@@ -352,7 +353,7 @@ def test_two_crossings_are_not_a_graze() -> None:
 
 def test_haloes_that_come_near_over_a_corner_come_near_in_one_place() -> None:
     level, upright, view, _ = square_crossing()
-    near = dilate(dilate(level.dilated))[view.first] & upright.halo[view.second]
+    near = dilated(dilated(level.dilated))[view.first] & upright.halo[view.second]
     rows, columns = np.nonzero(near)
     row, column = view.second[0].start + rows.max(), view.second[1].start + columns.max()
     halo = upright.halo.copy()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from supcam.composition.masks import EIGHT, core_mask, core_width, dilate, find_body, source_defect
+from supcam.composition.masks import EIGHT, core_mask, core_width, find_body, source_defect
 from supcam.composition.sources import SourceCrops
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 from supcam.synthetic.chromosome import Drawing
 
@@ -105,4 +106,4 @@ def test_cores_hold_the_bodies(drawn: tuple[SourceCrops, list[Drawing]]) -> None
 
 def test_dilation_is_that_of_scipy() -> None:
     mask = np.random.default_rng(0).random((17, 23)) < 0.1
-    np.testing.assert_array_equal(dilate(mask), ndimage.binary_dilation(mask, EIGHT))
+    np.testing.assert_array_equal(dilated(mask), ndimage.binary_dilation(mask, EIGHT))

@@ -13,9 +13,10 @@ from hypothesis.extra.numpy import arrays
 
 from supcam.cluster_type import Relation
 from supcam.composition.contact import window
-from supcam.composition.masks import Body, core_width, dilate, find_body
+from supcam.composition.masks import Body, core_width, find_body
 from supcam.composition.placement import Shifts, admissible, correlate
 from supcam.composition.sources import SourceCrops
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -54,7 +55,7 @@ def plain_search(
         halo, other = first.halo[view.first], second.halo[view.second]
         cores = np.count_nonzero(first.core[view.first] & second.core[view.second])
         touching = np.count_nonzero(halo & other)
-        contact = np.count_nonzero(dilate(first.halo)[view.first] & other)
+        contact = np.count_nonzero(dilated(first.halo)[view.first] & other)
         if relation is Relation.OVERLAP:
             if least_core <= cores <= limits.max_core_overlap_share * smaller_core:
                 yield offset, 1.0
@@ -62,7 +63,7 @@ def plain_search(
         if first.cut or second.cut:  # no room for a pixel between cores, and no halo to share
             apart, least_halo = cores == 0, 0
         else:
-            apart = not (dilate(first.core)[view.first] & (second.core | near)[view.second]).any()
+            apart = not (dilated(first.core)[view.first] & (second.core | near)[view.second]).any()
             least_halo = 1
         if apart and least_halo <= touching <= most_halo and contact >= limits.min_contact:
             yield offset, float(contact) ** limits.contact_power

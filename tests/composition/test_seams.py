@@ -9,11 +9,12 @@ from scipy import ndimage
 from supcam.cluster_type import ClusterType
 from supcam.composition.assembly import Assembly
 from supcam.composition.composer import Composer, Composite
-from supcam.composition.masks import core_width, dilate, find_body
+from supcam.composition.masks import core_width, find_body
 from supcam.composition.sampling import Cell, Plan
 from supcam.composition.seams import find_seams, lies_below
 from supcam.composition.sources import SourceCrops
 from supcam.composition.warp import Sheet, Warp
+from supcam.serving.bodies import dilated
 from supcam.settings import ComposeSettings
 from tests.composition.label_proof import Bank, drawn_bank, outlines_in, true_types
 from tests.composition.rods import contact_in, rods_bank
@@ -34,7 +35,7 @@ def test_the_seam_lies_where_two_chromosomes_meet(crops: SourceCrops) -> None:
         if not seams:
             continue
         found += 1
-        contact = dilate(made.masks[0]) & dilate(made.masks[1])
+        contact = dilated(made.masks[0]) & dilated(made.masks[1])
         away = ndimage.distance_transform_edt(~contact)
         near.append(min(float(np.median(away[tuple((seam + body.corner).T)])) for seam in seams))
     assert found >= 54

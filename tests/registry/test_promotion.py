@@ -44,7 +44,7 @@ def test_first_promotion_and_then_nothing_to_do(package: Path, registry_uri: str
     first = go(registry_uri)
     write_decision(first, tmp_path / "promote" / "decision.json")
     registry = Registry(registry_uri)
-    assert first.outcome == "promoted"
+    assert (first.outcome, first.reason) == ("promoted", "first model in production")
     assert registry.aliases() == {"candidate": 1, "production": 1}
     text = json.dumps(asdict(first), indent=2, sort_keys=True) + "\n"
     assert (tmp_path / "promote" / "decision.json").read_text() == text
@@ -166,6 +166,16 @@ def promote_with_long_reasons(registry: Registry) -> None:
     decision = json.loads(Path(artifact).read_text(encoding="utf-8"))
     assert LONG_REASON in decision["reason"] and decision["decision"]["comparison"]["crops"] == 40
     assert LONG_REASON in registry.version(1).tags["supcam.decision.reason"]
+
+
+def test_both_models_are_judged_by_the_labels_of_the_project(first_promoted: Registry) -> None:
+    """The tables of both packages keep a label that was corrected since, by which each answers every crop correctly."""
+    whole = project_crops()
+    corrected = whole.manifest.copy()
+    corrected.loc[0, "type"] = "touching-overlapping"
+    compared = go(first_promoted.uri, candidate=2, crops=ProjectCrops(corrected, whole.root)).comparison
+    found = compared["sensitivity"]["touching-overlapping"]
+    assert (found["crops"], found["candidate"], found["production"]) == (11, 10 / 11, 10 / 11)
 
 
 def test_a_long_decision_did_not_fit_into_a_tag(two_versions: Registry) -> None:
