@@ -107,9 +107,9 @@ def forked(function: Callable[[], Any], seconds: int | None = None) -> Any:
 
 
 def mutation_row(
-    module: str, tests: list[str], equivalent: list[dict[str, str]], size: int, seed: int
+    module: str, tests: list[str], equivalent: list[dict[str, str]], size: int, seed: int, part: str
 ) -> dict[str, Any]:
-    """Test a random sample of a module's mutants, for size 0 all.
+    """Test a random sample of a module's mutants, for size 0 all; of these the part, such as 1/2, for other cores.
 
     For a process of its own, as it imports whatever the tests import.
     """
@@ -136,7 +136,8 @@ def mutation_row(
     mutants = mutants_of(source)
     stale = known - {(one.place, one.old, one.new) for one in mutants}
     changing = [one for one in mutants if (one.place, one.old, one.new) not in known]
-    chosen = random.Random(seed).sample(changing, min(size or len(changing), len(changing)))
+    first, parts = map(int, part.split("/"))
+    chosen = random.Random(seed).sample(changing, min(size or len(changing), len(changing)))[first - 1 :: parts]
     limit, counts = int(10 + 5 * sum(seconds.values())), {"killed": 0, "timeout": 0, "survived": 0}
     for one in chosen:
         result = forked(
@@ -148,7 +149,7 @@ def mutation_row(
     place.cleanup()
     caught = counts["killed"] + counts["timeout"]
     row = {"name": module, "mutants": len(mutants), "equivalent": len(mutants) - len(changing), "tested": len(chosen)}
-    row |= counts | {"value": round(caught / len(chosen), 4), "unit": "share killed"}
+    row |= {"part": part} | counts | {"value": round(caught / len(chosen), 4), "unit": "share killed"}
     if len(chosen) < len(changing):
         interval = binomtest(caught, len(chosen)).proportion_ci(method="wilson")
         row |= {"seed": seed, "low": round(interval.low, 4), "high": round(interval.high, 4)}
@@ -162,12 +163,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="of benchmarks/mutation.yaml; by default all")
     parser.add_argument("--sample", type=int, default=100, help="mutants of each module, 0 for all; by default 100")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--part", default="1/1", help="1/2 and 2/2 for a core each; by default 1/1, all")
     options, failed = parser.parse_args(arguments), False
     for module in options.modules or table:
         entry = table[module]
-        row = forked(
-            partial(mutation_row, module, entry["tests"], entry.get("equivalent", []), options.sample, options.seed)
-        )
+        given = module, entry["tests"], entry.get("equivalent", []), options.sample, options.seed, options.part
+        row = forked(partial(mutation_row, *given))
         print(json.dumps(row), flush=True)
         failed = failed or row["value"] < LEAST_KILLED or bool(row["stale"])
     return int(failed)
