@@ -165,7 +165,10 @@ def test_a_damaged_candidate_is_refused_by_its_own_number(served: Registry) -> N
     damage(served, 1)
     decision = go(served.uri, candidate=1)
     assert (decision.outcome, decision.version, decision.production) == ("refused", 1, 2)
-    assert [(rule.name, rule.passed) for rule in decision.rules] == [(PACKAGE_RULE, False)]
+    (rule,) = decision.rules
+    assert (rule.name, rule.passed, rule.allowed) == (PACKAGE_RULE, False, "whole, sound and as it was registered")
+    assert "model.onnx was changed" in str(rule.value)
+    assert decision.reason == f"{PACKAGE_RULE}: {rule.value}"
 
 
 @pytest.mark.parametrize("allowed", [False, True])
