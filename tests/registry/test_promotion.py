@@ -288,6 +288,13 @@ def test_a_record_of_validation_with_other_contents_is_none(two_versions: Regist
     assert ("data validation", "no record") in [(rule.name, rule.value) for rule in decision.rules]
 
 
+def test_a_version_without_a_record_of_validation_is_refused(two_versions: Registry) -> None:
+    two_versions.client.delete_model_version_tag(two_versions.name, "1", Tag.VALIDATION)
+    decision = go(two_versions.uri, candidate=1)
+    assert decision.outcome == "refused"
+    assert ("data validation", "no record") in [(rule.name, rule.value) for rule in decision.rules]
+
+
 def _race(uri: str, candidate: int, crops: ProjectCrops, start: Any, results: Any) -> None:
     start.wait(timeout=600)
     try:
