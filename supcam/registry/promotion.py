@@ -141,12 +141,15 @@ def _reference(registry: Registry, candidate: Version) -> _Reference:
     unread: list[int] = []
     for number in order:
         version = known.get(number)
-        if version is not None and version.tags.get(Tag.CONTENT) == candidate.tags.get(Tag.CONTENT):
+        if version is None:
+            unread.append(number)
+            continue
+        if version.tags.get(Tag.CONTENT) == candidate.tags.get(Tag.CONTENT):
             note = f"version {number}, which was in production, is the same model"
             return _Reference(_registered_model(version), None, note)
         try:
-            package = registry.package(version or registry.version(number))
-            model = _registered_model(known[number], load_card(package))
+            package = registry.package(version)
+            model = _registered_model(version, load_card(package))
             stored_answers(package)
             checked_split(package)
             Engine(package)

@@ -78,6 +78,18 @@ def test_a_deleted_version_gives_way_to_the_one_before(served: Registry) -> None
     assert list(history.history(served)["action"][:2]) == ["rolled back", "removed by hand"]
 
 
+def test_after_a_deleted_version_a_candidate_is_compared_with_the_one_before(
+    served: Registry, make_package: MakePackage, tmp_path: Path
+) -> None:
+    served.client.delete_model_version("supcam", "2")
+    package = make_package(3, card=make_card(code="code-3"))
+    register_candidate(package, run_id=new_run(served.uri, tmp_path), tracking_uri=served.uri, validation=PASSED)
+    decision = go(served.uri)
+    assert (decision.outcome, decision.production) == ("promoted", None)
+    unread = "version 2, which was in production, cannot be read"
+    assert decision.reason == f"every rule passed; {unread}; compared with version 1, which was in production before"
+
+
 def test_a_deleted_previous_names_the_others(served: Registry, make_package: MakePackage, tmp_path: Path) -> None:
     package = make_package(3, card=make_card(code="code-3"))
     register_candidate(package, run_id=new_run(served.uri, tmp_path), tracking_uri=served.uri, validation=PASSED)
