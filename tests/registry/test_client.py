@@ -36,11 +36,6 @@ def in_production(first_promoted: Registry, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def predictor(package: Path) -> Predictor:
-    return load_production(str(package))
-
-
-@pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
     folder = tmp_path / "a folder (1)"
     (folder / "inner").mkdir(parents=True)
