@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks.selecting import load, say
+from benchmarks.selecting import load
 from supcam.cluster_type import TYPE_LABELS
 from supcam.composition.dataset import compose_set
 from supcam.data.crops import CropSet
@@ -31,6 +31,7 @@ from supcam.evaluation.metrics import confusion, rates
 from supcam.evaluation.repeats import compare_repeats
 from supcam.experiments.parts import Fold, grouped_folds
 from supcam.experiments.rows import with_overrides, with_seed
+from supcam.experiments.single import print_line
 from supcam.files import write_text
 from supcam.losses.self_margin import SelfMarginLoss
 from supcam.models.contrastive import ContrastiveNetwork
@@ -206,7 +207,7 @@ class Trial:
             *(v[certain_rows(held_out.frame)] for v in (held_out.labels, found))
         )["macro_sensitivity"]
         write_text(folder / RESULT, json.dumps(row, indent=2))
-        say(**row)
+        print_line(**row)
 
     def _probes(self, settings: Settings, state: dict[str, Tensor], held_out: CropSet) -> dict[str, float]:
         network = build_encoder(settings.model)
@@ -272,7 +273,9 @@ def main() -> None:
             key: round(float(np.mean([_metrics(labels, one)[key] for one in found])), 4)
             for key in ("accuracy", "macro_sensitivity")
         }
-        say(name="contrast", arm=name, labels=options.share, seeds=options.seeds, **mean, against_ce=asdict(paired))
+        print_line(
+            name="contrast", arm=name, labels=options.share, seeds=options.seeds, **mean, against_ce=asdict(paired)
+        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ of the step before or at random, and judged on crops of other slides. Prints JSO
 
 import argparse
 import hashlib
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.evaluation.metrics import confusion, rates
+from supcam.experiments.single import print_line
 from supcam.review.selection import choose
 from supcam.serving.images import decode_crop
 from supcam.serving.novelty import statistics_of
@@ -104,7 +103,7 @@ class Trial:
                     "labelled": dict(zip(TYPE_LABELS, counts.tolist(), strict=True)),
                 }
             )  # fmt: skip
-            say(**out[-1])
+            print_line(**out[-1])
         return out
 
 
@@ -128,12 +127,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def say(**values: object) -> None:
-    """Print values as one line of JSON."""
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
-
-
 def main() -> None:
     """Run all seeds both ways."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,7 +139,7 @@ def main() -> None:
     trials = [Trial(crops, statistics, seed, options.state) for seed in range(options.seeds)]
     rows = [row for trial in trials for way in ("selected", "random") for row in trial.run(way)]
     for line in summary(rows):
-        say(name="selecting", **line)
+        print_line(name="selecting", **line)
 
 
 if __name__ == "__main__":

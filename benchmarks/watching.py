@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.selecting import SIZES as SIZES_OF_LABELS
-from benchmarks.selecting import Trial, load, say, settings_for
+from benchmarks.selecting import Trial, load, settings_for
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.data.manifest import read_manifest
 from supcam.evaluation.intervals import wilson
 from supcam.evaluation.novelty import fit_novelty
+from supcam.experiments.single import print_line
 from supcam.monitoring.shift import compare_with_reference
 from supcam.registry.package import read_split
 from supcam.resaving import KINDS
@@ -170,8 +171,8 @@ def quiet(answers: pd.DataFrame, divisions: int, count: int) -> None:
     for named in (True, False):
         for size in SIZES:
             own = ((reference, reference) for reference, _ in divided(answers, divisions))
-            say(name="quiet", weeks_of="the reference", **alarms(own, size, count, named))
-            say(name="quiet", weeks_of="new cases", **alarms(divided(answers, divisions), size, count, named))
+            print_line(name="quiet", weeks_of="the reference", **alarms(own, size, count, named))
+            print_line(name="quiet", weeks_of="new cases", **alarms(divided(answers, divisions), size, count, named))
 
 
 def changed_weeks(
@@ -197,7 +198,7 @@ def costly(answer: Answer, crops: CropSet, answers: pd.DataFrame, divisions: int
         for named in (True, False):
             for size in (200, 1000):
                 weeks_found = alarms(changed_weeks(answers, kept, divisions), size, count, named)
-                say(name="costly", change=name, cost=round(nearest, 3), **weeks_found)
+                print_line(name="costly", change=name, cost=round(nearest, 3), **weeks_found)
 
 
 def shifts(
@@ -207,8 +208,9 @@ def shifts(
     for case in answers["case"].unique():
         alone = answers["case"] == case
         found = compare_with_reference(answers[~alone], answers[alone], _SETTINGS)
-        say(name="case", case=case, crops=int(alone.sum()), accuracy=round(float(answers[alone]["correct"].mean()), 3),
-            alarms=[alarm.name for alarm in found.alarms])  # fmt: skip
+        accuracy = round(float(answers[alone]["correct"].mean()), 3)
+        raised = [alarm.name for alarm in found.alarms]
+        print_line(name="case", case=case, crops=int(alone.sum()), accuracy=accuracy, alarms=raised)
     tables = {}
     if other is not None:
         foreign = load(other)
@@ -220,7 +222,8 @@ def shifts(
         is_other = other is not None and name == other.name
         pairs = ((reference, table) for reference, _ in divided(answers, divisions)) if is_other else (
             changed_weeks(answers, table, divisions))  # fmt: skip
-        say(name="shift", of=name, accuracy=round(float(table["correct"].mean()), 3), **alarms(pairs, 200, count, True))
+        accuracy = round(float(table["correct"].mean()), 3)
+        print_line(name="shift", of=name, accuracy=accuracy, **alarms(pairs, 200, count, True))
 
 
 def main() -> None:
@@ -241,7 +244,7 @@ def main() -> None:
     )
     answers = answer(list(crops.images), crops.frame)
     accuracy, review = (round(float(answers[name].mean()), 3) for name in ("correct", "needs_review"))
-    say(name="model", crops=len(crops), cases=answers["case"].nunique(), accuracy=accuracy, needs_review=review)
+    print_line(name="model", crops=len(crops), cases=answers["case"].nunique(), accuracy=accuracy, needs_review=review)
     if "quiet" in options.parts:
         quiet(answers, options.divisions, options.weeks)
     few = np.unique(np.linspace(0, len(crops) - 1, options.crops).astype(int))

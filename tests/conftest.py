@@ -1,7 +1,10 @@
 """Fixtures shared by all tests, their order, and how many threads and examples they take."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -27,6 +30,34 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real crops are not beside this checkout: {folder} does not exist")
     return folder
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the supcam command in this process."""
+    from supcam.cli import main
+
+    def command(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code or 0
+        assert isinstance(code, int)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return command
 
 
 # Modules that train, start servers and processes, or take more than three seconds: left out of `make test-fast`.

@@ -5,32 +5,18 @@ import json
 import re
 import shutil
 import socket
-import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from supcam.cli import main
 from supcam.cli.models import _readable
 from supcam.cli.tables import print_table
 from supcam.settings import profile_path
+from tests.conftest import Call
 from tests.support.drawing import bar_crop, write_crop
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -41,22 +27,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command in this process."""
-
-    def command(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        code = caught.value.code or 0
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return Ended(code, captured.out, captured.err)
-
-    return command
 
 
 def draw(path: Path, value: int = 90) -> Path:

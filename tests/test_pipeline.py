@@ -20,7 +20,7 @@ from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from tests.support.imports import CANNOT_CHANGE_A_RESULT, ROOT
-from tests.support.project import call, change_settings, commit, environment, small_project, succeed
+from tests.support.project import call, change_settings, commit, copy_checkout, environment, small_project, succeed
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 LOAD = """
@@ -348,33 +348,38 @@ def test_wrong_setting_is_named_with_its_range(project: Path, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-def test_no_data_names_the_command_that_brings_it(tmp_path: Path) -> None:
-    from tests.support.project import copy_checkout
+@pytest.fixture(scope="module")
+def fresh_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout without data and runs."""
+    folder = tmp_path_factory.mktemp("fresh checkout")
+    copy_checkout(folder)
+    return folder
 
-    copy_checkout(tmp_path)
-    done = call(tmp_path, "python", "-m", "pipelines.validate")
+
+@pytest.fixture
+def without_data(fresh_checkout: Path, tmp_path: Path) -> Path:
+    """A copy of it, for one test."""
+    return shutil.copytree(fresh_checkout, tmp_path / "project", symlinks=True)
+
+
+def test_no_data_names_the_command_that_brings_it(without_data: Path) -> None:
+    done = call(without_data, "python", "-m", "pipelines.validate")
     assert done.returncode == 2
     assert "dvc pull data.dvc" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_repro_without_data_says_which_are_missing(tmp_path: Path) -> None:
-    from tests.support.project import copy_checkout
-
-    copy_checkout(tmp_path)
-    shutil.copy(ROOT / "data.dvc", tmp_path)
-    done = call(tmp_path, "dvc", "repro")
+def test_repro_without_data_says_which_are_missing(without_data: Path) -> None:
+    shutil.copy(ROOT / "data.dvc", without_data)
+    done = call(without_data, "dvc", "repro")
     assert done.returncode != 0
     assert "missing data 'source': data" in done.stderr
     assert "missing data 'source'" in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (without_data / "mlflow.db").exists()
 
 
-def test_no_model_in_production_yet(tmp_path: Path) -> None:
-    from tests.support.project import copy_checkout
-
-    copy_checkout(tmp_path)
-    done = call(tmp_path, "supcam", "predict", ".")
+def test_no_model_in_production_yet(without_data: Path) -> None:
+    done = call(without_data, "supcam", "predict", ".")
     assert done.returncode == 1
     assert "production" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,20 +2,16 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from supcam.cli import main
 from supcam.data.importers import import_sources
 from supcam.data.manifest import manifest_hash, read_manifest
 from supcam.files import write_text
 from supcam.settings import profile_path
+from tests.conftest import Call
 from tests.support.drawing import write_source
-
-Call = Callable[..., int]
 
 
 @pytest.fixture
@@ -30,38 +26,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Call the command in this process; returns its exit code."""
-
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["supcam", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0)
-
-    return command
-
-
-def test_folder_mapped_twice_is_refused(project: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_mapped_twice_is_refused(project: Path, call: Call) -> None:
     """The last of two types for one folder used to win without a word."""
-    assert call("import", project.parent / "lab", "--map", "0=instance,1=touching,0=touching") == 2
-    assert "names the folder 0 twice" in capsys.readouterr().err
+    ended = call("import", project.parent / "lab", "--map", "0=instance,1=touching,0=touching")
+    assert ended.code == 2 and "names the folder 0 twice" in ended.err
 
 
-def test_folds_are_written_for_a_user(project: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("data", "folds", "--folds", 3, "--into", "folds") == 2
-    assert "were not validated" in capsys.readouterr().err
+def test_folds_are_written_for_a_user(project: Path, call: Call) -> None:
+    ended = call("data", "folds", "--folds", 3, "--into", "folds")
+    assert ended.code == 2 and "were not validated" in ended.err
     frame = read_manifest(project / "data" / "manifest.csv")
     linked = [[frame.loc[frame["case_id"] == case, "crop_id"].iloc[0] for case in ("case0", "case1")]]
     report = {"manifest_hash": manifest_hash(frame), "linked": linked}
     write_text(project / "reports" / "validate" / "validation.json", json.dumps(report))
-    assert call("data", "folds", "--folds", 3, "--into", "folds") == 2  # the link leaves two groups
-    assert "allowed are 2 to 2" in capsys.readouterr().err
-    assert call("data", "folds", "--folds", 2, "--into", "folds") == 0
+    ended = call("data", "folds", "--folds", 3, "--into", "folds")
+    assert ended.code == 2 and "allowed are 2 to 2" in ended.err  # the link leaves two groups
+    written = call("data", "folds", "--folds", 2, "--into", "folds")
+    assert written.code == 0 and "sha256" in written.out
     lists = {path.name: path.read_text().splitlines() for path in (project / "folds").glob("*.txt")}
     assert sorted(lists) == ["fold_0.txt", "fold_1.txt"]
     assert sorted(crop_id for ids in lists.values() for crop_id in ids) == sorted(frame["crop_id"])
-    assert "sha256" in capsys.readouterr().out
-    assert call("data", "folds", "--folds", 2, "--into", "folds") == 2
-    assert "is not empty" in capsys.readouterr().err
+    ended = call("data", "folds", "--folds", 2, "--into", "folds")
+    assert ended.code == 2 and "is not empty" in ended.err

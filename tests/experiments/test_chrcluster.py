@@ -3,6 +3,7 @@
 import argparse
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,20 @@ from tests.support.imports import ROOT
 from tests.support.project import small_project, succeed
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+@pytest.fixture(scope="module")
+def few() -> Iterator[dict[str, int]]:
     """ChrCluster with a hundredth of its crops."""
     counts = {"instance": 34, "touching": 60, "overlapping": 21, "touching-overlapping": 17}
-    for name, count in counts.items():
-        monkeypatch.setitem(CHRCLUSTER_COUNTS, name, count)
-    return counts
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in counts.items():
+            patch.setitem(CHRCLUSTER_COUNTS, name, count)
+        yield counts
+
+
+@pytest.fixture(scope="module")
+def archive(few: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in of as many crops, of two cases."""
+    return draw_stand_in(tmp_path_factory.mktemp("stand-in") / "drawn.zip", cases=2)
 
 
 def test_the_experiment_from_the_zip_to_the_metrics(
@@ -44,14 +52,13 @@ def test_the_experiment_from_the_zip_to_the_metrics(
     assert {"import", "validate", "compose", "finetune", "predict", "all"} <= set(content["seconds"])
 
 
-def test_the_stand_in_is_a_zip_of_numeric_folders(few: dict[str, int], tmp_path: Path) -> None:
-    names = zipfile.ZipFile(draw_stand_in(tmp_path / "drawn.zip", cases=2)).namelist()
+def test_the_stand_in_is_a_zip_of_numeric_folders(few: dict[str, int], archive: Path) -> None:
+    names = zipfile.ZipFile(archive).namelist()
     found = [sum(name.startswith(f"{folder}/") for name in names) for folder in range(4)]
     assert found == list(few.values())
 
 
-def test_another_data_set_is_refused(few: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = draw_stand_in(tmp_path / "drawn.zip", cases=2)
+def test_another_data_set_is_refused(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHRCLUSTER_COUNTS, "instance", 35)
     with pytest.raises(UsageError):
         run_experiment(archive, Recipe(tmp_path, quick(), tmp_path / "out"))

@@ -201,17 +201,34 @@ def test_a_cut_off_job_resumes_to_the_same_answers(crops: CropSet, folds: list[F
     assert set(results[0].seconds) == {"compose", "pretrain", "finetune", "predict", "all", "processor"}
 
 
+class Prepared(Exception):
+    """A training has all that it needs and would begin."""
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training ends before its first step."""
+
+    def stop(*_: object) -> None:
+        raise Prepared
+
+    monkeypatch.setattr("supcam.training.task.fit", stop)
+
+
+@pytest.mark.usefixtures("untrained")
 def test_composites_are_made_of_training_crops_alone(crops: CropSet, folds: list[Fold], tmp_path: Path) -> None:
     from supcam.data.manifest import read_manifest
 
     job = Job("row", quick(compose={"count": 12, "workers": 1}), folds[0])
     parts = [crops.subset(rows) for rows in (job.fold.train, job.fold.validation, job.fold.held_out)]
-    run_recipe(*parts, job.settings, tmp_path)
+    with pytest.raises(Prepared):
+        run_recipe(*parts, job.settings, tmp_path)
     composed = read_manifest(tmp_path / "composed" / "manifest.csv")
     parents = {name for row in composed["parents"] for name in row.split(";")}
     assert parents and parents <= set(parts[0].frame["crop_id"])
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("on_the_fly", [False, True])
 def test_a_recipe_draws_what_its_settings_say(
     crops: CropSet, folds: list[Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_the_fly: bool
@@ -227,7 +244,8 @@ def test_a_recipe_draws_what_its_settings_say(
     compose = {"count": 12, "workers": 1, "drawn": drawn, "on_the_fly": on_the_fly}
     settings = quick(compose=compose, finetune={"drawn_first": 1.0})
     parts = [crops.subset(rows) for rows in (folds[0].train, folds[0].validation, folds[0].held_out)]
-    run_recipe(*parts, settings, tmp_path)
+    with pytest.raises(Prepared):
+        run_recipe(*parts, settings, tmp_path)
     relations = seen[0].frame["relation"].fillna("").value_counts()
     assert relations[""] == len(parts[0])
     assert relations["drawn"] == 6

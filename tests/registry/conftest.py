@@ -15,6 +15,7 @@ from mlflow.tracking._tracking_service import utils
 from numpy.typing import NDArray
 
 from supcam.registry.card import ModelCard
+from supcam.registry.client import Predictor, load_production
 from supcam.registry.reach import open_client
 from supcam.registry.registration import register_candidate
 from supcam.registry.store import Registry
@@ -73,6 +74,11 @@ def make_package(tmp_path_factory: pytest.TempPathFactory) -> MakePackage:
 @pytest.fixture(scope="session")
 def package(make_package: MakePackage) -> Path:
     return make_package()
+
+
+@pytest.fixture
+def predictor(package: Path) -> Predictor:
+    return load_production(str(package))
 
 
 @pytest.fixture(scope="session")

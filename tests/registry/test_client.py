@@ -1,6 +1,5 @@
 """The light client: every kind of input, files and folders, routing, pulling, and what it says when all is not well."""
 
-import io
 import json
 import os
 import shutil
@@ -27,17 +26,13 @@ from supcam.registry.store import Registry
 from supcam.serving.engine import ANSWER_COLUMNS, PROBABILITY_COLUMNS, PackageError
 from supcam.serving.images import ImageError
 from tests.registry.conftest import drawn_crops
+from tests.support.drawing import encode
 
 
 @pytest.fixture
 def in_production(first_promoted: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first_promoted.uri)
     return first_promoted
-
-
-@pytest.fixture
-def predictor(package: Path) -> Predictor:
-    return load_production(str(package))
 
 
 @pytest.fixture
@@ -50,12 +45,6 @@ def images(tmp_path: Path) -> list[Path]:
         Image.fromarray(crop).save(path)
     (folder / "notes.txt").write_text("not an image")
     return paths
-
-
-def encoded(crop: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(crop).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_every_kind_of_input_gets_the_same_answer(predictor: Predictor, images: list[Path]) -> None:
@@ -103,7 +92,7 @@ def test_many_threads_share_one_predictor(predictor: Predictor) -> None:
 
 
 def test_bad_crops_raise_or_become_rows(predictor: Predictor) -> None:
-    given = [encoded(drawn_crops(1, 1)[0]), b"", b"no image", np.zeros((0, 4), np.uint8), None]
+    given = [encode(drawn_crops(1, 1)[0]), b"", b"no image", np.zeros((0, 4), np.uint8), None]
     with pytest.raises(ImageError, match="is empty"):
         predictor.predict(given)  # type: ignore[arg-type]
     frame = predictor.predict(given, errors="row")  # type: ignore[arg-type]
@@ -259,7 +248,7 @@ def claiming(valid: bytes, width: int, height: int) -> bytes:
 @cache
 def giant() -> bytes:
     """A white PNG just above the allowed number of pixels, whole and valid."""
-    return encoded(np.full((6400, 6400), 255, dtype=np.uint8))
+    return encode(np.full((6400, 6400), 255, dtype=np.uint8))
 
 
 def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
@@ -282,7 +271,6 @@ def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
         return claiming(valid, int(width), int(height))
     if kind == 10:
         return giant()
-    buffer = io.BytesIO()
     image = {
         4: lambda: Image.fromarray(generator.integers(0, 2**16, size).astype(np.uint16)),
         5: lambda: Image.fromarray(generator.integers(0, 256, (*size, 4)).astype(np.uint8), "RGBA"),
@@ -290,14 +278,14 @@ def mutate(generator: np.random.Generator, valid: bytes) -> bytes:
         7: lambda: Image.fromarray(generator.integers(0, 256, size).astype(np.uint8)).convert("P"),
         8: lambda: Image.new("1", size, int(generator.integers(2))),
     }[kind]()
-    image.save(buffer, "TIFF" if generator.integers(2) else "PNG")
-    return buffer.getvalue() + (generator.bytes(8) if generator.integers(4) == 0 else b"")
+    saved = encode(image, "TIFF" if generator.integers(2) else "PNG")
+    return saved + (generator.bytes(8) if generator.integers(4) == 0 else b"")
 
 
 def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
     """Send mutated crops; each must be a prediction or a named error. Returns counts."""
     generator = np.random.default_rng(seed)
-    valid = encoded(drawn_crops(1, seed, 40)[0])
+    valid = encode(drawn_crops(1, seed, 40)[0])
     crops = [mutate(generator, valid) for _ in range(cases)]
     frame = predictor.predict(crops, errors="row")
     read = frame["error"] == ""
@@ -321,7 +309,7 @@ def fuzz(predictor: Predictor, cases: int, seed: int) -> dict[str, int]:
 )
 def test_sides_that_no_crop_has_are_named(predictor: Predictor, sides: tuple[int, int], said: str) -> None:
     with pytest.raises(ImageError, match=said):
-        predictor.predict(claiming(encoded(drawn_crops(1, 1)[0]), *sides))
+        predictor.predict(claiming(encode(drawn_crops(1, 1)[0]), *sides))
 
 
 def test_mutated_crops_are_predictions_or_named_errors(predictor: Predictor) -> None:

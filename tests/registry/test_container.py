@@ -12,7 +12,8 @@ import pytest
 from supcam.registry.client import load_production
 from supcam.registry.registration import REQUIREMENTS, save_served
 from tests.registry.conftest import drawn_crops
-from tests.registry.test_servers import encoded, post
+from tests.registry.test_servers import post
+from tests.support.drawing import encode
 from tests.support.scoring import request_body, server
 
 Recipe = list[tuple[str, str]]
@@ -91,7 +92,7 @@ def test_recipe_runs_in_an_environment_of_its_own(recipe: Recipe, context: Path,
     kept = serve[1 : serve.index("--host")]
     assert set(serve[serve.index("--host") :]) == {"--host", "0.0.0.0", "--port", "8080"}
     kept[kept.index("/model")] = str(root / "model")
-    crop = encoded(drawn_crops(1, 4)[0])
+    crop = encode(drawn_crops(1, 4)[0])
     with server(kept, "/ping", tmp_path / "log", python=python, **environment(recipe)) as (address, _):
         status, answer = post(address, request_body(crop).encode())
         health = [word.replace("http://127.0.0.1:8080", address) for word in command(recipe, "HEALTHCHECK")]

@@ -28,11 +28,6 @@ CROP = draw_crop(1)
 TWO_BODIES = np.hstack([np.pad(draw_crop(seed), 10, constant_values=255) for seed in (0, 5)])
 
 
-@pytest.fixture
-def predictor(package: Path) -> Predictor:
-    return load_production(str(package))
-
-
 def test_what_is_no_crop_has_no_type_and_what_is_doubtful_keeps_it(predictor: Predictor) -> None:
     frame = predictor.predict([CROP, BLANK, TWO_BODIES, b"no image"], errors="row")
     assert (frame["type"] == "").tolist() == [False, True, False, True]

@@ -13,10 +13,11 @@ from supcam.errors import SettingError
 from supcam.registry.notify import notify
 from supcam.registry.store import Registry
 from supcam.settings import PromoteSettings, parse_settings
+from tests.conftest import Call
 from tests.registry.crops import SETTINGS, go
-from tests.registry.test_commands import Call, call, project
+from tests.registry.test_commands import project
 
-__all__ = ["call", "project"]
+__all__ = ["project"]
 
 KEEP = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
 

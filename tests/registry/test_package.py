@@ -1,6 +1,5 @@
 """Packaging and registering: same bytes, no pickle, no second version, loads where nothing of ours is installed."""
 
-import io
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
 from safetensors.numpy import load_file
 
 from supcam.errors import GateRefused, UsageError
@@ -29,6 +27,7 @@ from supcam.serving.engine import ANSWER_COLUMNS, Engine, PackageError, content_
 from supcam.serving.images import letterbox
 from tests.registry.conftest import MakePackage, SmallModel, crop_rows, drawn_crops, make_card, new_run
 from tests.registry.crops import PASSED, go
+from tests.support.drawing import encode
 from tests.support.imports import all_imports, module_path
 
 
@@ -174,9 +173,8 @@ def test_two_models_of_other_code_in_one_process_use_their_own(
         served = code["serving/engine.py"].replace('"confidence": np.where', f'"{label}": np.where')
         monkeypatch.setattr(registration, "shipped_code", partial(dict, {**code, "serving/engine.py": served}))
         models.append(mlflow.pyfunc.load_model(str(save_served(package, tmp_path / str(version)))))
-    buffer = io.BytesIO()
-    Image.fromarray(drawn_crops(1, 2)[0]).save(buffer, "PNG")
-    names = [list(model.predict(pd.DataFrame({"image": [buffer.getvalue()]}))) for model in models]
+    crop = encode(drawn_crops(1, 2)[0])
+    names = [list(model.predict(pd.DataFrame({"image": [crop]}))) for model in models]
     assert [columns[1] for columns in names] == ["confidence", "certainty"]
 
 

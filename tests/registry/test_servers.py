@@ -1,7 +1,6 @@
 """The model behind real servers on the loopback, and in an environment of its own that has no torch."""
 
 import base64
-import io
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +23,7 @@ from supcam.registry.registration import register_candidate, save_served
 from supcam.registry.store import Registry
 from tests.registry.conftest import MakePackage, drawn_crops, make_card
 from tests.registry.crops import PASSED, go
+from tests.support.drawing import encode
 from tests.support.scoring import load_server, request_body, serve_command, server
 
 
@@ -36,12 +35,6 @@ def post(address: str, body: Any, kind: str = "application/json") -> tuple[int, 
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-
-
-def encoded(crop: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(crop).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -109,7 +102,7 @@ MALFORMED: list[tuple[Any, str]] = [
 def test_served_model_answers_many_at_once_and_refuses_with_a_reason(served: tuple[str, int, Path]) -> None:
     """280 requests from four at once, every eighth of them malformed, of seven kinds in turn."""
     address, _, package = served
-    crops = [encoded(crop) for crop in drawn_crops(40, 8)]
+    crops = [encode(crop) for crop in drawn_crops(40, 8)]
     expected = load_production(str(package)).predict(crops)
     requests: list[tuple[Any, int | str]] = []
     for number in range(280):
@@ -132,7 +125,7 @@ def test_served_model_answers_many_at_once_and_refuses_with_a_reason(served: tup
 
 def test_a_request_cannot_read_files_of_the_server(served: tuple[str, int, Path], tmp_path: Path) -> None:
     """A text in CSV was opened as a path: whoever reached the server could try which files it has."""
-    (tmp_path / "secret.png").write_bytes(encoded(drawn_crops(1, 1)[0]))
+    (tmp_path / "secret.png").write_bytes(encode(drawn_crops(1, 1)[0]))
     status, text = post(served[0], f"image\n{tmp_path / 'secret.png'}\n".encode(), "text/csv")
     assert status == 400 and "row 0: image is given as str; send encoded bytes" in text
 
@@ -141,7 +134,7 @@ def test_production_is_served_from_the_registry(first_promoted: Registry, tmp_pa
     crops = drawn_crops(3, 8)
     command = serve_command("models:/supcam@production")
     with server(command, "/ping", tmp_path / "log", MLFLOW_TRACKING_URI=first_promoted.uri) as (address, _):
-        rows = [[base64.b64encode(encoded(crop)).decode()] for crop in crops]
+        rows = [[base64.b64encode(encode(crop)).decode()] for crop in crops]
         status, answer = post(address, {"dataframe_split": {"columns": ["image"], "data": rows}})
     assert status == 200
     expected = load_production(str(first_promoted.package(first_promoted.version(1)))).predict(list(crops))
@@ -153,7 +146,7 @@ def test_production_is_served_from_the_registry(first_promoted: Registry, tmp_pa
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
 def test_a_hundred_thousand_requests(served: tuple[str, int, Path], tmp_path: Path) -> None:
     address, pid, _ = served
-    crops = [encoded(crop) for crop in drawn_crops(64, 5)]
+    crops = [encode(crop) for crop in drawn_crops(64, 5)]
     load = load_server(address, pid, crops, tmp_path, requests=100_000, seconds=3600)
     assert load.requests >= 100_000 and load.errors == 0
     assert load.memory_growth < 0.05, load.memory_mb

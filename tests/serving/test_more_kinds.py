@@ -10,20 +10,15 @@ from PIL import Image
 
 from supcam.serving.decoding import decode_plane
 from supcam.serving.gate import BLURRED_OUTLINE, LARGER_THAN_A_CLUSTER, judged
-from supcam.serving.images import letterbox, read_crop
+from supcam.serving.images import read_crop
 from supcam.serving.reading import read_grey
 from supcam.serving.surroundings import SOFT_NOTE
+from tests.serving.agreement import agreement
 from tests.support.drawing import draw_crop
 from tests.support.more_kinds import MORE_KINDS
 
 CROPS = [draw_crop(seed) for seed in range(6)]
 Grey = NDArray[np.uint8]
-
-
-def agreement(one: Grey, other: Grey) -> float:
-    """Intersection over union of what the model sees as dark."""
-    first, second = letterbox(one, 64) < 230, letterbox(other, 64) < 230
-    return float((first & second).sum() / max(1, (first | second).sum()))
 
 
 def saved(name: str, crop: Grey, seed: int = 5) -> bytes:

@@ -13,9 +13,10 @@ from supcam.resaving import DOUBTFUL_KINDS, SAME_KINDS, padded
 from supcam.serving import gate
 from supcam.serving.bodies import connected_regions, dilated, eroded, peeled_sizes
 from supcam.serving.gate import Limits, Verdict, judged
-from supcam.serving.images import decode_crop, letterbox, read_crop
+from supcam.serving.images import decode_crop, read_crop
 from supcam.serving.reading import Measurements, Reading, read_grey
 from supcam.synthetic.sample import PLAIN, synthesize
+from tests.serving.agreement import agreement
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TRIALS = SHARED / "trials" / "inputs"
@@ -28,12 +29,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Grey]:
     root = tmp_path_factory.mktemp("drawn") / "sample"
     table = synthesize(root, cases=1, counts=[2, 2, 2, 2], seed=11, ranges=PLAIN)
     return [decode_crop(root / path) for path in table["path"]]
-
-
-def agreement(one: Grey, other: Grey) -> float:
-    """Intersection over union of what the model sees as dark."""
-    first, second = letterbox(one, 64) < 230, letterbox(other, 64) < 230
-    return float((first & second).sum() / max(1, (first | second).sum()))
 
 
 def reasons(reading: Reading) -> tuple[str, ...]:

@@ -102,47 +102,61 @@ def interrupt_after(last: int) -> OnEpoch:
     return interrupt
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pretrained(drawn: CropSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a whole run, composed in its own process."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    return pretrain(drawn, drawn.subset([]), settings_of(), state_dir=folder).encoder_state
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(
+    drawn: CropSet, tmp_path: Path, pretrained: dict[str, torch.Tensor]
+) -> None:
     settings, nothing = settings_of(), drawn.subset([])
-    whole = pretrain(drawn, nothing, settings, state_dir=tmp_path / "whole").encoder_state
     with pytest.raises(Interrupted):
         pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut", on_epoch=interrupt_after(1))
     resumed = pretrain(drawn, nothing, settings, state_dir=tmp_path / "cut").encoder_state
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(pretrained[name], resumed[name]) for name in pretrained)
     other = pretrain(drawn, nothing, settings_of(seed=7), state_dir=tmp_path / "other").encoder_state
-    assert any(not torch.equal(whole[name], other[name]) for name in whole)
+    assert any(not torch.equal(pretrained[name], other[name]) for name in pretrained)
 
 
-@pytest.mark.parametrize("last", [1, 2, 3], ids=["with-composites", "first-on-real-crops", "second-on-real-crops"])
-def test_interrupted_fine_tuning_ends_with_the_same_weights(drawn: CropSet, tmp_path: Path, last: int) -> None:
-    """The epochs on real crops keep the last composites of the types that have hardly any real ones."""
+def finetuned(drawn: CropSet, folder: Path, on_epoch: OnEpoch | None = None) -> FinetuneResult:
+    """The run of two epochs with composites and three on real crops."""
     settings = settings_of(count=60).model_copy(
         update={"finetune": small_settings(finetune={"epochs": 2, "real_epochs": 3, "batch_size": 8}).finetune}
     )
+    torch.manual_seed(5)
+    return finetune(drawn, drawn.subset(range(12)), settings, None, state_dir=folder, on_epoch=on_epoch)
 
-    def trained(folder: str, on_epoch: OnEpoch | None = None) -> FinetuneResult:
-        torch.manual_seed(5)
-        return finetune(drawn, drawn.subset(range(12)), settings, None, state_dir=tmp_path / folder, on_epoch=on_epoch)
 
-    whole = trained("whole")
+@pytest.fixture(scope="module")
+def whole(drawn: CropSet, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    """That run without an interruption."""
+    return finetuned(drawn, tmp_path_factory.mktemp("finetuned"))
+
+
+@pytest.mark.parametrize("last", [1, 2, 3], ids=["with-composites", "first-on-real-crops", "second-on-real-crops"])
+def test_interrupted_fine_tuning_ends_with_the_same_weights(
+    drawn: CropSet, tmp_path: Path, whole: FinetuneResult, last: int
+) -> None:
+    """The epochs on real crops keep the last composites of the types that have hardly any real ones."""
     with pytest.raises(Interrupted):
-        trained("cut", interrupt_after(last))
-    resumed = trained("cut")
+        finetuned(drawn, tmp_path, interrupt_after(last))
+    resumed = finetuned(drawn, tmp_path)
     assert resumed.history["loss"].tolist() == whole.history["loss"].tolist()
     assert all(torch.equal(whole.model_state[name], resumed.model_state[name]) for name in whole.model_state)
 
 
 def test_a_run_that_composes_ahead_and_is_interrupted_ends_like_one_without_processes(
-    drawn: CropSet, tmp_path: Path
+    drawn: CropSet, tmp_path: Path, pretrained: dict[str, torch.Tensor]
 ) -> None:
-    nothing = drawn.subset([])
-    whole = pretrain(drawn, nothing, settings_of(), state_dir=tmp_path / "whole").encoder_state
-    ahead = settings_of(workers=2)
+    nothing, ahead = drawn.subset([]), settings_of(workers=2)
     with pytest.raises(Interrupted):
         pretrain(drawn, nothing, ahead, state_dir=tmp_path / "cut", on_epoch=interrupt_after(1))
     assert multiprocessing.active_children() == []
     resumed = pretrain(drawn, nothing, ahead, state_dir=tmp_path / "cut").encoder_state
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(pretrained[name], resumed[name]) for name in pretrained)
 
 
 def test_only_the_setting_switches_it_on(drawn: CropSet, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A killed run, started again, ends with the very weights of an uninterrupted one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,36 +61,45 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert not list(state.glob(".*"))  # nothing half-written is left
 
 
-def test_a_finished_run_is_returned_at_once(tmp_path: Path) -> None:
-    settings = small_settings(pretrain={"epochs": 1})
-    first = trained("pretrain", tmp_path, settings)
-    (tmp_path / LAST).unlink()
-    before = (tmp_path / FINISHED).stat().st_mtime_ns
-    again = trained("pretrain", tmp_path, settings)
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The state folder of a finished pre-training of one epoch, and its weights."""
+    folder = tmp_path_factory.mktemp("one epoch")
+    return folder, trained("pretrain", folder, small_settings(pretrain={"epochs": 1}))
+
+
+@pytest.fixture
+def finished(one_epoch: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> Path:
+    """A copy of the folder, for one test."""
+    return shutil.copytree(one_epoch[0], tmp_path / "state")
+
+
+def test_a_finished_run_is_returned_at_once(one_epoch: tuple[Path, dict[str, torch.Tensor]], finished: Path) -> None:
+    first = one_epoch[1]
+    (finished / LAST).unlink()
+    before = (finished / FINISHED).stat().st_mtime_ns
+    again = trained("pretrain", finished, small_settings(pretrain={"epochs": 1}))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert (tmp_path / FINISHED).stat().st_mtime_ns == before
-    assert not (tmp_path / LAST).exists()
+    assert (finished / FINISHED).stat().st_mtime_ns == before
+    assert not (finished / LAST).exists()
 
 
 @pytest.mark.parametrize("name", [LAST, FINISHED])
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
-    settings = small_settings(pretrain={"epochs": 1})
-    trained("pretrain", tmp_path, settings)
+def test_a_truncated_checkpoint_is_refused(finished: Path, name: str) -> None:
     if name == LAST:
-        (tmp_path / FINISHED).unlink()
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[: len(content) // 2])
+        (finished / FINISHED).unlink()
+    content = (finished / name).read_bytes()
+    (finished / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match=rf"{name} is truncated or not one of ours.*Delete it"):
-        trained("pretrain", tmp_path, settings)
+        trained("pretrain", finished, small_settings(pretrain={"epochs": 1}))
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    trained("pretrain", tmp_path, small_settings(pretrain={"epochs": 1}))
+def test_a_checkpoint_of_another_architecture_is_refused(finished: Path) -> None:
     other = small_settings(pretrain={"epochs": 1}, model={"encoder": "resnet18"})
     with pytest.raises(
         UsageError, match=r"another run \(model.encoder: it has '\"resnet10\"', this run '\"resnet18\"'"
     ):
-        trained("pretrain", tmp_path, other)
+        trained("pretrain", finished, other)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

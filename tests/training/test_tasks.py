@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.losses.self_margin import LossRows
 from supcam.models.classifier import InferenceModel
 from supcam.models.momentum import MomentumEncoder
+from supcam.settings import Settings
 from supcam.training.checkpoints import LAST
 from supcam.training.crop_bank import CropBank
 from supcam.training.finetuning import FinetuneResult, FinetuneTask, finetune
@@ -242,14 +244,39 @@ def test_the_last_epochs_see_real_crops_alone_at_their_own_rate(
     assert [*rates[2], *rates[3]] == pytest.approx([rate for rate in expected for _ in range(2)])
 
 
+def drawn_first(step: str, share: float | None) -> Settings:
+    """Four epochs of a step, the first of them on drawn crops."""
+    sections: dict[str, dict[str, Any]] = {
+        "compose": {"drawn": {"looks": 1, "share": 1.0}},
+        step: {"epochs": 4, "drawn_first": share} | ({"real_epochs": 0} if step == "finetune" else {}),
+    }
+    return small_settings(**({"finetune": {"epochs": 4}} | sections))
+
+
 @pytest.mark.parametrize("step", ["pretrain", "finetune"])
 @pytest.mark.parametrize(
     ("share", "expected"),
     [(None, [{True, False}] * 4), (0.0, [{False}] * 4), (0.5, [{True}] * 2 + [{False}] * 2), (1.0, [{True}] * 4)],
 )
-def test_epochs_on_drawn_crops_come_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, share: float | None, expected: list[set[bool]]
-) -> None:
+def test_epochs_on_drawn_crops_come_first(step: str, share: float | None, expected: list[set[bool]]) -> None:
+    """What a task hands out in each epoch, without training on it."""
+    settings = drawn_first(step, share)
+    crops = (small_crops(composed=6), VALIDATION)
+    train, watched = (CropBank.from_crops(part, settings.input, torch.device("cpu")) for part in crops)
+    given = TaskInputs(settings, train, watched, {})
+    task: RunTask = PretrainTask(given) if step == "pretrain" else FinetuneTask(given, 0)
+    seen = []
+    for epoch in range(4):
+        trainer = mock.Mock(current_epoch=epoch, world_size=1, global_rank=0)
+        task.trainer = trainer  # a task refers to it weakly
+        batches = [indices for indices, _ in task.train_dataloader()]
+        assert len(batches) == 5  # 40 crops, whichever part an epoch is drawn from
+        seen.append(set(train.drawn[torch.cat(batches).numpy()].tolist()))
+    assert seen == expected
+
+
+@pytest.mark.parametrize("step", ["pretrain", "finetune"])
+def test_a_training_takes_drawn_crops_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     seen: dict[int, set[bool]] = {}
     steps: Counter[int] = Counter()
     task = PretrainTask if step == "pretrain" else FinetuneTask
@@ -261,18 +288,13 @@ def test_epochs_on_drawn_crops_come_first(
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(task, "training_step", watched)
-    sections: dict[str, dict[str, Any]] = {
-        "compose": {"drawn": {"looks": 1, "share": 1.0}},
-        step: {"epochs": 4, "drawn_first": share} | ({"real_epochs": 0} if step == "finetune" else {}),
-    }
-    settings = small_settings(**({"finetune": {"epochs": 4}} | sections))
-    train = small_crops(composed=6)
+    settings, train = drawn_first(step, 0.5), small_crops(composed=6)
     if step == "pretrain":
         pretrain(train, VALIDATION, settings, state_dir=tmp_path)
     else:
         finetune(train, VALIDATION, settings, None, state_dir=tmp_path)
-    assert list(seen.values()) == expected
-    assert set(steps.values()) == {5}  # 40 crops, whichever part an epoch is drawn from
+    assert list(seen.values()) == [{True}, {True}, {False}, {False}]
+    assert set(steps.values()) == {5}
 
 
 def test_epochs_on_drawn_crops_need_drawn_clusters(tmp_path: Path) -> None:
