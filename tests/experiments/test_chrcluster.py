@@ -58,10 +58,22 @@ def test_the_stand_in_is_a_zip_of_numeric_folders(few: dict[str, int], archive: 
     assert found == list(few.values())
 
 
-def test_another_data_set_is_refused(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numeric_folders_of_another_data_set_are_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CHRCLUSTER_COUNTS, "instance", 35)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"132 refused:\n  drawn/0/0000\.png lies in no folder named like a type"):
         run_experiment(archive, Recipe(tmp_path, quick(), tmp_path / "out"))
+
+
+def test_another_data_set_is_refused(archive: Path, tmp_path: Path) -> None:
+    other = tmp_path / "lab.zip"
+    with zipfile.ZipFile(archive) as crops, zipfile.ZipFile(other, "w") as lab:
+        for folder, label in enumerate(TYPE_LABELS):
+            name = next(name for name in crops.namelist() if name.startswith(f"{folder}/"))
+            lab.writestr(f"{label}/1.png", crops.read(name))
+    with pytest.raises(UsageError, match=r"lab\.zip holds \{'instance': 1, .*; ChrCluster has .*Give its zip"):
+        run_experiment(other, Recipe(tmp_path, quick(), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
