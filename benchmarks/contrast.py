@@ -1,24 +1,21 @@
 """Does contrastive training pay? Arms on the same folds, composites and seeds: python -m benchmarks.contrast --help.
 
 Prints one JSON line for each training as it ends and one for each arm against cross-entropy; finished trainings are
-kept. ``joint`` arms train the self-margin loss and cross-entropy together, as BCL does (Zhu et al. 2022), against a
-queue of keys of the averaged weights.
+kept. ``joint`` arms train the self-margin loss and cross-entropy together.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.selecting import load
@@ -33,113 +30,36 @@ from supcam.experiments.parts import Fold, grouped_folds
 from supcam.experiments.rows import with_overrides, with_seed
 from supcam.experiments.single import print_line
 from supcam.files import write_text
-from supcam.losses.self_margin import SelfMarginLoss
-from supcam.models.contrastive import ContrastiveNetwork
 from supcam.models.encoders import build_encoder
-from supcam.models.queue import KeyQueue
 from supcam.settings import Settings, load_settings, profile_path
-from supcam.training import finetuning
 from supcam.training.embeddings import encode, linear_probe, nearest_neighbours
-from supcam.training.finetuning import FinetuneTask, finetune
+from supcam.training.finetuning import finetune
 from supcam.training.prediction import predict_logits
 from supcam.training.pretraining import pretrain
-from supcam.training.task import TaskInputs
 
 PREDICTIONS, RESULT = "predictions.npy", "result.json"
 
 
-@dataclass(frozen=True)
-class Joint:
-    """The contrastive loss beside cross-entropy: its weight, whether it falls to 0, and class prototypes as keys."""
-
-    weight: float
-    fades: bool = False
-    prototypes: bool = False
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train: settings that it changes, and what is trained jointly."""
-
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    joint: Joint | None = None
-
-
-def _pretrained(epochs: int, margin_on: str = "self") -> Arm:
-    return Arm({"pretrain.epochs": epochs, "pretrain.margin_on": margin_on})
+def _pretrained(epochs: int, margin_on: str = "self") -> dict[str, Any]:
+    return {"pretrain.epochs": epochs, "pretrain.margin_on": margin_on}
 
 
 _SCRATCH = {"pretrain.epochs": 0}
-ARMS = {
-    "ce": Arm(_SCRATCH),
-    "ce_long": Arm({**_SCRATCH, "finetune.epochs": 20}),
+_JOINT = {"finetune.contrastive_weight": 0.35}
+# Each arm by the settings that it changes.
+ARMS: dict[str, dict[str, Any]] = {
+    "ce": _SCRATCH,
+    "ce_long": {**_SCRATCH, "finetune.epochs": 20},
     "supcam_3": _pretrained(3),
     "supcam_30": _pretrained(30),
     "supcam_100": _pretrained(100),
     "none_30": _pretrained(30, "none"),
     "all_30": _pretrained(30, "all"),
-    "joint": Arm(_SCRATCH, Joint(0.35)),
-    "joint_prototypes": Arm(_SCRATCH, Joint(0.35, prototypes=True)),
-    "joint_fading": Arm(_SCRATCH, Joint(1.0, fades=True)),
-    "joint_fading_prototypes": Arm(_SCRATCH, Joint(1.0, fades=True, prototypes=True)),
+    "joint": {**_SCRATCH, **_JOINT},
+    "joint_1": {**_SCRATCH, "finetune.contrastive_weight": 1.0},
+    "supcam_3_joint": {**_pretrained(3), **_JOINT},
+    "supcam_30_joint": {**_pretrained(30), **_JOINT},
 }
-
-
-class JointTask(FinetuneTask):
-    """Cross-entropy and the self-margin loss on one view; keys are of the averaged weights."""
-
-    joint: Joint
-
-    def __init__(self, given: TaskInputs, head_epochs: int) -> None:
-        super().__init__(given, head_epochs)
-        chosen = given.settings.pretrain
-        self.network = ContrastiveNetwork(self.classifier.encoder, chosen.projection)
-        self.prototypes = nn.Parameter(torch.randn(len(TYPE_LABELS), chosen.projection))
-        self.queue = KeyQueue(chosen.queue_size, chosen.projection)
-        self.loss = SelfMarginLoss(chosen.temperature, chosen.margin, chosen.margin_on, chosen.loss)
-        self.codes = torch.arange(len(TYPE_LABELS))
-
-    def configure_optimizers(self) -> Any:
-        """The optimiser of fine-tuning; projection and prototypes go with the head."""
-        made = super().configure_optimizers()
-        made["optimizer"].param_groups[1]["params"] += [*self.network.head.parameters(), self.prototypes]
-        return made
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Add the weighted contrastive loss in the epochs with composites."""
-        kept: dict[str, Tensor] = {}
-        encoder = self.classifier.encoder
-
-        def keep(_: nn.Module, given: tuple[Tensor], features: Tensor) -> None:
-            kept.update(crops=given[0], features=features)
-
-        handle = encoder.register_forward_hook(keep)
-        loss: Tensor = super().training_step(batch, batch_idx)
-        handle.remove()
-        weight = self._weight()
-        if not weight:
-            return loss
-        labels = self.bank.labels[batch[0].to(self.device)]
-        query = self.network.project(kept["features"])
-        with torch.no_grad():
-            key = self.network.project(self.averaged.eval().encoder(kept["crops"]))
-        contrast: Tensor = self.loss(query, key, labels, *self._keys())
-        self.queue.enqueue(key, labels)
-        return loss + weight * contrast
-
-    def _weight(self) -> float:
-        epochs = self.settings.finetune.epochs
-        if self.current_epoch >= epochs:
-            return 0.0
-        return self.joint.weight * (1 - self.current_epoch / epochs if self.joint.fades else 1)
-
-    def _keys(self) -> tuple[Tensor, Tensor, Tensor]:
-        # A copy: the queue is overwritten before backward runs.
-        keys, labels, valid = self.queue.keys.clone(), self.queue.labels.clone(), self.queue.valid.clone()
-        if not self.joint.prototypes:
-            return keys, labels, valid
-        centres = normalize(self.prototypes, dim=1)
-        return torch.cat([keys, centres]), torch.cat([labels, self.codes]), torch.cat([valid, self.codes >= 0])
 
 
 @dataclass(frozen=True)
@@ -181,8 +101,7 @@ class Trial:
         return np.asarray(np.load(folder / PREDICTIONS), dtype=np.int64)
 
     def _run(self, name: str, folder: Path) -> None:
-        arm = ARMS[name]
-        settings = with_overrides(self.settings, arm.overrides)
+        settings = with_overrides(self.settings, ARMS[name])
         train, validation, held_out = (
             self.with_composites(),
             *map(self.crops.subset, (self.fold.validation, self.fold.held_out)),
@@ -198,8 +117,7 @@ class Trial:
             encoder = pretrain(train, validation, settings, state_dir=folder / "pretrain").encoder_state
             row |= self._probes(settings, encoder, held_out)
         row["pretrain_seconds"] = round(time.process_time() - start, 1)
-        with mock.patch.object(finetuning, "FinetuneTask", _task(arm)):
-            tuned = finetune(train, validation, settings, encoder, state_dir=folder / "finetune")
+        tuned = finetune(train, validation, settings, encoder, state_dir=folder / "finetune")
         found = predict_logits(tuned.model_state, held_out, settings).argmax(axis=1)
         np.save(folder / PREDICTIONS, found)
         row |= _metrics(held_out.labels, found) | {"seconds": round(time.process_time() - start, 1)}
@@ -225,10 +143,6 @@ class Trial:
         }
 
 
-def _task(arm: Arm) -> type[FinetuneTask]:
-    return type("JointTask", (JointTask,), {"joint": arm.joint}) if arm.joint else FinetuneTask
-
-
 def _metrics(labels: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, float]:
     values = rates(confusion(labels, found))
     return {name: round(float(values[name]), 4) for name in ("accuracy", "macro_sensitivity")}
@@ -240,7 +154,7 @@ def base_settings(seed: int) -> Settings:
         load_settings(profile_path("real")),
         {
             "runtime.threads": 1, "runtime.progress": False, "runtime.device": "cpu", "model.width": 16,
-            "compose.count": 3000, "compose.workers": 1, "finetune.epochs": 10,
+            "compose.count": 3000, "compose.workers": 1, "finetune.epochs": 10, "finetune.contrastive_weight": 0.0,
         },
     )  # fmt: skip
     return with_seed(settings, seed)

@@ -1,4 +1,4 @@
-"""Stage finetune: cross-entropy fine-tuning of the pre-trained encoder."""
+"""Stage finetune: cross-entropy fine-tuning of the pre-trained encoder, or joint training with the contrastive loss."""
 
 from safetensors.torch import load_file, save_file
 
@@ -13,7 +13,12 @@ def finetune(stage: Stage) -> str:
     encoder = load_file(stage.read("pretrain/encoder.safetensors"))
     crops = StageCrops(stage)
     result = train(
-        crops.training(), crops.part("validation"), stage.settings, encoder, state_dir=stage.state, log=stage.run.log
+        crops.training(),
+        crops.part("validation"),
+        stage.workspace.tuned_settings(),
+        encoder,
+        state_dir=stage.state,
+        log=stage.run.log,
     )
     save_file(result.model_state, stage.out / "model.safetensors")
     result.history.to_csv(stage.out / "history.csv", index=False)

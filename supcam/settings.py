@@ -326,7 +326,7 @@ class PretrainSettings(Section):
 
 
 class FinetuneSettings(Section):
-    """Cross-entropy fine-tuning of the pre-trained encoder: head first, then all layers."""
+    """Cross-entropy fine-tuning of the pre-trained encoder, or joint training: head first, then all layers."""
 
     epochs: int = Field(10, ge=1, le=10_000)
     head_epochs: int = Field(1, ge=0, le=10_000)
@@ -341,6 +341,8 @@ class FinetuneSettings(Section):
     min_instance_share: float = Field(0.25, ge=0.0, le=1.0)
     balance: float = Field(1.0, ge=0.0, le=1.0)  # 0 draws types as often as they occur, 1 equally often
     use_composed: bool = True
+    # Of the contrastive loss beside cross-entropy, until the epochs on real crops; its settings are those of pretrain.
+    contrastive_weight: float = Field(0.0, ge=0.0, le=100.0)
     drawn_first: float | None = Field(None, ge=0.0, le=1.0)  # as in pretrain; of `epochs`
     average: float = Field(0.99, ge=0.0, lt=1.0)  # decay of the averaged weights per step, 0 averages nothing
     test_views: Literal[1, 2, 4, 8] = 8  # symmetries of the square averaged at prediction
@@ -362,7 +364,7 @@ class AblationSettings(Section):
     rows: list[str] = Field(
         default=[
             "forest", "ce", "ce_long", "ce_composition", "ce_composition_long", "supcon_out", "unified",
-            "unified_composition", "unified_margin", "supcam", "supcam_all",
+            "unified_composition", "unified_margin", "supcam", "supcam_all", "joint", "supcam_joint",
         ],
         min_length=1,
     )  # fmt: skip

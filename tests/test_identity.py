@@ -23,6 +23,10 @@ from supcam.tuning import study_key
 
 DEPS = {"outputs/compose": "aa.dir", "supcam/losses": "bb.dir"}
 TRAINING = {"runtime", "input", "model", "compose.on_the_fly"}
+CONTRASTIVE = {
+    "pretrain.loss", "pretrain.margin", "pretrain.margin_on", "pretrain.projection", "pretrain.queue_size",
+    "pretrain.temperature",
+}  # fmt: skip
 # Written out here and not taken from the marks: a mark set by mistake has to fail a test.
 WITHOUT_EFFECT = {
     "profile", "runtime.progress", "input.memory_map", "compose.workers", "tune.trials", "tune.workers", "tune.storage",
@@ -73,13 +77,16 @@ def job_key(model: Any) -> Callable[[Settings], str]:
 # Each key, and the settings that it stands for.
 KEYS: dict[str, tuple[Callable[[Settings], Any], set[str]]] = {
     "stage pretrain": (stage_key("pretrain"), TRAINING | {"pretrain"}),
-    "stage finetune": (stage_key("finetune"), TRAINING | {"finetune"}),
+    "stage finetune": (stage_key("finetune"), TRAINING | CONTRASTIVE | {"finetune"}),
     "study": (
         lambda settings: study_key(DEPS, settings).rpartition("-")[2],
         TRAINING | {"pretrain", "finetune", "tune"},
     ),
     "run pretrain": (lambda settings: run_identity(settings, "pretrain", "data"), TRAINING | {"pretrain"}),
-    "run finetune": (lambda settings: run_identity(settings, "finetune", "data"), TRAINING | {"finetune"}),
+    "run finetune": (
+        lambda settings: run_identity(settings, "finetune", "data"),
+        TRAINING | CONTRASTIVE | {"finetune"},
+    ),
     "job": (job_key("network"), {"runtime", "input", "model", "compose", "pretrain", "finetune"}),
     "forest": (job_key("forest"), {"runtime.seed", "runtime.threads"}),
 }

@@ -38,6 +38,7 @@ _SCRATCH = {"pretrain.epochs": 0}
 _NO_MARGIN = {"pretrain.loss": "unified", "pretrain.margin_on": "none"}
 _SELF = {"pretrain.loss": "unified", "pretrain.margin_on": "self"}
 _ALL = {"pretrain.loss": "unified", "pretrain.margin_on": "all"}
+_JOINT = {**_SELF, "finetune.contrastive_weight": 0.35}
 # Drawn and real crops, at equal steps: which epochs of each step draw from which. Composites are of both, or with
 # "plain" of drawn crops alone.
 _ON_DRAWN: dict[str, tuple[str, dict[str, float | None]]] = {
@@ -77,6 +78,8 @@ ROWS: dict[str, Row] = {
         Row("unified_margin", "unified, self margin", {**_PLAIN, **_SELF}),
         Row("supcam", "SupCAM, our reading: unified, self margin, composition", _SELF),
         Row("supcam_all", "unified, margin on all positives, composition", _ALL),
+        Row("joint", "cross-entropy and the loss of SupCAM jointly, composition", {**_SCRATCH, **_JOINT}),
+        Row("supcam_joint", "SupCAM, then both losses jointly, composition", _JOINT),
         *_drawn_rows(),
     )
 }
@@ -84,7 +87,8 @@ ROWS: dict[str, Row] = {
 
 def row_settings(row: Row, settings: Settings) -> Settings:
     """The settings of one row; a SettingError where an override does not exist or is out of range."""
-    changed = dict(row.overrides)
+    # Joint training is a recipe of its own: rows that do not name it leave it out, whatever the profile does.
+    changed = {"finetune.contrastive_weight": 0.0, **row.overrides}
     if row.all_epochs:
         changed["finetune.epochs"] = settings.finetune.epochs + settings.pretrain.epochs
     return with_overrides(settings, changed)
@@ -169,6 +173,8 @@ def _refuse_unused(setting: str, row: Row, settings: Settings) -> None:
     margin = setting.startswith("pretrain.margin") and setting != "pretrain.margin_on"
     if margin and settings.pretrain.margin_on == "none":
         raise SettingError("ablation.sweep_row", row.name, f"a row with a margin for a sweep of {setting}")
+    if setting in READS["finetune"] and settings.finetune.contrastive_weight:
+        return
     if switch == setting or getattr(getattr(settings, section), key):
         return
     if switch in row.overrides:

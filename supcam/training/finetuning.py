@@ -1,4 +1,4 @@
-"""Step 2: a linear head on the pre-trained encoder, trained by cross-entropy.
+"""Step 2: a linear head on the pre-trained encoder, trained by cross-entropy, or jointly with the contrastive loss.
 
 The head first, then all layers, and at the end on real crops alone.
 """
@@ -24,6 +24,7 @@ from supcam.training.checkpoints import portable_state
 from supcam.training.crop_bank import check_training_crops, crops_digest, is_composed
 from supcam.training.device import check_sharing
 from supcam.training.embeddings import sensitivities
+from supcam.training.joint import JointContrast
 from supcam.training.prediction import averaged_logits
 from supcam.training.sampling import real_crops, steps_of
 from supcam.training.schedules import averaging_decay, learning_rate_factor
@@ -65,6 +66,7 @@ class FinetuneTask(RunTask):
     Attributes:
         classifier: The network that is trained.
         averaged: Exponential average of its weights and running statistics; this is what is validated and kept.
+        joint: The contrastive loss that is trained beside cross-entropy; None without.
     """
 
     step = "finetune"
@@ -84,8 +86,15 @@ class FinetuneTask(RunTask):
         self.averaged = channels_last(ClusterClassifier(build_encoder(settings.model))).requires_grad_(False)
         self.averaged.load_state_dict(self.classifier.state_dict())
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
-        self.sums: list[Tensor] = []
+        self.joint = self._contrast() if chosen.contrastive_weight else None
+        self.means: list[dict[str, Tensor]] = []
+        self._arrived: tuple[Tensor, Tensor] | None = None
         self.real_steps_per_epoch = steps_of(len(real_crops(given.bank)), chosen.batch_size)
+
+    def _contrast(self) -> JointContrast:
+        model = self.settings.model
+        width = self.classifier.encoder.num_features
+        return JointContrast(width, self.settings.pretrain, batch_norm=model.norm == "batch")
 
     @property
     def trained(self) -> ClusterClassifier:
@@ -126,9 +135,10 @@ class FinetuneTask(RunTask):
         """
         chosen = self.settings.finetune
         scale = chosen.batch_size / 64.0
+        joint = [] if self.joint is None else list(self.joint.parameters())
         groups = [
             {"params": list(self.classifier.encoder.parameters()), "lr": chosen.learning_rate * scale},
-            {"params": list(self.classifier.head.parameters()), "lr": chosen.head_learning_rate * scale},
+            {"params": [*self.classifier.head.parameters(), *joint], "lr": chosen.head_learning_rate * scale},
         ]
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=chosen.weight_decay, nesterov=True, foreach=True)
         alone, total = self.steps_before(self.head_epochs), self.steps_before(chosen.epochs)
@@ -155,19 +165,40 @@ class FinetuneTask(RunTask):
         return self.current_epoch < self.head_epochs
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean label-smoothed cross-entropy of this process's part of a batch."""
+        """Mean label-smoothed cross-entropy of this process's part of a batch, and the weighted contrastive loss."""
         indices, slots = (part.to(self.device) for part in batch)
         seeds = view_seeds(indices, slots, seed=self.settings.runtime.seed, epoch=self.current_epoch, view=_VIEW)
         crops = self.views(self.bank.take(indices), seeds).to(self.classifier.head.weight.dtype)
         labels = self.bank.labels[indices]
+        crops = crops.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not self.head_only):
-            features = self.classifier.encoder(crops.contiguous(memory_format=torch.channels_last))
+            features = self.classifier.encoder(crops)
         logits = self.classifier.head(features)
         loss = cross_entropy(logits.float(), labels, label_smoothing=self.settings.finetune.label_smoothing)
-        correct = (logits.argmax(dim=1) == labels).double().mean()
-        self.sums.append(torch.stack([loss.detach().double(), correct]))
+        means = {"loss": loss.detach(), "train_accuracy": (logits.argmax(dim=1) == labels).double().mean()}
+        # Composites are what the contrastive loss learns from; the last epochs, on real crops, leave both out.
+        if self.joint is not None and self.current_epoch < self.settings.finetune.epochs:
+            contrast = self._contrasted(crops, features, labels)
+            means["contrastive_loss"] = contrast.detach()
+            loss = loss + self.settings.finetune.contrastive_weight * contrast
+        self.means.append(means)
         self.count_batch(len(indices), loss, batch_idx)
         return loss
+
+    def _contrasted(self, crops: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        assert self.joint is not None
+        with torch.no_grad():
+            key_features = self.averaged.eval().encoder(crops)
+        loss: Tensor
+        loss, key = self.joint(features, key_features, labels)
+        self._arrived = self.gathered(key.to(self.joint.queue.keys.dtype), labels)
+        return loss
+
+    def on_after_backward(self) -> None:
+        """Let the queue take up the keys of the batch, now that backward has read those which they overwrite."""
+        if self.joint is not None and self._arrived is not None:
+            self.joint.queue.enqueue(*self._arrived)
+            self._arrived = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the averaged weights follow."""
@@ -183,7 +214,7 @@ class FinetuneTask(RunTask):
     def on_train_epoch_start(self) -> None:
         """Hold the encoder still, statistics included, while the head trains alone."""
         super().on_train_epoch_start()
-        self.sums = []
+        self.means = []
         self.classifier.train()
         self.classifier.encoder.train(not self.head_only)
         if self.settings.runtime.compile and not self.head_only:
@@ -191,9 +222,9 @@ class FinetuneTask(RunTask):
 
     def on_train_epoch_end(self) -> None:
         """Validate the averaged weights, keep them if they are the best, report."""
-        means = torch.stack(self.sums).mean(dim=0)
-        loss, accuracy = (self.over_processes(means) / self.trainer.world_size).tolist()
-        row = {"loss": loss, "train_accuracy": accuracy, **self._validated()}
+        means = torch.stack([torch.stack([value.double() for value in row.values()]) for row in self.means])
+        trained = (self.over_processes(means.mean(dim=0)) / self.trainer.world_size).tolist()
+        row = {**dict(zip(self.means[0], trained, strict=True)), **self._validated()}
         rank = (row.get("macro_sensitivity", 0.0), -row.get("validation_loss", 0.0))
         # Of equal epochs the later one: it has seen more, and its average has forgotten more of the start.
         if not self.best["state"] or rank >= (self.best["sensitivity"], -self.best["loss"]):

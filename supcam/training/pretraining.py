@@ -132,7 +132,7 @@ class PretrainTask(RunTask):
         queue = self.queue
         rows = self.loss.rows(query, key, labels, queue.keys, queue.labels, queue.valid, margin)
         self._count(rows, query.detach(), key)
-        self._arrived = self._gathered(key.to(queue.keys.dtype), labels)
+        self._arrived = self.gathered(key.to(queue.keys.dtype), labels)
         return rows
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -156,12 +156,6 @@ class PretrainTask(RunTask):
         momentum = momentum_at(self.global_step - 1, steps, chosen.momentum_start, chosen.momentum_end)
         # In short runs a slow average would stay at the random start: it may look back a share of the run only.
         self.momentum.update(self.network, averaging_decay(self.global_step, momentum))
-
-    def _gathered(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.trainer.world_size == 1:
-            return keys, labels
-        gathered = [torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (keys, labels)]
-        return gathered[0], gathered[1]
 
     def _count(self, rows: LossRows, query: Tensor, key: Tensor) -> None:
         values = {

@@ -182,6 +182,13 @@ class RunTask(L.LightningModule):
                 f"{self.trainer.default_root_dir}."
             )
 
+    def gathered(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (B, D) and labels (B,) of all processes, in the order of the batch that they share."""
+        if self.trainer.world_size == 1:
+            return keys, labels
+        gathered = [torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (keys, labels)]
+        return gathered[0], gathered[1]
+
     def over_processes(self, sums: Tensor) -> Tensor:
         """Sums (...) of this process added over all of them; not finite ones, or such weights, stop the run."""
         self.refuse_nan(torch.stack([weights.detach().sum() for weights in self.trained.parameters()]))

@@ -10,6 +10,7 @@ from tests.experiments.conftest import quick
 from tests.support.imports import ROOT
 
 FULL = quick(compose={"count": 40}, pretrain={"epochs": 3}, finetune={"epochs": 5})
+DRAWING = {"compose.drawn.looks": 4, "compose.drawn.share": 0.5}
 
 
 def changes(row: str) -> tuple[object, ...]:
@@ -30,7 +31,23 @@ def test_rows_of_the_method() -> None:
         "unified_margin": (False, "unified", "self", 5),
         "supcam": (True, "unified", "self", 5),
         "supcam_all": (True, "unified", "all", 5),
+        "joint": (True, "none", "none", 5),
+        "supcam_joint": (True, "unified", "self", 5),
     }
+
+
+def test_only_joint_rows_train_jointly_whatever_the_profile_does() -> None:
+    for weight in (0.0, 2.0):
+        settings = with_overrides(FULL, {**DRAWING, "finetune.contrastive_weight": weight})
+        weights = {name: row_settings(row, settings).finetune.contrastive_weight for name, row in ROWS.items()}
+        assert {name: found for name, found in weights.items() if found} == {"joint": 0.35, "supcam_joint": 0.35}
+
+
+def test_a_joint_row_without_pretraining_can_sweep_its_loss_alone() -> None:
+    chosen = {"rows": ["joint"], "reference": "joint", "sweep_row": "joint"}
+    assert list(chosen_rows(ablation(**chosen, sweeps={"pretrain.margin": [0.1]}))) == ["joint", "pretrain.margin=0.1"]
+    with pytest.raises(SettingError, match=r"leaves pretrain.epochs above 0 for a sweep of pretrain.momentum_end"):
+        chosen_rows(ablation(**chosen, sweeps={"pretrain.momentum_end": [0.9]}))
 
 
 def test_the_long_row_takes_the_steps_of_the_composites_it_leaves_out() -> None:
@@ -49,9 +66,6 @@ def test_settings_name_the_rows_there_are() -> None:
 def test_every_profile_can_be_compared(profile: str) -> None:
     settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
     assert list(chosen_rows(settings)) == AblationSettings().rows
-
-
-DRAWING = {"compose.drawn.looks": 4, "compose.drawn.share": 0.5}
 
 
 def test_rows_of_drawn_and_real_crops() -> None:

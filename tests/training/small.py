@@ -50,6 +50,10 @@ def small_settings(**sections: dict[str, Any]) -> Settings:
     return parse_settings(values)
 
 
+# Joint training has all that has to be restored: queue, prototypes and averaged weights.
+JOINT = small_settings(finetune={"contrastive_weight": 0.35})
+
+
 def trained(stage: str, state_dir: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """Weights that a stage leaves on the small crops."""
     train, validation = small_crops(composed=3), small_crops(per_type=3, seed=9)
@@ -62,12 +66,12 @@ def trained(stage: str, state_dir: Path, settings: Settings) -> dict[str, torch.
 def run_and_die(stage: str, state_dir: Path, moment: str) -> None:
     """Run a stage in this process and kill it at a named moment, by the signal that nothing can catch."""
     _arm(moment)
-    trained(stage, state_dir, small_settings())
+    trained(stage, state_dir, JOINT)
 
 
 def run_to_the_end(stage: str, state_dir: Path, result: Path, moment: str) -> None:
     """Run a stage and save its weights."""
-    torch.save(trained(stage, state_dir, small_settings()), result)
+    torch.save(trained(stage, state_dir, JOINT), result)
 
 
 def _arm(moment: str) -> None:
