@@ -148,6 +148,14 @@ def _metrics(labels: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, f
     return {name: round(float(values[name]), 4) for name in ("accuracy", "macro_sensitivity")}
 
 
+def _write(path: Path, frame: pd.DataFrame, found: NDArray[np.int64]) -> None:
+    """Predicted types (seeds, N) as a table, for ``benchmarks.errors``."""
+    rows = [
+        pd.DataFrame({"crop_id": frame["crop_id"], "predicted": [TYPE_LABELS[code] for code in one]}) for one in found
+    ]
+    write_text(path, pd.concat(rows).to_csv(index=False))
+
+
 def base_settings(seed: int) -> Settings:
     """Profile ``real``, cut down as the ablation of docs/results.md is."""
     settings = with_overrides(
@@ -180,8 +188,10 @@ def main() -> None:
     trials = [[Trial(crops, fold, options.share, settings[seed], options.state) for fold in folds] for seed in settings]
     reference = np.stack([np.concatenate([trial.predicted("ce") for trial in row]) for row in trials])
     labels = actual_types(frame)
+    _write(options.state / "ce.csv", frame, reference)
     for name in options.arms:
         found = np.stack([np.concatenate([trial.predicted(name) for trial in row]) for row in trials])
+        _write(options.state / f"{name}.csv", frame, found)
         paired = compare_repeats(frame, found, reference, first.evaluate, "macro_sensitivity")
         mean = {
             key: round(float(np.mean([_metrics(labels, one)[key] for one in found])), 4)
