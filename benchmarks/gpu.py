@@ -75,7 +75,7 @@ def _one_step(step: Step, precision: str, device: str) -> tuple[Tensor, Tensor]:
             "runtime": {"threads": 1, "progress": False, "device": device, "precision": precision},
             "model": {"encoder": "resnet18", "width": 16},
             "pretrain": {**section, "queue_size": 64, "watch_crops": 0},
-            "finetune": {**section, "head_epochs": 0, "test_views": 1},
+            "finetune": {**section, "head_epochs": 0, "test_views": 1, "contrastive_weight": 0.35},
         }
     )
     bank = drawn_bank(settings, 32)

@@ -10,13 +10,13 @@ from supcam.training.finetuning import finetune as train
 
 def finetune(stage: Stage) -> str:
     """Train the classifier."""
-    encoder = load_file(stage.read("pretrain/encoder.safetensors"))
-    crops = StageCrops(stage)
+    settings, crops = stage.workspace.tuned_settings(), StageCrops(stage)
+    weights = stage.read("pretrain/encoder.safetensors")
     result = train(
         crops.training(),
         crops.part("validation"),
-        stage.workspace.tuned_settings(),
-        encoder,
+        settings,
+        load_file(weights) if settings.pretrain.epochs else None,  # random ones need no epochs of the head alone
         state_dir=stage.state,
         log=stage.run.log,
     )

@@ -9,14 +9,14 @@ from supcam.settings import Settings, without_effect
 
 # Training reads `compose` only where it composes by itself; else the hash of the composed crops stands for it.
 _TRAINING = ("runtime", "input", "model", "compose.on_the_fly")
-# The contrastive loss that fine-tuning may train jointly is that of pre-training.
-_CONTRASTIVE = tuple(
+CONTRASTIVE = tuple(
     f"pretrain.{name}" for name in ("loss", "margin", "margin_on", "projection", "queue_size", "temperature")
 )
+"""Settings of pre-training that joint training reads as well."""
 READS: dict[str, tuple[str, ...]] = {
     "tune": (*_TRAINING, "pretrain", "finetune", "tune"),
     "pretrain": (*_TRAINING, "pretrain"),
-    "finetune": (*_TRAINING, *_CONTRASTIVE, "finetune"),
+    "finetune": (*_TRAINING, *CONTRASTIVE, "finetune"),
     "network": ("runtime", "input", "model", "compose", "pretrain", "finetune"),
     "forest": ("runtime.seed", "runtime.threads"),
 }

@@ -280,7 +280,7 @@ class TuneSettings(Section):
     space: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="numbers of the section pretrain, each with two rising numbers"
     )
-    pretrain_epochs: int = Field(2, ge=1)
+    pretrain_epochs: int = Field(2, ge=0)
     finetune_epochs: int = Field(2, ge=1)
     seeds: int = Field(1, ge=1, le=100)  # trainings per trial, each with another seed; the trial's value is their mean
     # What a trial measures: validation macro sensitivity after fine-tuning, or of a linear probe after pre-training.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from supcam.errors import SettingError, UsageError
-from supcam.identity import READS
+from supcam.identity import CONTRASTIVE, READS
 from supcam.settings import Settings, parse_settings, without_effect
 
 
@@ -173,7 +173,7 @@ def _refuse_unused(setting: str, row: Row, settings: Settings) -> None:
     margin = setting.startswith("pretrain.margin") and setting != "pretrain.margin_on"
     if margin and settings.pretrain.margin_on == "none":
         raise SettingError("ablation.sweep_row", row.name, f"a row with a margin for a sweep of {setting}")
-    if setting in READS["finetune"] and settings.finetune.contrastive_weight:
+    if setting in CONTRASTIVE and settings.finetune.contrastive_weight:
         return
     if switch == setting or getattr(getattr(settings, section), key):
         return

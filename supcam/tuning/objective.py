@@ -1,4 +1,4 @@
-"""What a trial measures: validation macro sensitivity after a short pre-training and fine-tuning."""
+"""What a trial measures: validation macro sensitivity after a short training, with both steps or joint."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from supcam.data.crops import CropSet
-from supcam.errors import UsageError
+from supcam.errors import SettingError, UsageError
+from supcam.identity import CONTRASTIVE
 from supcam.settings import Settings
 
 
@@ -58,10 +59,15 @@ class Objective(Protocol):
 class TrainingObjective:
     """Mean over seeds of the validation macro sensitivity that a short SupCAM training reaches.
 
+    With ``tune.pretrain_epochs`` 0 the training is joint from random weights.
+
     Attributes:
         train: Training crops, real and composed.
         validation: Crops that judge a point; test crops are never seen here.
         settings: All settings; ``tune`` gives epochs, seeds and what is measured.
+
+    Raises:
+        SettingError: without pre-training, where nothing else reads what is searched.
 
     Intermediate reports are the linear probe after each epoch of pre-training, then the validation macro sensitivity
     after each epoch of fine-tuning, seed by seed, so equal positions compare like with like.
@@ -70,6 +76,20 @@ class TrainingObjective:
     train: CropSet
     validation: CropSet
     settings: Settings
+
+    def __post_init__(self) -> None:
+        chosen = self.settings.tune
+        if chosen.pretrain_epochs:
+            return
+        if chosen.objective == "probe":
+            raise SettingError("tune.pretrain_epochs", 0, "1 or more for tune.objective: probe")
+        if not self.settings.finetune.contrastive_weight:
+            allowed = "1 or more while finetune.contrastive_weight is 0, which makes margin and temperature matter"
+            raise SettingError("tune.pretrain_epochs", 0, allowed)
+        for name in chosen.space:
+            if f"pretrain.{name}" not in CONTRASTIVE:
+                allowed = "1 or more for a search of " + name + ", which acts in pre-training alone"
+                raise SettingError("tune.pretrain_epochs", 0, allowed)
 
     def __call__(self, point: Point, watch: Watch) -> float:
         """Measure one point.
@@ -109,21 +129,24 @@ class TrainingObjective:
             return lambda _epoch, row: watch.report(row[metric]) if metric in row else None
 
         folder = watch.state_dir / name
-        pretrained = pretrain(
-            self.train,
-            self.validation,
-            settings,
-            state_dir=folder / "pretrain",
-            log=_prefixed(watch, f"{name}/pretrain"),
-            on_epoch=reported("probe_sensitivity"),
-        )
-        if self.settings.tune.objective == "probe":
-            return _last(pretrained.history, "probe_sensitivity")
+        encoder = None
+        if settings.pretrain.epochs:
+            pretrained = pretrain(
+                self.train,
+                self.validation,
+                settings,
+                state_dir=folder / "pretrain",
+                log=_prefixed(watch, f"{name}/pretrain"),
+                on_epoch=reported("probe_sensitivity"),
+            )
+            if self.settings.tune.objective == "probe":
+                return _last(pretrained.history, "probe_sensitivity")
+            encoder = pretrained.encoder_state
         tuned = finetune(
             self.train,
             self.validation,
             settings,
-            pretrained.encoder_state,
+            encoder,
             state_dir=folder / "finetune",
             log=_prefixed(watch, f"{name}/finetune"),
             on_epoch=reported("macro_sensitivity"),
@@ -140,6 +163,6 @@ def _last(history: Any, column: str) -> float:
     if math.isnan(value):
         raise UsageError(
             "tune.objective = 'probe' needs the linear probe of pre-training. "
-            "Set pretrain.watch_crops and tune.pretrain_epochs above 0, or tune.objective: finetune."
+            "Set pretrain.watch_crops above 0, or tune.objective: finetune."
         )
     return value
