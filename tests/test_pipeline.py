@@ -126,9 +126,13 @@ def test_predict_writes_one_row_per_image(project: Path, tmp_path: Path) -> None
 
 
 def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
+    """Joint training from random weights: other weights, and a candidate of its own."""
     before, production = tracked_files(project), aliases(project)["production"]
-    succeed(project, "mlflow", "run", ".", "--env-manager", "local", "-P", "pretrain.epochs=1", "-P", "tune.trials=1")
+    joint = ("-P", "pretrain.epochs=0", "-P", "finetune.contrastive_weight=0.35")
+    succeed(project, "mlflow", "run", ".", "--env-manager", "local", *joint, "-P", "tune.trials=1")
     assert tracked_files(project) == before
+    (history,) = (project / "runs").glob("*/finetune/history.csv")
+    assert pd.read_csv(history)["contrastive_loss"].notna().any()
     assert aliases(project)["production"] == production
     assert aliases(project)["candidate"] != production
 

@@ -9,7 +9,7 @@ import pytest
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
-from supcam.errors import UsageError
+from supcam.errors import SettingError, UsageError
 from supcam.settings import Settings, parse_settings
 from supcam.tuning import Point, TrainingObjective
 
@@ -24,7 +24,7 @@ class Notes:
     def __init__(self, state_dir: Path, stop_at: int | None = None) -> None:
         self.state_dir, self.stop_at = state_dir, stop_at
         self.reports: list[float] = []
-        self.curves: list[str] = []
+        self.curves: dict[str, float] = {}
 
     def report(self, value: float) -> None:
         self.reports.append(value)
@@ -32,7 +32,7 @@ class Notes:
             raise Killed
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.curves += list(metrics)
+        self.curves |= metrics
 
 
 def crops(count: int, seed: int) -> CropSet:
@@ -48,21 +48,21 @@ def crops(count: int, seed: int) -> CropSet:
     return CropSet(pd.DataFrame(rows).assign(label_certain=True, relation=""), images)
 
 
-def settings(**tune: object) -> Settings:
+def settings(weight: float, **tune: object) -> Settings:
     return parse_settings(
         {
             "runtime": {"threads": 1, "progress": False},
             "input": {"size": 32},
             "model": {"encoder": "resnet10"},
             "pretrain": {"batch_size": 16, "queue_size": 32},
-            "finetune": {"batch_size": 16},
+            "finetune": {"batch_size": 16, "contrastive_weight": weight},
             "tune": {"pretrain_epochs": 2, "finetune_epochs": 2, **tune},
         }
     )
 
 
-def objective(**tune: object) -> TrainingObjective:
-    return TrainingObjective(crops(64, 1), crops(24, 2), settings(**tune))
+def objective(weight: float = 0.0, **tune: object) -> TrainingObjective:
+    return TrainingObjective(crops(64, 1), crops(24, 2), settings(weight, **tune))
 
 
 def test_a_trial_reports_every_epoch_and_can_be_resumed_to_the_same_value(tmp_path: Path) -> None:
@@ -92,7 +92,36 @@ def test_the_probe_ends_after_pretraining(tmp_path: Path) -> None:
     assert watch.reports == [value]
 
 
+def test_joint_training_is_tuned_without_pretraining(tmp_path: Path) -> None:
+    found = {}
+    for margin in (0.0, 1.0):
+        watch = Notes(tmp_path / f"{margin}")
+        objective(0.5, pretrain_epochs=0)(Point(margin, 0.1), watch)
+        assert len(watch.reports) == 2
+        assert {name.rpartition("/")[0] for name in watch.curves} == {"seed_42/finetune"}
+        found[margin] = watch.curves["seed_42/finetune/contrastive_loss"]
+    assert found[0.0] != found[1.0]
+
+
+@pytest.mark.parametrize(
+    ("weight", "tune", "reason"),
+    [
+        (0.0, {}, "1 or more while finetune.contrastive_weight is 0, which makes margin and temperature matter"),
+        (0.5, {"objective": "probe"}, "1 or more for tune.objective: probe"),
+        (
+            0.5,
+            {"space": {"momentum_end": (0.9, 0.99)}},
+            "1 or more for a search of momentum_end, which acts in pre-tra",
+        ),
+    ],
+)
+def test_a_search_of_what_nothing_reads_is_refused(weight: float, tune: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingError, match=rf"tune.pretrain_epochs = 0 is not allowed; allowed: {reason}"):
+        objective(weight, pretrain_epochs=0, **tune)
+    objective(0.5, pretrain_epochs=0, space={"queue_size": (32, 64)})
+
+
 def test_without_validation_crops_nothing_is_tuned(tmp_path: Path) -> None:
-    empty = TrainingObjective(crops(64, 1), crops(24, 2).subset([]), settings())
+    empty = TrainingObjective(crops(64, 1), crops(24, 2).subset([]), settings(0.0))
     with pytest.raises(UsageError, match=r"tuning needs validation crops"):
         empty(Point(0.0, 0.1), Notes(tmp_path))
