@@ -30,6 +30,7 @@ from supcam.experiments.parts import Fold, grouped_folds
 from supcam.experiments.rows import with_overrides, with_seed
 from supcam.experiments.single import print_line
 from supcam.files import write_text
+from supcam.identity import identity, key_of
 from supcam.models.encoders import build_encoder
 from supcam.settings import Settings, load_settings, profile_path
 from supcam.training.embeddings import encode, linear_probe, nearest_neighbours
@@ -95,7 +96,8 @@ class Trial:
 
     def predicted(self, name: str) -> NDArray[np.int64]:
         """Types (N,) of the crops held out, by the arm; trained where that is not kept."""
-        folder = self.state / name / self.name
+        key = key_of(identity(with_overrides(self.settings, ARMS[name]), "network", {}))[:8]
+        folder = self.state / name / f"{self.name}-{key}"
         if not (folder / RESULT).is_file():
             self._run(name, folder)
         return np.asarray(np.load(folder / PREDICTIONS), dtype=np.int64)
@@ -188,10 +190,10 @@ def main() -> None:
     trials = [[Trial(crops, fold, options.share, settings[seed], options.state) for fold in folds] for seed in settings]
     reference = np.stack([np.concatenate([trial.predicted("ce") for trial in row]) for row in trials])
     labels = actual_types(frame)
-    _write(options.state / "ce.csv", frame, reference)
+    _write(options.state / f"ce-labels{options.share:g}.csv", frame, reference)
     for name in options.arms:
         found = np.stack([np.concatenate([trial.predicted(name) for trial in row]) for row in trials])
-        _write(options.state / f"{name}.csv", frame, found)
+        _write(options.state / f"{name}-labels{options.share:g}.csv", frame, found)
         paired = compare_repeats(frame, found, reference, first.evaluate, "macro_sensitivity")
         mean = {
             key: round(float(np.mean([_metrics(labels, one)[key] for one in found])), 4)

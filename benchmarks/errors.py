@@ -3,7 +3,8 @@
 ``CROPS`` and ``METAPHASES`` are ``mfish-slides`` and the label maps of its slides, which say how many chromosomes
 a crop holds and how they meet. Predictions are the ``predictions.csv`` of ``supcam.experiments.folds`` or a file that
 ``benchmarks.contrast`` leaves; a crop may have several rows, one for each seed. Crops of certain labels only. Prints
-one JSON line for each kind with the error rate of each file, and draws the crops that are mostly typed wrongly.
+one JSON line for each kind and value with the error rate of each file, and draws the crops that more than half of the
+predictions type wrongly, with the commonest wrong type and the share that is wrong.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from skimage.measure import regionprops
 from supcam.cluster_type import TYPE_LABELS
 from supcam.data.mask_clusters import Region, regions_of, shared_regions, whole_chromosomes
 from supcam.data.mask_files import read_label_map
-from supcam.data.mask_rule import Mask, contact_lengths
+from supcam.data.mask_rule import SHARED, Mask, contact_lengths
 from supcam.evaluation.figures import draw_errors
 from supcam.experiments.shapes import FEATURES, shape_features
 from supcam.experiments.single import print_line
@@ -71,7 +72,7 @@ def _gap(region: Region, image: Image, pair: tuple[int, int]) -> float:
 
 
 def _position(region: Region) -> float:
-    shared = region.owners == -1
+    shared = region.owners == SHARED
     found = [_along(body, body & shared) for body in whole_chromosomes(region.owners) if (body & shared).any()]
     return min(found, default=np.nan)
 
@@ -99,7 +100,7 @@ def _cut(column: str, edges: list[float], unit: str = "") -> Rule:
 
 def _thirds(column: str) -> Rule:
     def by_third(frame: pd.DataFrame) -> "pd.Series[Any]":
-        return _cut(column, [float(f"{edge:.2g}") for edge in frame[column].quantile([1 / 3, 2 / 3])])(frame)
+        return _cut(column, [float(f"{edge:.3g}") for edge in frame[column].quantile([1 / 3, 2 / 3])])(frame)
 
     return by_third
 
@@ -165,18 +166,17 @@ def main() -> None:
     for kind, (types, rule) in KINDS.items():
         of = frame["type"].isin(types)
         for value, rows in frame[of].groupby(rule(frame[of]), sort=True, observed=True).groups.items():
-            errors = {name: round(float(np.nanmean(wrong[rows])), 4) for name, wrong in rates.items()}
-            print_line(name="errors", kind=kind, value=value, crops=len(rows), **errors)
+            shares = {name: round(float(np.nanmean(wrong[rows])), 4) for name, wrong in rates.items()}
+            print_line(name="errors", kind=kind, value=value, crops=len(rows), **shares)
     options.into.mkdir(parents=True, exist_ok=True)
-    mean = np.nanmean(list(rates.values()), axis=0)
-    first = pd.concat([pd.read_csv(file, dtype=str).assign(run=name) for name, file in files.items()])
-    usual = first.groupby(first["crop_id"].map(lambda crop: Path(crop).stem))["predicted"].agg(
-        lambda all_: all_.mode()[0]
-    )
+    given = pd.concat([pd.read_csv(file, dtype=str) for file in files.values()])
+    given["name"] = given["crop_id"].map(lambda crop: Path(crop).stem)
+    given["type"] = given["name"].map(frame.set_index("name")["type"])
+    errors = given[given["predicted"] != given["type"]].groupby("name")["predicted"].agg(lambda types: types.mode()[0])
+    frame["predicted"], frame["confidence"] = frame["name"].map(errors), np.nanmean(list(rates.values()), axis=0)
+    wrong = frame[frame["confidence"] > 0.5].sort_values("confidence", ascending=False)
     for label in TYPE_LABELS:
-        wrong = frame.assign(confidence=mean, predicted=frame["name"].map(usual))
-        wrong = wrong[(wrong["type"] == label) & (mean > 0.5)].sort_values("confidence", ascending=False)
-        draw_errors(wrong, images, options.into / f"{label}.png")
+        draw_errors(wrong[wrong["type"] == label], images, options.into / f"{label}.png")
 
 
 if __name__ == "__main__":

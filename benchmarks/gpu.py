@@ -2,7 +2,7 @@
 
 A step of either training on the GPU against the same one on the processor; the GPU rows of ``benchmarks.pretraining``;
 profile ``real_gpu`` on the crops in ``data/`` (four fifths of the cases, judged on the others), killed in its
-pre-training and resumed. ``--device cpu --quick`` is the rehearsal on a machine without a GPU: it measures nothing.
+training and resumed. ``--device cpu --quick`` is the rehearsal on a machine without a GPU: it measures nothing.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from supcam.training.task import Step, TaskInputs, fit, run_identity
 
 LIMITS = {"64-true": 1e-6, "32-true": 1e-2}  # of the difference between two updates, in the length of one
 FOLDS = 5
-KILLED_AFTER = 2  # epochs of pre-training
+KILLED_AFTER = 2  # epochs
 QUICK = {
     "runtime.threads": "1", "input.size": "32", "model.width": "16", "compose.count": "40", "compose.workers": "1",
-    "pretrain.epochs": "3", "pretrain.batch_size": "32", "pretrain.queue_size": "64", "finetune.epochs": "2",
+    "pretrain.batch_size": "32", "pretrain.queue_size": "64", "finetune.epochs": "2",
     "finetune.real_epochs": "1", "finetune.batch_size": "32",
 }  # fmt: skip
 
@@ -98,7 +98,7 @@ def _training_rows(settings: Settings, data: Path, deadline: float) -> None:
         log.touch()
         start = time.monotonic()
         first = _started(settings, data, log)
-        while first.is_alive() and time.monotonic() < deadline and len(_epochs(log, "pretrain")) < KILLED_AFTER:
+        while first.is_alive() and time.monotonic() < deadline and len(_epochs(log, "finetune")) < KILLED_AFTER:
             time.sleep(0.05)
         first.kill()
         first.join()
@@ -117,10 +117,9 @@ def _training_rows(settings: Settings, data: Path, deadline: float) -> None:
         print_row("resumed_from_epoch", None, "epoch", reason=reason, **what)
         return
     print_row("resumed_from_epoch", again[0], "epoch", killed_after=KILLED_AFTER, **what)
-    for step in ("pretrain", "finetune"):
-        if found := [row for row in measured if row["step"] == step]:
-            rate = float(np.median([row["crops_per_second"] for row in found]))
-            print_row(f"{step}_crops_per_second", rate, "1/s", epochs=found[-1]["epoch"] + 1, **what)
+    if measured:
+        rate = float(np.median([row["crops_per_second"] for row in measured]))
+        print_row("finetune_crops_per_second", rate, "1/s", epochs=measured[-1]["epoch"] + 1, **what)
     results = [row for row in rows if row["step"] == "result"]
     for name in ("accuracy", "macro_sensitivity"):
         if results:

@@ -2,12 +2,15 @@
 
 from shutil import copytree
 
+import pandas as pd
 from safetensors.torch import save_file
 
 from supcam.stages.command import main
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage
 from supcam.training.pretraining import pretrain as train
+
+PLOTTED = ("epoch", "loss", "knn_sensitivity", "probe_sensitivity")
 
 
 def pretrain(stage: Stage) -> str:
@@ -26,7 +29,9 @@ def pretrain(stage: Stage) -> str:
     )
     copytree(pictures, stage.out / "pictures", dirs_exist_ok=True)
     save_file(result.encoder_state, stage.out / "encoder.safetensors")
-    result.history.to_csv(stage.out / "history.csv", index=False)
+    # DVC cannot plot a table without rows, which no epochs leave.
+    history = pd.DataFrame([dict.fromkeys(PLOTTED)]) if result.history.empty else result.history
+    history.to_csv(stage.out / "history.csv", index=False)
     return result.summary
 
 

@@ -16,7 +16,7 @@ CONTRASTIVE = tuple(
 READS: dict[str, tuple[str, ...]] = {
     "tune": (*_TRAINING, "pretrain", "finetune", "tune"),
     "pretrain": (*_TRAINING, "pretrain"),
-    "finetune": (*_TRAINING, *CONTRASTIVE, "finetune"),
+    "finetune": (*_TRAINING, *CONTRASTIVE, "pretrain.epochs", "finetune"),
     "network": ("runtime", "input", "model", "compose", "pretrain", "finetune"),
     "forest": ("runtime.seed", "runtime.threads"),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -97,7 +98,7 @@ def test_reworded_errors_and_other_progress_bars_retrain_nothing(project: Path, 
     assert stale(changed) == {"promote"}
     losses = changed / "supcam/losses/margin.py"
     losses.write_text(losses.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    assert stale(changed) == {"tune", "pretrain", "promote"}
+    assert stale(changed) == {"tune", "pretrain", "finetune", "promote"}
 
 
 def test_bare_mlflow_loads_the_production_model(project: Path) -> None:
@@ -131,8 +132,14 @@ def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
     joint = ("-P", "pretrain.epochs=0", "-P", "finetune.contrastive_weight=0.35")
     succeed(project, "mlflow", "run", ".", "--env-manager", "local", *joint, "-P", "tune.trials=1")
     assert tracked_files(project) == before
-    (history,) = (project / "runs").glob("*/finetune/history.csv")
-    assert pd.read_csv(history)["contrastive_loss"].notna().any()
+    (run,) = (project / "runs").glob("*")
+    assert pd.read_csv(run / "finetune/history.csv")["contrastive_loss"].notna().any()
+    assert len(pd.read_csv(run / "pretrain/history.csv")) == 1  # DVC plots no table without rows
+    tuned = yaml.safe_load((run / "tune/best_params.yaml").read_text(encoding="utf-8"))
+    kept = max((project / "state/finetune").glob("*/finished.pt"), key=lambda file: file.stat().st_mtime)
+    identity = torch.load(kept, weights_only=True)["identity"]
+    assert {name: json.loads(identity[f"pretrain.{name}"]) for name in tuned} == pytest.approx(tuned)
+    assert identity["data"].endswith("none")  # no weights of pre-training
     assert aliases(project)["production"] == production
     assert aliases(project)["candidate"] != production
 

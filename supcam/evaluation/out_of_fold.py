@@ -30,7 +30,7 @@ def out_of_fold(
     """Probabilities (N, 4) of each crop from the classifier of its fold, in the order of ``crops``.
 
     Crops are divided like the split, by whole cases and with duplicates together. Each classifier starts from random
-    weights and trains by cross-entropy on the crops of the other folds for ``finetune.epochs`` (these are real crops
+    weights and trains as ``finetune`` says on the crops of the other folds for ``finetune.epochs`` (which are real
     already: ``finetune.real_epochs`` adds nothing); the held-out crops choose nothing. Finished folds in ``state_dir``
     are not trained again.
 

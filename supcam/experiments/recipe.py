@@ -46,7 +46,8 @@ def run_recipe(
     """Train from random weights as the settings say and predict ``held_out``, which chooses nothing.
 
     Composites are made of ``train`` alone (none where ``compose.count`` is 0); ``validation`` chooses the epoch.
-    Without pre-training (``pretrain.epochs`` is 0) the whole classifier is trained by cross-entropy from the start.
+    Without pre-training (``pretrain.epochs`` is 0) the whole classifier is trained from the start, by cross-entropy
+    or jointly with the contrastive loss (``finetune.contrastive_weight``).
     ``state_dir`` keeps checkpoints: the same folder resumes.
 
     Raises:

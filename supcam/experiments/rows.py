@@ -1,6 +1,6 @@
 """Rows of the table: what each changes in the settings, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,6 +136,7 @@ def chosen_rows(settings: Settings) -> dict[str, tuple[Row, Settings]]:
                 raise SettingError(setting, name, ", ".join(ROWS))
     if chosen.reference not in chosen.rows:
         raise SettingError("ablation.reference", chosen.reference, f"a row of ablation.rows: {', '.join(chosen.rows)}")
+    _refuse_without_pretraining([*chosen.rows, *([chosen.sweep_row] if chosen.sweeps else [])], settings)
     found = {name: (ROWS[name], row_settings(ROWS[name], settings)) for name in chosen.rows}
     _refuse_twins(found)
     base = ROWS[chosen.sweep_row]
@@ -181,6 +182,14 @@ def _refuse_unused(setting: str, row: Row, settings: Settings) -> None:
         allowed = f"a row that leaves {switch} above 0 for a sweep of {setting}"
         raise SettingError("ablation.sweep_row", row.name, allowed)
     raise SettingError(switch, 0, f"1 or more for a sweep of {setting}, which acts there alone")
+
+
+def _refuse_without_pretraining(names: Iterable[str], settings: Settings) -> None:
+    """Rows that do not set the epochs of pre-training take those of the settings, and would be cross-entropy alone."""
+    for name in names:
+        row = ROWS[name]
+        if row.model == "network" and "pretrain.epochs" not in row.overrides and not settings.pretrain.epochs:
+            raise SettingError("pretrain.epochs", 0, f"1 or more for the row {name}, which pre-trains")
 
 
 def _refuse_twins(rows: Mapping[str, tuple[Row, Settings]]) -> None:

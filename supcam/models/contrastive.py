@@ -51,9 +51,5 @@ class ContrastiveNetwork(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Unit vectors (B, D) of crops (B, 1, S, S)."""
-        return self.project(self.encoder(crops))
-
-    def project(self, features: Tensor) -> Tensor:
-        """Unit vectors (B, D) of backbone features (B, F), in float32 or wider."""
-        projected: Tensor = self.head(features)
+        projected: Tensor = self.head(self.encoder(crops))
         return projected

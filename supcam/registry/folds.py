@@ -12,6 +12,7 @@ from supcam.registry.card import Metric, ModelCard
 
 # What a study does not change: the folds train with the margin and temperature of the settings.
 _SECTIONS = ("input", "model", "compose", "finetune")
+_OF_PRETRAINING = ("epochs", "loss", "margin_on")
 
 
 def out_of_fold(path: Path, card: ModelCard) -> tuple[dict[str, Metric], str]:
@@ -37,5 +38,7 @@ def out_of_fold(path: Path, card: ModelCard) -> tuple[dict[str, Metric], str]:
 
 def _changed(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
     """The first setting of training that differs from what the card records; "" where all are equal."""
-    pairs = ((section, key, value) for section in _SECTIONS for key, value in recorded.get(section, {}).items())
+    pairs = [(section, key, value) for section in _SECTIONS for key, value in recorded.get(section, {}).items()]
+    before = recorded.get("pretrain", {})
+    pairs += [("pretrain", key, before[key]) for key in _OF_PRETRAINING if key in before]
     return next((f"{section}.{key}" for section, key, value in pairs if settings[section].get(key) != value), "")

@@ -81,6 +81,11 @@ class FinetuneTask(RunTask):
             f"Lower finetune.learning_rate (now {chosen.learning_rate}) or finetune.head_learning_rate "
             f"(now {chosen.head_learning_rate}), in the epochs on real crops alone "
             f"finetune.real_learning_rate (now {chosen.real_learning_rate})"
+            + (
+                f", or finetune.contrastive_weight (now {chosen.contrastive_weight})"
+                if chosen.contrastive_weight
+                else ""
+            )
         )
         self.classifier = channels_last(ClusterClassifier(build_encoder(settings.model)))
         self.averaged = channels_last(ClusterClassifier(build_encoder(settings.model))).requires_grad_(False)
@@ -88,7 +93,6 @@ class FinetuneTask(RunTask):
         self.best: dict[str, Any] = {"epoch": -1, "sensitivity": -1.0, "loss": float("inf"), "state": {}}
         self.joint = self._contrast() if chosen.contrastive_weight else None
         self.means: list[dict[str, Tensor]] = []
-        self._arrived: tuple[Tensor, Tensor] | None = None
         self.real_steps_per_epoch = steps_of(len(real_crops(given.bank)), chosen.batch_size)
 
     def _contrast(self) -> JointContrast:
@@ -191,14 +195,8 @@ class FinetuneTask(RunTask):
             key_features = self.averaged.eval().encoder(crops)
         loss: Tensor
         loss, key = self.joint(features, key_features, labels)
-        self._arrived = self.gathered(key.to(self.joint.queue.keys.dtype), labels)
+        self.joint.queue.enqueue(*self.gathered(key, labels))
         return loss
-
-    def on_after_backward(self) -> None:
-        """Let the queue take up the keys of the batch, now that backward has read those which they overwrite."""
-        if self.joint is not None and self._arrived is not None:
-            self.joint.queue.enqueue(*self._arrived)
-            self._arrived = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the averaged weights follow."""
@@ -281,7 +279,8 @@ def finetune(
     Args:
         train: Real training crops and composites (left out when ``finetune.use_composed`` is off).
         validation: Crops that choose the epoch.
-        settings: All settings; ``runtime``, ``input``, ``model`` and ``finetune`` matter.
+        settings: All settings; ``runtime``, ``input``, ``model`` and ``finetune`` matter, and with
+            ``finetune.contrastive_weight`` the loss settings of ``pretrain``.
         encoder_state: Weights of step 1; None starts from random weights and trains all layers from the first epoch.
         state_dir, log, on_epoch: As in ``pretrain``.
 

@@ -15,8 +15,9 @@ class JointContrast(nn.Module):
     """Projection head, learned class prototypes and a queue of keys, for training jointly with cross-entropy.
 
     As in BCL (Zhu et al., CVPR 2022) the prototypes stand among the keys, so that every crop has a positive of its
-    type in every batch, however rare the type. The own key of a crop comes from the averaged weights and the same
-    view: what differs between the two is the network, not the picture, which a second view would cost.
+    type in every batch, however rare the type. The own key of a crop is the same view, seen by the averaged encoder
+    and the trained head: what differs is the network and not the picture, which a second view would cost. Unlike in
+    pre-training keys are therefore normalised by the statistics of their batch.
 
     Attributes:
         head: Maps features of the classifier's encoder onto the unit sphere.
@@ -25,7 +26,7 @@ class JointContrast(nn.Module):
 
     Shape:
         - features, key_features: (B, F); labels: (B,).
-        - output: scalar, the mean over rows; and the keys (B, D), which enter the queue after backward.
+        - output: scalar, the mean over rows; and the keys (B, D), for the queue.
     """
 
     codes: Tensor
@@ -44,6 +45,7 @@ class JointContrast(nn.Module):
         with torch.no_grad():
             key = self.head(key_features)
         queue = self.queue
+        # Copied, so that the queue may take up the keys of the batch before backward has read it.
         keys = torch.cat([queue.keys, normalize(self.prototypes, dim=1)])
         known = torch.cat([queue.labels, self.codes])
         valid = torch.cat([queue.valid, torch.ones_like(self.codes, dtype=torch.bool)])

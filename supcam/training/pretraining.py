@@ -201,7 +201,7 @@ class PretrainTask(RunTask):
         features, labels = self._features(self.validation, count)
         self.network.eval()
         with torch.no_grad():
-            projected = self.network.project(features)
+            projected = self.network.head(features)
         self.network.train()
         voted = sensitivities(labels, nearest_neighbours(projected, *self.queue.held))
         row = {"knn_sensitivity": voted["macro_sensitivity"]}

@@ -84,11 +84,13 @@ class TrainingObjective:
         if chosen.objective == "probe":
             raise SettingError("tune.pretrain_epochs", 0, "1 or more for tune.objective: probe")
         if not self.settings.finetune.contrastive_weight:
-            allowed = "1 or more while finetune.contrastive_weight is 0, which makes margin and temperature matter"
+            allowed = (
+                "1 or more unless finetune.contrastive_weight is above 0: nothing else reads margin and temperature"
+            )
             raise SettingError("tune.pretrain_epochs", 0, allowed)
         for name in chosen.space:
             if f"pretrain.{name}" not in CONTRASTIVE:
-                allowed = "1 or more for a search of " + name + ", which acts in pre-training alone"
+                allowed = f"1 or more for a search of {name}, which acts in pre-training alone"
                 raise SettingError("tune.pretrain_epochs", 0, allowed)
 
     def __call__(self, point: Point, watch: Watch) -> float:

@@ -62,6 +62,16 @@ def test_settings_name_the_rows_there_are() -> None:
     assert AblationSettings().sweep_row in ROWS
 
 
+@pytest.mark.parametrize("chosen", [{}, {"rows": ["ce", "supcam"], "reference": "ce"}])
+def test_rows_that_pretrain_need_epochs_of_it(chosen: dict[str, object]) -> None:
+    """Profile real trains jointly, without pre-training: its row supcam would be cross-entropy."""
+    settings = ablation(load_settings(profile_path("real")), **chosen)
+    with pytest.raises(SettingError, match=r"pretrain.epochs = 0 is not allowed; allowed: 1 or more for the row supc"):
+        chosen_rows(settings)
+    jointly = ablation(settings, rows=["ce_composition", "joint"], reference="joint")
+    assert list(chosen_rows(jointly)) == ["ce_composition", "joint"]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_compared(profile: str) -> None:
     settings = with_overrides(load_settings(profile_path(profile)), {"pretrain.epochs": 3, "compose.count": 50})
@@ -155,7 +165,6 @@ def test_what_cannot_be_compared_is_refused(values: dict[str, object], message: 
     ("switch", "sweep"),
     [
         ("finetune.real_epochs", "finetune.real_learning_rate"),
-        ("pretrain.epochs", "pretrain.temperature"),
         ("compose.count", "compose.variant_share"),
     ],
 )

@@ -78,7 +78,8 @@ def finetuned() -> dict[str, Any]:
             small_crops(composed=4), small_crops(per_type=3, seed=9), settings, encoder, state_dir=Path(folder)
         )
     losses = torch.from_numpy(result.history[["loss", "validation_loss"]].to_numpy(copy=True))
-    return {"weights": result.model_state, "losses": losses}
+    contrast = torch.tensor(result.history["contrastive_loss"].tolist()[:2])
+    return {"weights": result.model_state, "losses": losses, "contrast": contrast}
 
 
 def recorded() -> dict[str, dict[str, Any]]:

@@ -38,7 +38,7 @@ def test_the_script_for_gpus_is_rehearsed_without_one(tmp_path: Path) -> None:
     for step in ("pretrain", "finetune"):
         assert all(rows[f"{step}_step_difference_{precision}"]["value"] == 0 for precision in ("64-true", "32-true"))
     assert rows["resumed_from_epoch"]["value"] in (1, 2)  # killed after two epochs, before or after the second is kept
-    assert rows["pretrain_crops_per_second"]["epochs"] == 3 and rows["finetune_crops_per_second"]["epochs"] == 3
+    assert rows["finetune_crops_per_second"]["epochs"] == 3
     assert rows["real_gpu_seconds"]["finished"] is True
     assert rows["real_gpu_accuracy"]["crops"] > 0
     assert torch.cuda.is_available() or rows["step_over_bare_gpu"]["reason"] == "not measured: no GPU"

@@ -84,6 +84,26 @@ def test_joint_training_ends_with_the_composites(tmp_path: Path, monkeypatch: py
     assert first["keys"].norm(dim=1).tolist() == pytest.approx([1.0] * 24, abs=1e-6)
 
 
+def test_queue_and_loss_stay_exact_in_mixed_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queues: list[Tensor] = []
+    original = FinetuneTask.finish_epoch
+
+    def keep(task: FinetuneTask, row: dict[str, float]) -> None:
+        assert task.joint is not None
+        queues.append(task.joint.queue.keys.clone())
+        original(task, row)
+
+    monkeypatch.setattr(FinetuneTask, "finish_epoch", keep)
+    settings = small_settings(
+        runtime={"precision": "bf16-mixed"},
+        finetune={"epochs": 2, "real_epochs": 0, "contrastive_weight": 0.5},
+    )
+    history = finetune(small_crops(), VALIDATION, settings, None, state_dir=tmp_path).history
+    assert history["contrastive_loss"].between(0, 100).all()
+    assert queues[-1].dtype == torch.float32
+    torch.testing.assert_close(queues[-1].norm(dim=1), torch.ones(24), rtol=0, atol=1e-5)
+
+
 def test_a_weight_near_0_trains_as_cross_entropy_alone(tmp_path: Path) -> None:
     found = {}
     for weight in (0.0, 1e-12, 0.5):

@@ -106,7 +106,7 @@ def test_joint_training_is_tuned_without_pretraining(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight", "tune", "reason"),
     [
-        (0.0, {}, "1 or more while finetune.contrastive_weight is 0, which makes margin and temperature matter"),
+        (0.0, {}, "1 or more unless finetune.contrastive_weight is above 0: nothing else reads margin and temperature"),
         (0.5, {"objective": "probe"}, "1 or more for tune.objective: probe"),
         (
             0.5,
