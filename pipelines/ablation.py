@@ -26,7 +26,7 @@ def compare(workspace: Workspace) -> None:
     with _run_above(workspace, settings) as run, progress_bar("jobs") as progress:
         state = root / "state" / "ablation"
         _, counts = ablate(crops, parts, settings, out, state=state, root=root, run=run, progress=progress)
-        run.log_artifacts(out, "outputs/ablation")
+        run.log_artifact(out, "outputs/ablation")
     typer.echo(f"ablation: {counts.ran} jobs run, {counts.kept} kept from before: {out / 'ablation.json'}")
     if counts.failed:
         raise SupcamError(f"{len(counts.failed)} jobs failed: {'; '.join(counts.failed)}. The rest is in {out}.")

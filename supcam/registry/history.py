@@ -13,6 +13,7 @@ from supcam.registry.reach import RegistryError
 from supcam.registry.record import DECISION_TAG, ROLLED_BACK, served, withdrawn
 from supcam.registry.store import PREVIOUS, PRODUCTION, Registry, Tag
 from supcam.serving.engine import PackageError
+from supcam.tracking.runs import flat
 
 _PARTS = {"test": Tag.TEST, "validation": Tag.METRIC}
 _METRICS = ("accuracy", "macro_sensitivity")
@@ -152,7 +153,7 @@ def _entries(registry: Registry, which: str | int) -> dict[str, Any]:
     """The card of a version, entries by name as ``section.key``."""
     version = registry.resolve(which)
     try:
-        return _flat(load_card(registry.package(version)).model_dump(mode="json"))
+        return flat(load_card(registry.package(version)).model_dump(mode="json"))
     except PackageError as error:
         raise PackageError(f"version {version.number}: {error}") from None
 
@@ -160,10 +161,3 @@ def _entries(registry: Registry, which: str | int) -> dict[str, Any]:
 def _text(value: Any) -> Any:
     """A list as text: a cell of a table holds one value."""
     return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat

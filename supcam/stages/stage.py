@@ -155,13 +155,13 @@ def _assist(name: str, work: Work, workspace: Workspace) -> None:
 
 def _keep_artifacts(stage: Stage) -> None:
     if stage.workspace.own_folder:
-        stage.run.log_artifacts(stage.out, f"{OUTPUTS}/{stage.name}")
+        stage.run.log_artifact(stage.out, f"{OUTPUTS}/{stage.name}")
         return
     for path in sorted(stage.out.iterdir()):
         if path.is_file() and path.suffix not in HEAVY:
             stage.run.log_artifact(path, f"{OUTPUTS}/{stage.name}")
     if (stage.out / "pictures").is_dir():
-        stage.run.log_artifacts(stage.out / "pictures", f"{OUTPUTS}/{stage.name}/pictures")
+        stage.run.log_artifact(stage.out / "pictures", f"{OUTPUTS}/{stage.name}/pictures")
 
 
 def code_hash(root: Path) -> str:

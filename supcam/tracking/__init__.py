@@ -1,7 +1,7 @@
 """Tracked runs: where they are stored, what they ran on, and the run itself. Nothing here imports MLflow before use."""
 
 from supcam.tracking.fetch import fetch_outputs
-from supcam.tracking.hashes import dir_hash, file_hash, path_hash, stage_inputs
+from supcam.tracking.hashes import path_hash, stage_inputs
 from supcam.tracking.moved import local_location, settle
 from supcam.tracking.project import (
     EXPERIMENT,
@@ -23,9 +23,7 @@ __all__ = [
     "UntrackedRun",
     "artifact_location",
     "device_name",
-    "dir_hash",
     "fetch_outputs",
-    "file_hash",
     "git_state",
     "in_dvc_experiment",
     "local_location",

@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+
+from supcam.tracking.runs import flat
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,6 @@ def _numbers(path: Path) -> dict[str, float]:
     if path.suffix == ".csv":
         table = pd.read_csv(path).select_dtypes("number")
         return {f"{column}[{row}]": float(value) for column in table for row, value in enumerate(table[column])}
-    return _flat(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, float]:
-    if isinstance(value, dict):
-        return {name: leaf for key in value for name, leaf in _flat(value[key], f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): float(value)} if isinstance(value, int | float) else {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    leaves = flat(content) if isinstance(content, dict) else {}
+    return {name: float(value) for name, value in leaves.items() if isinstance(value, int | float)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from supcam.errors import UsageError
-from supcam.tracking.store import open_client
+from supcam.tracking.store import get_run, open_client
 
 OUTPUTS = "outputs"
 
@@ -45,21 +45,12 @@ def _lineage(client: Any, run_id: str) -> Iterator[str]:
     upstream: str | None = run_id
     while upstream and upstream not in seen:
         seen.add(upstream)
-        run = _get(client, upstream)
+        run = get_run(client, upstream)
         children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{upstream}'")
         yield upstream
         yield from (child.info.run_id for child in children)
         sources = [item.data.tags.get("supcam.from_run") for item in (run, *children)]
         upstream = next((source for source in sources if source), None)
-
-
-def _get(client: Any, run_id: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        raise UsageError(f"run {run_id!r} cannot be read from the tracking store: {error}. Check the run id.") from None
 
 
 def _download(client: Any, run_id: str, path: str, into: Path) -> None:

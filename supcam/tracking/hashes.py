@@ -55,11 +55,14 @@ def stage_inputs(
         raise UsageError(f"stage {stage!r} is not in {root / 'dvc.yaml'}; it has {', '.join(stages)}.")
     definition = stages[stage]
     names = [name if isinstance(name, str) else next(iter(name)) for name in definition.get("deps", [])]
-    paths = {name: (located or {}).get(name, root / name) for name in names}
+    located = located or {}
+    paths = {name: located.get(name, root / name) for name in names}
     known = {} if known is None else known
-    known |= {path: path_hash(path, root) for path in paths.values() if path not in known}
+    # What lies elsewhere is hashed whole: .dvcignore leaves out runs/, where all of it would lie.
+    missing = {path: None if name in located else root for name, path in paths.items() if path not in known}
+    known |= {path: path_hash(path, base) for path, base in missing.items()}
     deps = {name: known[path] for name, path in paths.items()}
-    return {"deps": deps, "params": _params(root, definition.get("params", []), located or {})}
+    return {"deps": deps, "params": _params(root, definition.get("params", []), located)}
 
 
 def stage_names(root: Path) -> list[str]:

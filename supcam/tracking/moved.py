@@ -67,8 +67,5 @@ def _old_places(database: Path, uri: str) -> list[str]:
     except sqlite3.Error:
         return []  # no table yet, or locked: whoever opens it next will say so
     found = {str(row[0]) for row in rows if row[0] is not None}
-    return sorted(place for place in found if _is_ours(place) and place != _place(uri))
-
-
-def _is_ours(place: str) -> bool:
-    return place.startswith("file:///") and place.endswith(_FOLDER)
+    ours = (place for place in found if place.startswith("file:///") and place.endswith(_FOLDER))
+    return sorted(place for place in ours if place != _place(uri))

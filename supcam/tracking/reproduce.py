@@ -16,7 +16,7 @@ from supcam.settings import parse_settings
 from supcam.tracking.comparison import Difference, compare_folders
 from supcam.tracking.project import state_folder
 from supcam.tracking.provenance import device_name, package_versions
-from supcam.tracking.store import open_client
+from supcam.tracking.store import get_run, open_client
 
 # Stages after this one only touch the registry.
 _LAST = "evaluate"
@@ -75,7 +75,7 @@ def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
     if folder.exists():
         raise UsageError(f"folder {folder} exists; a run is rebuilt into a new one. Name another with --into.")
     client = open_client(root)
-    run, target = _stage_run(client, _run(client, run_id))
+    run, target = _stage_run(client, get_run(client, run_id))
     run_id, tags = run.info.run_id, run.data.tags
     commit = _commit(root, run_id, tags, target)
     kept = state_folder(root) / "reproduce" / run_id
@@ -93,17 +93,6 @@ def reproduction(root: Path, run_id: str, folder: Path) -> Reproduction:
     commands.append(["env", "-u", "MLFLOW_TRACKING_URI", "-u", "MLFLOW_RUN_ID", *repro])
     outputs = _download(client, run_id, f"outputs/{target}", kept)
     return Reproduction(run_id, target, folder, commands, _warnings(tags, settings), outputs)
-
-
-def _run(client: Any, run_id: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException:
-        raise UsageError(
-            f"run {run_id!r} is not in the tracking store. The MLflow page lists them: supcam ui"
-        ) from None
 
 
 def _stage_run(client: Any, run: Any) -> tuple[Any, str]:

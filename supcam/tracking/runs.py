@@ -77,7 +77,7 @@ class Run:
         """
         from mlflow.entities import Param
 
-        items = [Param(name, _text(value)) for name, value in _flat(params)]
+        items = [Param(name, _text(value)) for name, value in flat(params).items() if value != {}]
         for chunk in chunks(items, 100):
             self._send("log_batch", params=chunk)
 
@@ -89,24 +89,14 @@ class Run:
             self._send("log_batch", tags=chunk)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """One file, below ``folder`` of the run's artifacts.
+        """One file, or all files of a folder, below ``folder`` of the run's artifacts.
 
         Raises:
-            SupcamError: when there is no such file.
+            SupcamError: when there is no such file or folder.
         """
-        if not path.is_file():
-            raise SupcamError(f"artifact {path} does not exist or is not a file; a run can log only what was written.")
-        self._send("log_artifact", str(path), folder)
-
-    def log_artifacts(self, path: Path, folder: str | None = None) -> None:
-        """All files of a folder, below ``folder`` of the run's artifacts.
-
-        Raises:
-            SupcamError: when there is no such folder.
-        """
-        if not path.is_dir():
-            raise SupcamError(f"artifact folder {path} does not exist; a run can log only what was written.")
-        self._send("log_artifacts", str(path), folder)
+        if not path.exists():
+            raise SupcamError(f"artifact {path} does not exist; a run can log only what was written.")
+        self._send("log_artifacts" if path.is_dir() else "log_artifact", str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
         """A text as the artifact ``name``."""
@@ -291,12 +281,12 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted name; an empty mapping is a value."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return found
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from supcam.tracking.trouble import shown
+
 _INTERVAL = 2.0  # seconds between two sendings of buffered metrics
 _RETRY_AFTER = 10.0  # seconds before a store that was away is asked again
 _LAST_DELAYS = (0.0, 0.5, 2.0)  # seconds before each of the last tries at the end of a run
@@ -160,8 +162,8 @@ class Sender:
             self._warned = True
             cause = str(error).partition("\n")[0]
             print(
-                f"warning: tracking store {self._uri} is away: {cause}. The work goes on; what is logged is sent once "
-                "the store answers. If it stays away, start it and run the stage again: finished work is not "
+                f"warning: tracking store {shown(self._uri)} is away: {cause}. The work goes on; what is logged is "
+                "sent once the store answers. If it stays away, start it and run the stage again: finished work is not "
                 "repeated, only sent.",
                 file=sys.stderr,
                 flush=True,

@@ -13,7 +13,7 @@ from filelock import FileLock
 from supcam.errors import SupcamError, UsageError
 from supcam.tracking.moved import settle
 from supcam.tracking.project import EXPERIMENT, artifact_location, quiet, state_folder, tracking_uri
-from supcam.tracking.trouble import store_trouble
+from supcam.tracking.trouble import shown, store_trouble
 
 _ATTEMPTS = 5
 _EXPERIMENT_TAGS = {
@@ -56,7 +56,7 @@ def open_client(root: Path, *, ask: bool = True) -> Any:
                 raise SupcamError(said) from error
             if uri.startswith("http") or attempt == _ATTEMPTS - 1:
                 raise SupcamError(
-                    f"tracking store {uri} cannot be reached: {error}. "
+                    f"tracking store {shown(uri)} cannot be reached: {error}. "
                     "Start it, or correct or unset MLFLOW_TRACKING_URI."
                 ) from error
             time.sleep(0.2 * 2**attempt * (1 + random.random()))
@@ -69,6 +69,17 @@ def _one_at_a_time(root: Path, uri: str) -> contextlib.AbstractContextManager[ob
         return contextlib.nullcontext()
     state_folder(root).mkdir(parents=True, exist_ok=True)
     return FileLock(state_folder(root) / "tracking.lock")
+
+
+def get_run(client: Any, run_id: str) -> Any:
+    """A run of the store; a UsageError when it cannot be read."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        what = f"run {run_id!r} is not in the tracking store: {error.message}"
+        raise UsageError(f"{what}. The MLflow page lists them: supcam ui") from None
 
 
 def experiment_of(client: Any, run_id: str) -> str:

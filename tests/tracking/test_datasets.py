@@ -13,7 +13,7 @@ from supcam.settings import Settings
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage, execute
 from supcam.stages.workspace import Workspace
-from supcam.tracking import dir_hash, file_hash, open_client
+from supcam.tracking import open_client, path_hash
 
 
 def write_crops(folder: Path, names: list[str], split: list[str]) -> pd.DataFrame:
@@ -50,12 +50,12 @@ def test_a_stage_names_the_crops_it_reads_with_their_hashes(project: Path) -> No
     client = open_client(project)
     (run,) = client.search_runs([client.get_experiment_by_name("supcam").experiment_id])
     found = {item.dataset.name: (item.dataset.digest, item.tags[0].value) for item in run.inputs.dataset_inputs}
-    split_hash = file_hash(outputs / "split" / "manifest.csv")
+    split_hash = path_hash(outputs / "split" / "manifest.csv")
     assert found == {
-        "crops": (dir_hash(project / "data", project), "raw"),
+        "crops": (path_hash(project / "data", project), "raw"),
         "crops, train": (split_hash, "training"),
         "crops, validation": (split_hash, "validation"),
-        "crops, composed": (dir_hash(outputs / "compose", project), "training"),
+        "crops, composed": (path_hash(outputs / "compose", project), "training"),
     }
     profiles = {item.dataset.name: json.loads(item.dataset.profile) for item in run.inputs.dataset_inputs}
     assert profiles["crops, train"] == {"crops": 3, "instance": 1, "touching": 1, "overlapping": 1}

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from supcam.errors import UsageError
-from supcam.tracking import dir_hash, path_hash, stage_inputs
+from supcam.tracking import path_hash, stage_inputs
 
 
 def dvc(root: Path, *args: str) -> None:
@@ -25,7 +25,7 @@ def test_stage_inputs_equal_dvc_lock_and_dvc_add(project: Path) -> None:
     recorded = lock["params"]["params.yaml"]
     assert before["params"] == {f"params.yaml:{key}": value for key, value in recorded.items()}
     added = YAML(typ="safe").load(project / "data.dvc")["outs"][0]["md5"]
-    assert dir_hash(project / "data", project) == added
+    assert path_hash(project / "data", project) == added
 
 
 def test_numbers_are_read_as_dvc_reads_them(project: Path) -> None:
@@ -41,6 +41,18 @@ def test_a_moved_dependency_is_hashed_where_it_lies(project: Path, tmp_path: Pat
     assert deps["data/manifest.csv"] == path_hash(moved) != path_hash(project / "data" / "manifest.csv")
 
 
+def test_a_folder_that_git_and_dvc_ignore_is_hashed_by_what_it_holds(project: Path) -> None:
+    """Stages with a folder of their own write below runs/, and a study must not take up trials on other composites."""
+    (project / ".dvcignore").write_text("runs\n__pycache__\n", encoding="utf-8")
+    found = []
+    for text in ("one", "two"):
+        moved = project / "runs" / text
+        moved.mkdir(parents=True)
+        (moved / "part.py").write_text(text, encoding="utf-8")
+        found.append(stage_inputs(project, "tune", {"code": moved})["deps"]["code"])
+    assert found[0] != found[1]
+
+
 def test_missing_dependency_is_none_and_unknown_stage_is_named(project: Path) -> None:
     (project / "data" / "manifest.csv").unlink()
     assert stage_inputs(project, "tune")["deps"]["data/manifest.csv"] is None
@@ -49,9 +61,9 @@ def test_missing_dependency_is_none_and_unknown_stage_is_named(project: Path) ->
 
 
 def test_one_changed_byte_changes_the_folder_hash(project: Path) -> None:
-    before = dir_hash(project / "data", project)
+    before = path_hash(project / "data", project)
     (project / "data" / "crops" / "ä crop.png").write_bytes(bytes(255))
-    assert dir_hash(project / "data", project) != before
-    compiled = dir_hash(project / "code", project)
+    assert path_hash(project / "data", project) != before
+    compiled = path_hash(project / "code", project)
     (project / "code" / "__pycache__" / "part.pyc").write_bytes(b"again")
-    assert dir_hash(project / "code", project) == compiled
+    assert path_hash(project / "code", project) == compiled

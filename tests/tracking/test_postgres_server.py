@@ -8,7 +8,7 @@ from supcam.settings import PretrainSettings, Settings, TuneSettings
 from supcam.stages.stage import Stage, execute
 from supcam.stages.workspace import Workspace
 from supcam.tracking import open_client
-from supcam.tuning import tune
+from supcam.tuning.study import tune
 from tests.support.servers import MlflowServer, database
 from tests.tuning.objectives import SometimesFaulty
 from tests.tuning.test_study import NONE

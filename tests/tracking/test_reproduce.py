@@ -11,7 +11,7 @@ import yaml
 
 from supcam.errors import GateRefused, UsageError
 from supcam.settings import Settings, save_settings
-from supcam.tracking import file_hash, open_client, stage_run
+from supcam.tracking import open_client, path_hash, stage_run
 from supcam.tracking.reproduce import reproduction
 from tests.tracking.conftest import git
 
@@ -109,7 +109,7 @@ def test_data_of_an_earlier_version_comes_from_the_cache(pipeline: Path, tmp_pat
     git(pipeline, "commit", "-q", "-a", "-m", "more data")
     found = reproduction(pipeline, run_id, tmp_path / "rebuilt").execute(pipeline)
     assert found[0].equal
-    assert file_hash(tmp_path / "rebuilt" / "data" / "manifest.csv") != file_hash(pipeline / "data" / "manifest.csv")
+    assert path_hash(tmp_path / "rebuilt" / "data" / "manifest.csv") != path_hash(pipeline / "data" / "manifest.csv")
 
 
 def test_what_cannot_be_rebuilt_is_refused_with_the_reason(pipeline: Path, tmp_path: Path) -> None:
