@@ -86,7 +86,7 @@ def _row(name: str, crops: list[Grey]) -> dict[str, object]:
         both, either = (after < DARK) & (before < DARK), (after < DARK) | (before < DARK)
         agreements.append(both.sum() / max(1, either.sum()))
         differences.append(float(np.abs(after - before).mean()))
-        flagged.append(judged(reading.measurements).needs_review)
+        flagged.append(bool(judged(reading.measurements)))
     agrees = np.array(agreements) >= AGREES
     return {
         "kind": name,
@@ -150,7 +150,7 @@ def _figures(crops: list[Grey]) -> None:
     rows = []
     for name, picture in wrong.items():
         reading = read_grey(picture)
-        rows.append((f"{name}: {judged(reading.measurements).text}", picture, reading.image))
+        rows.append((f"{name}: {'; '.join(judged(reading.measurements))}", picture, reading.image))
     _sheet(rows, FIGURES / "reading-reasons.png", columns=2)
 
 

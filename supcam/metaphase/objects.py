@@ -35,55 +35,23 @@ SEVERAL = "about {chromosomes} chromosomes, more than one metaphase has. Crop th
 
 # A picture of a whole metaphase is at least so many chromosome widths long.
 _WIDTHS_AT_LEAST = 25
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Lengths in chromosome widths, areas in squared ones, heights as shares of that of a chromosome.
-
-    Attributes:
-        area: below it an object is debris.
-        width: mean width below which it is debris, and above which it is a nucleus or stain.
-        nucleus: area from which something without a gap is a nucleus.
-        solidity: share of its convex hull that a nucleus fills.
-        cut_width: the same for what an edge cuts off, which shows less of its width.
-        disk: diameter of the largest disk in it above which it is a nucleus.
-        height: below it an object is stain.
-        cut: stretch of the picture's edge that an object covers when it goes on beyond.
-        apart: gaps between two metaphases, in the order in which they are tried.
-        neighbour: fewest objects of another metaphase.
-        whole: fewest objects of the main one, where there are others.
-        one: most chromosomes of a picture in which no others are looked for.
-        objects: fewer chromosomes and clusters are not a metaphase, if their area is that of a cluster as well.
-        cluster: area of the largest cluster, as the gate of predict has it.
-        covered: share of the picture that is not paper above which there is none.
-        upright: share of the long objects within 20 degrees of upright that makes a karyogram.
-        chromosomes: more are two metaphases, and still more none.
-        pixels: least width of a chromosome, in pixels.
-    """
-
-    area: float = 0.45
-    cut_width: float = 1.5
-    width: tuple[float, float] = (0.4, 1.7)
-    nucleus: float = 8.0
-    solidity: float = 0.8
-    disk: float = 3.5
-    height: float = 0.25
-    cut: float = 0.5
-    apart: tuple[float, ...] = (3.5, 3.0, 2.5, 2.0)
-    neighbour: int = 2
-    one: int = 48
-    whole: int = 15
-    objects: int = 5
-    cluster: float = 90.0
-    covered: float = 0.6
-    upright: float = 0.75
-    chromosomes: tuple[int, int] = (70, 300)
-    pixels: float = 4.0
-
-
-DEFAULT_LIMITS = Limits()
-
+# Lengths in chromosome widths, areas in squared ones, heights as shares of that of a chromosome.
+_AREA = 0.45  # below it an object is debris
+_WIDTH = (0.4, 1.7)  # mean width below which it is debris, and above which it is a nucleus or stain
+_CUT_WIDTH = 1.5  # the same for what an edge cuts off, which shows less of its width
+_NUCLEUS, _SOLIDITY = 8.0, 0.8  # area from which something without a gap is a nucleus, and share of its hull it fills
+_DISK = 3.5  # diameter of the largest disk in it above which it is a nucleus
+_HEIGHT = 0.25  # below it an object is stain
+_CUT = 0.5  # stretch of the picture's edge that an object covers when it goes on beyond
+_APART = (3.5, 3.0, 2.5, 2.0)  # gaps between two metaphases, in the order in which they are tried
+_NEIGHBOUR, _WHOLE = 2, 15  # fewest objects of another metaphase, and of the main one where there are others
+_ONE = 48  # most chromosomes of a picture in which no others are looked for
+# Fewer chromosomes and clusters are not a metaphase, if their area is that of a cluster as well (see serving/gate.py).
+_OBJECTS, _CLUSTER = 5, 90.0
+_COVERED = 0.6  # share of the picture that is not paper above which there is none
+_UPRIGHT = 0.75  # share of the long objects within 20 degrees of upright that makes a karyogram
+_CHROMOSOMES = (70, 300)  # more are two metaphases, and still more none
+_PIXELS = 4.0  # least width of a chromosome, in pixels
 
 Ring = list[list[float]]
 
@@ -157,12 +125,12 @@ class Scene:
     width: float = 0.0
 
 
-def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> Scene:
+def scene_of(ground: Ground, found: Found) -> Scene:
     """Judge what was found in a picture: thing by thing, then the picture."""
-    labels, reasons = _judged(ground, found, limits)
-    for index in _of_neighbours(labels, reasons, found.width, limits):
+    labels, reasons = _judged(ground, found)
+    for index in _of_neighbours(labels, reasons, found.width):
         reasons[index] = NEIGHBOUR
-    reason, refused = _picture_reason(ground, found, labels, reasons, limits)
+    reason, refused = _picture_reason(ground, found, labels, reasons)
     width = found.width * ground.factor
     if refused:
         return Scene((), reason, True, width)
@@ -175,13 +143,13 @@ def scene_of(ground: Ground, found: Found, limits: Limits = DEFAULT_LIMITS) -> S
     return Scene(tuple(things), reason, False, width)
 
 
-def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[str]]:
+def _judged(ground: Ground, found: Found) -> tuple[Labels, list[str]]:
     """Labels of what was found, nuclei as a whole, and the reason of each, empty for chromosomes."""
     labels, width = found.labels, found.width
     if not width:
         return labels, []
     nuclei = connected(found.nuclei)
-    sound = np.array([False, *(_is_nucleus(region, width, limits) for region in _regions(nuclei))])
+    sound = np.array([False, *(_is_nucleus(region, width) for region in _regions(nuclei))])
     nuclei = (np.cumsum(sound) * sound)[nuclei]
     # What a nucleus covers mostly is a part of it.
     inside = np.bincount(labels.ravel(), weights=(nuclei > 0).ravel())
@@ -201,13 +169,13 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
     reasons = []
     for index in range(total):
         mean = means[index] / width
-        is_cut = cut[index] > limits.cut * width
-        thick = disks[index] > limits.disk * width or mean > (limits.cut_width if is_cut else limits.width[1])
-        if index >= count or (thick and _is_nucleus(regions[index], width, limits)):
+        is_cut = cut[index] > _CUT * width
+        thick = disks[index] > _DISK * width or mean > (_CUT_WIDTH if is_cut else _WIDTH[1])
+        if index >= count or (thick and _is_nucleus(regions[index], width)):
             reason = NUCLEUS
-        elif areas[index] < limits.area * width**2 or mean < limits.width[0]:
+        elif areas[index] < _AREA * width**2 or mean < _WIDTH[0]:
             reason = DEBRIS
-        elif heights[index] < limits.height * found.height:
+        elif heights[index] < _HEIGHT * found.height:
             reason = STAIN
         else:
             reason = CUT_OFF if is_cut else ""
@@ -215,7 +183,7 @@ def _judged(ground: Ground, found: Found, limits: Limits) -> tuple[Labels, list[
     return labels, reasons
 
 
-def _of_neighbours(labels: Labels, reasons: list[str], width: float, limits: Limits) -> list[int]:
+def _of_neighbours(labels: Labels, reasons: list[str], width: float) -> list[int]:
     """Indices of the objects of other metaphases, which an edge cuts off, where one metaphase is whole.
 
     Objects that lie nearer to each other than a gap are one part. The gap is the widest that leaves the largest part
@@ -224,18 +192,18 @@ def _of_neighbours(labels: Labels, reasons: list[str], width: float, limits: Lim
     chosen = np.flatnonzero([reason not in NO_CHROMOSOME for reason in reasons])
     is_cut = np.array([reasons[index] == CUT_OFF for index in chosen], dtype=bool)
     areas = np.bincount(labels.ravel(), minlength=len(reasons) + 1)[chosen + 1] / max(width, 1.0) ** 2
-    if not is_cut.any() or _chromosomes(areas) <= limits.one:
+    if not is_cut.any() or _chromosomes(areas) <= _ONE:
         return []
     place = np.zeros(len(reasons) + 1, dtype=bool)
     place[chosen + 1] = True
     away = ndimage.distance_transform_edt(~place[labels])
-    for gap in limits.apart:
+    for gap in _APART:
         parts = connected(away <= 0.5 * gap * width)
         part = np.asarray(ndimage.maximum(parts, labels, chosen + 1), dtype=np.intp)
         counts, cut = np.bincount(part), np.bincount(part, is_cut) > 0
         main = int(np.argmax(counts))
-        if counts[main] >= limits.whole and not cut[main]:
-            others = cut & (counts >= limits.neighbour)
+        if counts[main] >= _WHOLE and not cut[main]:
+            others = cut & (counts >= _NEIGHBOUR)
             break
     else:
         return []
@@ -252,8 +220,8 @@ def _regions(labels: Labels) -> list[Any]:
     return list(regionprops(labels))  # type: ignore[no-untyped-call]
 
 
-def _is_nucleus(region: Any, width: float, limits: Limits) -> bool:
-    return bool(region.area >= limits.nucleus * width**2 and region.solidity >= limits.solidity)
+def _is_nucleus(region: Any, width: float) -> bool:
+    return bool(region.area >= _NUCLEUS * width**2 and region.solidity >= _SOLIDITY)
 
 
 def _cut(labels: Labels) -> NDArray[np.intp]:
@@ -263,41 +231,34 @@ def _cut(labels: Labels) -> NDArray[np.intp]:
     return np.asarray(np.max([np.bincount(line, minlength=count) for line in lines], axis=0)[1:])
 
 
-def _picture_reason(
-    ground: Ground, found: Found, labels: Labels, reasons: list[str], limits: Limits
-) -> tuple[str, bool]:
+def _picture_reason(ground: Ground, found: Found, labels: Labels, reasons: list[str]) -> tuple[str, bool]:
     """Why a picture does not show exactly one metaphase; and whether it shows none."""
     chosen = np.array([reason not in NO_CHROMOSOME for reason in reasons], dtype=bool)
     count, nuclei = int(chosen.sum()), reasons.count(NUCLEUS)
     areas = np.bincount(labels.ravel(), minlength=len(reasons) + 1)[1:]
     area = float(areas[chosen].sum()) / found.width**2 if found.width else 0.0
-    few = count < limits.objects and area <= limits.cluster
+    few = count < _OBJECTS and area <= _CLUSTER
     if few and found.specks + reasons.count(DEBRIS) > 100:
         return SPECKS.format(specks=found.specks + reasons.count(DEBRIS)), True
     if (nuclei and few) or _are_nuclei(found, labels, chosen):
         return NUCLEI_ONLY.format(nuclei=nuclei or count), True
     if not count:
         return BLANK, True
-    if found.width * ground.factor < limits.pixels:
+    if found.width * ground.factor < _PIXELS:
         return NO_WIDTH, True
-    if _covered(ground, found) > limits.covered:
+    if np.mean(ground.grey < 255 - 0.5 * found.height) > _COVERED:
         return PHOTO, True
     if few:
         return CROP.format(objects=count), True
-    if _is_upright(labels, chosen, limits):
+    if _is_upright(labels, chosen):
         return KARYOGRAM, True
     chromosomes = _chromosomes(areas[chosen] / found.width**2)
-    if chromosomes > limits.chromosomes[1]:
+    if chromosomes > _CHROMOSOMES[1]:
         return PHOTO, True
-    if chromosomes > limits.chromosomes[0]:
+    if chromosomes > _CHROMOSOMES[0]:
         return SEVERAL.format(chromosomes=chromosomes), False
     neighbours = reasons.count(NEIGHBOUR)
     return LEFT_OUT.format(objects=neighbours) if neighbours else "", False
-
-
-def _covered(ground: Ground, found: Found) -> float:
-    """Share of the picture that is clearly no paper."""
-    return float(np.mean(ground.grey < 255 - 0.5 * found.height))
 
 
 def _are_nuclei(found: Found, labels: Labels, chosen: Mask) -> bool:
@@ -311,14 +272,14 @@ def _are_nuclei(found: Found, labels: Labels, chosen: Mask) -> bool:
     return float(np.mean(compact)) >= 0.8
 
 
-def _is_upright(labels: Labels, chosen: Mask, limits: Limits) -> bool:
+def _is_upright(labels: Labels, chosen: Mask) -> bool:
     regions = [region for region in _regions(labels) if chosen[region.label - 1]]
     tilts = [
         abs(region.orientation)
         for region in regions
         if region.axis_major_length > 1.7 * max(region.axis_minor_length, 1)
     ]
-    return len(tilts) >= 10 and float(np.mean(np.array(tilts) < math.radians(20))) >= limits.upright
+    return len(tilts) >= 10 and float(np.mean(np.array(tilts) < math.radians(20))) >= _UPRIGHT
 
 
 def _chromosomes(areas: NDArray[np.float64]) -> int:

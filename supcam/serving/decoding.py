@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..errors import SupcamError
-from .levels import Grey, LevelsError, grey_of_colour, scaled_grey
-from .tiff import TiffError, read_tiff
+from .levels import Grey, Refused, grey_of_colour, scaled_grey
+from .tiff import read_tiff
 
 # Damaged and odd files are named by our own errors. Once and for all: `catch_warnings` is not for several threads.
 warnings.filterwarnings("ignore", module="PIL|tifffile")
@@ -85,10 +85,6 @@ class Plane:
     lossy: bool = False
 
 
-class _Refused(ValueError):
-    """The rest of a sentence that begins with the name of the source."""
-
-
 def decode_plane(source: Source, *, page: int | None = None) -> Plane:
     """Decode one picture to grey, as deep as it was stored.
 
@@ -103,7 +99,7 @@ def decode_plane(source: Source, *, page: int | None = None) -> Plane:
     name = shown_path(source) if isinstance(source, (str, Path)) else "image"
     try:
         return _plane(source, page)
-    except (_Refused, TiffError, LevelsError) as error:
+    except Refused as error:
         raise ImageError(f"{name} {error}") from None
     except Exception as error:  # Pillow and tifffile raise nearly every type on damaged files
         reason = " ".join((str(error) or type(error).__name__).split())
@@ -127,7 +123,7 @@ def _plane(source: Source, page: int | None) -> Plane:
     if isinstance(source, (str, Path)):
         source = _file_bytes(source)
     if not isinstance(source, bytes):
-        raise _Refused(
+        raise Refused(
             f"is given as {type(source).__name__}; allowed are a path, encoded bytes, an array or a Pillow image."
         )
     return _of_bytes(source, page)
@@ -139,16 +135,16 @@ def _file_bytes(path: str | Path) -> bytes:
         state = Path(path).stat()
         for is_kind, kind in _KINDS:
             if is_kind(state.st_mode):
-                raise _Refused(f"is {kind}, not a file. Give an image file.")
+                raise Refused(f"is {kind}, not a file. Give an image file.")
         if state.st_size > MAX_BYTES:
-            raise _Refused(f"holds {state.st_size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
+            raise Refused(f"holds {state.st_size} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
         with Path(path).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        if isinstance(error, _Refused):
+        if isinstance(error, Refused):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise _Refused(f"cannot be opened: {reason}. Check the path.") from None
+        raise Refused(f"cannot be opened: {reason}. Check the path.") from None
 
 
 _KINDS = (
@@ -162,9 +158,9 @@ _KINDS = (
 
 def _of_bytes(content: bytes, page: int | None) -> Plane:
     if len(content) > MAX_BYTES:
-        raise _Refused(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
+        raise Refused(f"holds {len(content)} bytes; allowed are at most {MAX_BYTES}. Save single crops.")
     if not content:
-        raise _Refused("is empty. Export it again or leave it out.")
+        raise Refused("is empty. Export it again or leave it out.")
     kind = _kind(content)
     _refuse_archive(content)
     if kind == "TIFF":
@@ -188,7 +184,7 @@ def _kind(content: bytes) -> str:
     """Format by content, whatever the name of the file says.
 
     Raises:
-        _Refused: for a format that is not read, named by what it is.
+        Refused: for a format that is not read, named by what it is.
     """
     for start, kind in _READ.items():
         if content.startswith(start):
@@ -197,21 +193,21 @@ def _kind(content: bytes) -> str:
         return "WEBP"
     for start, what, remedy in _FOREIGN:
         if content.startswith(start):
-            raise _Refused(f"is {what}. {remedy}")
+            raise Refused(f"is {what}. {remedy}")
     if content[128:132] == b"DICM":
-        raise _Refused(f"is DICOM. {_EXPORT}")
+        raise Refused(f"is DICOM. {_EXPORT}")
     if content[4:8] == b"ftyp":
-        raise _Refused(f"is {content[8:12].decode('latin-1').strip().upper()} (HEIF, AVIF or a film). {_EXPORT}")
+        raise Refused(f"is {content[8:12].decode('latin-1').strip().upper()} (HEIF, AVIF or a film). {_EXPORT}")
     head = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        raise _Refused("is a web page (HTML), such as a login or error page. Download the picture again.")
+        raise Refused("is a web page (HTML), such as a login or error page. Download the picture again.")
     if head.startswith((b"<?xml", b"<svg")):
-        raise _Refused(f"is XML. {_EXPORT}")
+        raise Refused(f"is XML. {_EXPORT}")
     if not content.strip(b"\0"):
-        raise _Refused("holds zero bytes only: a copy that broke off. Copy it again.")
+        raise Refused("holds zero bytes only: a copy that broke off. Copy it again.")
     if _is_text(content[:512]):
-        raise _Refused("is text, not a picture. Leave it out.")
-    raise _Refused(f"is not an image of a known format (PNG, TIFF, JPEG, BMP, GIF, WebP). {_EXPORT}")
+        raise Refused("is text, not a picture. Leave it out.")
+    raise Refused(f"is not an image of a known format (PNG, TIFF, JPEG, BMP, GIF, WebP). {_EXPORT}")
 
 
 def _is_text(head: bytes) -> bool:
@@ -231,25 +227,23 @@ def _refuse_archive(content: bytes) -> None:
     except Exception:  # anything unreadable is not an archive, so not a polyglot
         return
     if names:
-        raise _Refused("carries a zip behind the image (two formats in one file). Export the image alone.")
+        raise Refused("carries a zip behind the image (two formats in one file). Export the image alone.")
 
 
 def _check_sides(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise _Refused(f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop.")
+        raise Refused(f"is {width} x {height} pixels; allowed are at most {MAX_PIXELS} in all. Cut out the crop.")
     if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE:
-        raise _Refused(
-            f"is {width} x {height} pixels; allowed are sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop."
-        )
+        raise Refused(f"is {width} x {height} pixels; allowed are sides of {MIN_SIDE} to {MAX_SIDE}. Cut out the crop.")
 
 
 def _choose_frame(image: Image.Image, page: int | None, notes: list[str]) -> None:
     """Go to the frame asked for; of several without ``page`` only a phone's (MPO: picture, then preview) is clear."""
     frames = int(getattr(image, "n_frames", 1))
     if page is not None and frames > 1 and not 1 <= page <= frames:
-        raise _Refused(f"has {frames} planes; --page {page} is not one of them. Allowed: 1 to {frames}.")
+        raise Refused(f"has {frames} planes; --page {page} is not one of them. Allowed: 1 to {frames}.")
     if page is None and frames > 1 and image.format != "MPO":
-        raise _Refused(f"is a stack of {frames} frames. Name one with --page 1 to {frames}, or save that one alone.")
+        raise Refused(f"is a stack of {frames} frames. Name one with --page 1 to {frames}, or save that one alone.")
     if frames > 1:
         image.seek((page or 1) - 1)
         notes.append(f"plane {page or 1} of {frames} used")
@@ -301,7 +295,7 @@ def _of_pillow(image: Image.Image, notes: list[str]) -> Plane:
 
 def _of_array(array: NDArray[Any]) -> Plane:
     if array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
-        raise _Refused(f"is an array of {array.dtype}; allowed are bool, whole numbers and fractions of 1 to 64 bits.")
+        raise Refused(f"is an array of {array.dtype}; allowed are bool, whole numbers and fractions of 1 to 64 bits.")
     array = array.astype(array.dtype.newbyteorder("="))
     shape = array.shape
     if array.ndim == 3 and shape[2] not in (3, 4) and shape[0] in (3, 4):
@@ -312,7 +306,7 @@ def _of_array(array: NDArray[Any]) -> Plane:
     if array.ndim == 3 and array.shape[0] in (3, 4) and array.shape[2] not in (3, 4):
         array = np.moveaxis(array, 0, -1)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise _Refused(
+        raise Refused(
             f"is an array of shape {shape}; allowed are (H, W), (H, W, 1), (H, W, 3), (H, W, 4) and channels first. "
             "Give the pictures of a stack or batch one by one."
         )
@@ -328,8 +322,8 @@ def _finished(values: NDArray[Any], alpha: NDArray[Any] | None, notes: list[str]
     if values.ndim == 3:
         values, note = grey_of_colour(values)
         notes += [note] if note else []
-    scaled = scaled_grey(values)
-    grey, notes = scaled.values, [*notes, *scaled.notes]
+    grey, note = scaled_grey(values)
+    notes = [*notes, note] if note else [*notes]
     if alpha is not None:
         grey = _on_white(grey, alpha, notes)
     return Plane(grey, tuple(notes))

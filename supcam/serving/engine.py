@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..cluster_type import TYPE_LABELS
 from ..errors import SupcamError
-from .gate import judged, sure_enough
+from .gate import WITHOUT_TYPE, judged, sure_enough
 from .images import ImageError, Reading, Source, read_crop, square_of
 from .novelty import NOVELTY_FILE, Novelty, statistics_of
 from .reading import Measurements
@@ -163,11 +163,11 @@ class Engine:
         probabilities = predictions.probabilities.astype(np.float64)
         confidence = probabilities.max(axis=1)
         doubtful = ~sure_enough(probabilities, self.threshold)
-        verdicts = [
+        reasons = [
             judged(measured, unlike_training=bool(unlike), low_confidence=bool(low))
             for measured, unlike, low in zip(predictions.measured, predictions.unlike, doubtful, strict=True)
         ]
-        typed = np.array([verdict.has_type for verdict in verdicts], dtype=bool)
+        typed = np.array([WITHOUT_TYPE.isdisjoint(found) for found in reasons], dtype=bool)
         best = np.where(typed, probabilities.argmax(axis=1), 0)
         columns: dict[str, list[Any]] = {
             "type": [TYPE_LABELS[index] if has_type else "" for index, has_type in zip(best, typed, strict=True)],
@@ -175,8 +175,8 @@ class Engine:
         }
         shown = np.where(typed[:, np.newaxis], probabilities, np.nan)
         columns |= dict(zip(PROBABILITY_COLUMNS, shown.T.tolist(), strict=True))
-        columns["needs_review"] = [verdict.needs_review for verdict in verdicts]
-        columns["reason"] = [verdict.text for verdict in verdicts]
+        columns["needs_review"] = [bool(found) for found in reasons]
+        columns["reason"] = ["; ".join(found) for found in reasons]
         return columns
 
     def _batches(

@@ -1,6 +1,5 @@
 """From stored numbers to grey 0-255: how deep the values of a picture are, and what its colours are worth as grey."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,23 @@ _DEPTHS = (8, 10, 12, 14, *range(15, 65))
 _OFFSET = 32768  # Olympus ScanR and others save signed 16 bits as unsigned: black lies here
 
 
-class LevelsError(ValueError):
-    """The values of a picture have no known black or white; the message ends a sentence that begins with its name."""
+class Refused(ValueError):
+    """A picture that is not read; the message ends a sentence that begins with its name."""
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A picture (H, W) with black 0 and full scale 255, NaN where nothing was stored, and what was done for it."""
-
-    values: Grey
-    notes: tuple[str, ...] = ()
-
-
-def scaled_grey(values: NDArray[Any]) -> Scaled:
-    """Bring grey values (H, W) of any number type to black 0 and full scale 255; 8-bit values stay as they are.
+def scaled_grey(values: NDArray[Any]) -> tuple[Grey, str]:
+    """Grey values (H, W) of any number type with black 0 and full scale 255, and what was done: to 8-bit ones nothing.
 
     Full scale is that of the smallest usual depth that holds the values, a few hot pixels aside. Signed integers are
     taken as unsigned ones moved down by half their depth.
 
     Raises:
-        LevelsError: for values below 0 in floating point, where black is not known, and for no values at all.
+        Refused: for values below 0 in floating point, where black is not known, and for no values at all.
     """
     if values.dtype == np.uint8:
-        return Scaled(values)
+        return values, ""
     if values.dtype == np.bool_:
-        return Scaled(values.astype(np.uint8) * np.uint8(255), ("1 bit turned to grey",))
+        return values.astype(np.uint8) * np.uint8(255), "1 bit turned to grey"
     bits = values.dtype.itemsize * 8
     if values.dtype.kind == "f":
         return _scaled_fractions(values.astype(np.float64 if bits == 64 else np.float32), bits)
@@ -58,7 +49,7 @@ def scaled_grey(values: NDArray[Any]) -> Scaled:
     grey -= black
     grey *= 255 / (2**depth - 1)
     note = f"{bits}-bit values ({word}{depth} bits in use) scaled to 8 bits"
-    return Scaled(np.clip(grey, 0, 255, out=grey).astype(np.float32, copy=False), (note,))
+    return np.clip(grey, 0, 255, out=grey).astype(np.float32, copy=False), note
 
 
 def turned(values: NDArray[Any]) -> NDArray[Any]:
@@ -84,16 +75,16 @@ def _is_spread(values: NDArray[Any]) -> bool:
     return common > 0 and (common % 257 == 0 or (common >= 16 and common & (common - 1) == 0))
 
 
-def _scaled_fractions(values: NDArray[Any], bits: int) -> Scaled:
+def _scaled_fractions(values: NDArray[Any], bits: int) -> tuple[Grey, str]:
     finite = np.isfinite(values)
     if not finite.any():
-        raise LevelsError("holds no numbers (all NaN). Export it again.")
+        raise Refused("holds no numbers (all NaN). Export it again.")
     low, high = _robust_range(values[finite])
     if low < -0.01 * max(high, 1e-6):
-        raise LevelsError(f"has values down to {low:.3g}: which of them is black is not known. Save 8 or 16 bits.")
+        raise Refused(f"has values down to {low:.3g}: which of them is black is not known. Save 8 or 16 bits.")
     full = _full_scale(high)
     grey = np.where(finite, np.clip(values * (255 / full), 0, 255), np.nan).astype(np.float32)
-    return Scaled(grey, (f"{bits}-bit fractions (full scale {full:g}) scaled to 8 bits",))
+    return grey, f"{bits}-bit fractions (full scale {full:g}) scaled to 8 bits"
 
 
 def _full_scale(high: float) -> float:

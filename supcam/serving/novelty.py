@@ -4,7 +4,6 @@ Features of the network are not used: it learned to ignore stain and texture, an
 (table in docs/evaluation.md).
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,23 +139,9 @@ class UnlikeShare:
     @property
     def p_value(self) -> float:
         """Of the binomial test that the share is at most five times the expected one."""
-        chance, size = min(_TOLERATED * self.expected, 1.0), self.crops
-        if chance == 1.0 or not self.unlike:
-            return 1.0
-        ways = math.lgamma(size + 1)
-        return min(
-            1.0,
-            math.fsum(
-                math.exp(
-                    ways
-                    - math.lgamma(k + 1)
-                    - math.lgamma(size - k + 1)
-                    + k * math.log(chance)
-                    + (size - k) * math.log1p(-chance)
-                )
-                for k in range(self.unlike, size + 1)
-            ),
-        )
+        from scipy.special import bdtrc  # not for the models that travel: they count no folders
+
+        return float(bdtrc(self.unlike - 1, self.crops, min(_TOLERATED * self.expected, 1.0)))
 
     @property
     def reliable(self) -> bool:

@@ -132,7 +132,8 @@ def upright(values: Grey, hidden: Mask, notes: list[str]) -> tuple[Grey, Mask]:
     if not hidden.any():
         level = commonest(values)
         outside = _around(np.abs(values - level) <= max(2.0, 3 * local_noise(values, level)))
-        if not _is_even(values[outside], level):
+        # Clean paper, and what a program filled in, have one level.
+        if share_of(np.abs(values[outside] - level) <= 1) < _FILL_SHARE:
             return (values if _darker_than_paper(values, level) else _inverted(values, notes)), hidden
         outside = outside | _drawings(values, ~outside)
     depths = _depths(outside)
@@ -241,11 +242,6 @@ def _unmixed(values: Grey, hidden: Mask, level: float, rings: int) -> Grey:
 def _inverted(values: Grey, notes: list[str]) -> Grey:
     notes.append(INVERTED_NOTE)
     return WHITE - values
-
-
-def _is_even(surroundings: Grey, level: float) -> bool:
-    """Whether what stands around the body has one level, as clean paper and what a program filled in have."""
-    return bool(len(surroundings) and share_of(np.abs(surroundings - level) <= 1) >= _FILL_SHARE)
 
 
 def _darker_than_paper(values: Grey, level: float) -> bool:

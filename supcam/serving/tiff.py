@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .levels import turned
+from .levels import Refused, turned
 
 _PLAIN = (0, 1, 2, 3)  # MinIsWhite, MinIsBlack, RGB, palette: read by tifffile; other colour spaces by Pillow
 _MIN_IS_WHITE, _RGB, _PALETTE = 0, 2, 3
@@ -19,10 +19,6 @@ _UNPACKED = (1, 8, 32946, 34925, 32773)
 _JPEG = (6, 7)
 # Planes end in no more bytes than these.
 _PADDING = 64
-
-
-class TiffError(ValueError):
-    """A TIFF that is not read; the message ends a sentence that begins with its name."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
     Thumbnails beside the picture do not count as planes.
 
     Raises:
-        TiffError: for a stack without ``page``, a compression or layout that is not read, a file that ends early.
+        Refused: for a stack without ``page``, a compression or layout that is not read, a file that ends early.
     """
     import tifffile  # 0.1 s to import: not for those who have no TIFF
 
@@ -50,13 +46,13 @@ def read_tiff(content: bytes, page: int | None, max_pixels: int) -> StoredPlane:
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         planes, hidden = _planes(file)
         if not planes:
-            raise TiffError("holds no picture. Export it again.")
+            raise Refused("holds no picture. Export it again.")
         if page is None and len(planes) > 1:
-            raise TiffError(
+            raise Refused(
                 f"is a stack of {len(planes)} planes. Name one with --page 1 to {len(planes)}, or save that one alone."
             )
         if page is not None and len(planes) > 1 and not 1 <= page <= len(planes):
-            raise TiffError(f"has {len(planes)} planes; --page {page} is not one of them. Allowed: 1 to {len(planes)}.")
+            raise Refused(f"has {len(planes)} planes; --page {page} is not one of them. Allowed: 1 to {len(planes)}.")
         index = (page or 1) - 1 if len(planes) > 1 else 0
         notes = [f"plane {page} of {len(planes)} used"] if page and len(planes) > 1 else []
         notes += [f"{hidden} thumbnail{'s' if hidden > 1 else ''} left out"] if hidden else []
@@ -125,10 +121,10 @@ def _separate_channels(page: Any) -> int:
 def _check_size(plane: _Candidate, max_pixels: int) -> None:
     height, width = plane.sides
     if height * width > max_pixels or plane.page.imagedepth > 1:
-        raise TiffError(f"is {width} x {height} pixels; allowed are at most {max_pixels} in all. Cut out the crop.")
+        raise Refused(f"is {width} x {height} pixels; allowed are at most {max_pixels} in all. Cut out the crop.")
     size = plane.series.size if plane.series is not None else height * width * int(plane.page.samplesperpixel)
     if size * (plane.page.dtype.itemsize if plane.page.dtype else 1) > 8 * max_pixels:
-        raise TiffError(f"unpacks to more than {8 * max_pixels} bytes, the most allowed. Save the plane alone.")
+        raise Refused(f"unpacks to more than {8 * max_pixels} bytes, the most allowed. Save the plane alone.")
 
 
 def _check_complete(page: Any, length: int) -> None:
@@ -136,7 +132,7 @@ def _check_complete(page: Any, length: int) -> None:
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     missing = len(ends) < math.prod(page.chunked) or 0 in page.databytecounts
     if not ends or missing or max(ends) > length:
-        raise TiffError("is truncated: part of its pixels is missing. Export it again.")
+        raise Refused("is truncated: part of its pixels is missing. Export it again.")
 
 
 def _check_behind(page: Any, length: int) -> None:
@@ -152,7 +148,7 @@ def _check_behind(page: Any, length: int) -> None:
         described += [part.offset, *part.dataoffsets]
     more, rest = divmod(min([length, *(start for start in described if start >= end)]) - end, page.nbytes)
     if more and rest < _PADDING:
-        raise TiffError(
+        raise Refused(
             f"is a stack of {more + 1} planes without directories (as MetaMorph writes). Save the one plane alone."
         )
 
@@ -168,7 +164,7 @@ def _stored(plane: _Candidate, content: bytes) -> NDArray[Any]:
             values = np.asarray(page.asarray())
             return _one_channel(values, page, plane.index)
         except Exception as error:  # a predictor or packing that needs imagecodecs
-            if not _mentions_codec(error):
+            if "imagecodecs" not in str(error) and not isinstance(error, (ImportError, NotImplementedError)):
                 raise
     return _by_pillow(plane, content)
 
@@ -180,15 +176,11 @@ def _one_channel(values: NDArray[Any], page: Any, index: int | None) -> NDArray[
     return values if index is None else values[..., index]
 
 
-def _mentions_codec(error: Exception) -> bool:
-    return "imagecodecs" in str(error) or isinstance(error, (ImportError, NotImplementedError))
-
-
 def _by_pillow(plane: _Candidate, content: bytes) -> NDArray[Any]:
     """Values of a page by Pillow, with the number types it does not know taken back from their bytes."""
     page = plane.page
     name = getattr(page.compression, "name", str(page.compression)[:20])
-    refusal = TiffError(
+    refusal = Refused(
         f"is a TIFF with {name} compression or a layout that is not read ({page.dtype}, "
         f"{getattr(page.photometric, 'name', page.photometric)}). Save it uncompressed, 8- or 16-bit grey."
     )
@@ -200,7 +192,7 @@ def _by_pillow(plane: _Candidate, content: bytes) -> NDArray[Any]:
             if image.mode == "RGB" and int(page.bitspersample) == 16:
                 return _both_bytes(content, plane.number)
             values = _pillow_values(image)
-    except TiffError:
+    except Refused:
         raise
     except Exception as error:  # Pillow raises nearly every type on what it does not know
         raise refusal from error
@@ -258,7 +250,7 @@ def _as_plane(plane: _Candidate, values: NDArray[Any], notes: list[str]) -> Stor
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
-        raise TiffError(f"has pixels of {values.shape[2:]} values; allowed are grey and RGB. Save it as 8-bit grey.")
+        raise Refused(f"has pixels of {values.shape[2:]} values; allowed are grey and RGB. Save it as 8-bit grey.")
     by_us = page.compression in _UNPACKED and page.photometric == _MIN_IS_WHITE
     if by_us:
         values = turned(values)

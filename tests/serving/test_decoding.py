@@ -14,7 +14,7 @@ from PIL import Image
 
 from supcam.resaving import tiff
 from supcam.serving.decoding import ImageError, decode_plane, shown_path
-from supcam.serving.levels import LevelsError, grey_of_colour, scaled_grey
+from supcam.serving.levels import Refused, grey_of_colour, scaled_grey
 from tests.support.drawing import draw_crop, encode
 
 CROP = draw_crop(1)
@@ -98,7 +98,7 @@ def test_tiff_and_png_stand_upright_the_same_way(orientation: int) -> None:
     ],
 )
 def test_full_scale_is_the_depth_that_holds_the_values(values: NDArray[Any], expected: float) -> None:
-    scaled = scaled_grey(values).values
+    scaled = scaled_grey(values)[0]
     assert scaled.max() == pytest.approx(expected, abs=0.01)
     assert scaled.min() == pytest.approx(0, abs=0.01)
 
@@ -106,11 +106,11 @@ def test_full_scale_is_the_depth_that_holds_the_values(values: NDArray[Any], exp
 def test_one_hot_pixel_does_not_change_the_depth() -> None:
     values = np.full((20, 20), 4095, np.uint16)
     values[3, 4] = 65535
-    assert (scaled_grey(values).values == 255).all()
+    assert (scaled_grey(values)[0] == 255).all()
 
 
 def test_fractions_below_zero_have_no_known_black() -> None:
-    with pytest.raises(LevelsError, match="which of them is black is not known"):
+    with pytest.raises(Refused, match="which of them is black is not known"):
         scaled_grey(np.linspace(-2, 2, 64, dtype=np.float32).reshape(8, 8))
 
 

@@ -45,7 +45,7 @@ def test_a_crop_saved_otherwise_is_read_the_same_or_flagged(name: str) -> None:
     least = _LOOSE.get(kind.family, 0.95 if kind.expected == "same" else 0.85)
     for seed, crop in enumerate(CROPS):
         reading = read_crop(saved(name, crop, seed))
-        flagged = bool(judged(reading.measurements).reasons)
+        flagged = bool(judged(reading.measurements))
         assert agreement(reading.image, crop) >= least or (flagged and kind.expected != "same"), seed
 
 
@@ -69,7 +69,7 @@ def test_a_soft_outline_keeps_no_dark_seam(name: str) -> None:
         reading = read_crop(saved(name, crop, seed))
         assert "dark background inverted" not in reading.notes
         rebuilt = SOFT_NOTE in reading.notes
-        assert (BLURRED_OUTLINE in judged(reading.measurements).reasons) == rebuilt
+        assert (BLURRED_OUTLINE in judged(reading.measurements)) == rebuilt
         assert rebuilt or name != "cut_out_feathered"
         white = np.pad(reading.image == 255, 1, constant_values=True)
         beside = white[:-2, 1:-1] | white[2:, 1:-1] | white[1:-1, :-2] | white[1:-1, 2:]
@@ -84,7 +84,7 @@ def test_a_bright_body_on_dark_paper_is_no_cut_out() -> None:
             size = (round(image.width * scale), round(image.height * scale))
             reading = read_grey(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
             assert reading.notes[:1] == ("dark background inverted",)
-            assert BLURRED_OUTLINE not in judged(reading.measurements).reasons
+            assert BLURRED_OUTLINE not in judged(reading.measurements)
 
 
 def test_dead_lines_are_filled_in_and_drawn_bars_are_not() -> None:
@@ -117,7 +117,7 @@ def test_a_sheet_of_dots_is_refused_after_looking_at_the_largest() -> None:
         sheet[row : row + 2, 4:396] = np.where(np.arange(392) % 4 < 2, random.integers(0, 200, (2, 392)), 255)
     reading = read_grey(sheet)
     assert reading.measurements.bodies <= 129
-    assert LARGER_THAN_A_CLUSTER in judged(reading.measurements).reasons
+    assert LARGER_THAN_A_CLUSTER in judged(reading.measurements)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
