@@ -20,8 +20,8 @@ from benchmarks.tuning_grid import TABLE, grid_settings, known_rows, missing_poi
 from supcam.data.crops import CropSet
 from supcam.settings import Settings
 from supcam.tracking import quiet, stage_run
-from supcam.tuning import tune
 from supcam.tuning.slots import sampler
+from supcam.tuning.study import tune
 
 METRICS_PER_STEP = 4
 TRIALS = 15

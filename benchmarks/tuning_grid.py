@@ -32,7 +32,7 @@ from supcam.files import replaced_file
 from supcam.settings import Settings, load_settings, profile_path
 from supcam.synthetic.sample import synthesize
 from supcam.tracking import project_root
-from supcam.tuning import Point, TrainingObjective
+from supcam.tuning.objective import Point, TrainingObjective
 
 TABLE = Path(__file__).with_suffix(".csv")
 MARGINS = (0.0, 0.15, 0.3, 0.45, 0.6)

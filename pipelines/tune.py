@@ -3,8 +3,8 @@
 from supcam.stages.command import main
 from supcam.stages.crops import StageCrops
 from supcam.stages.stage import Stage
-from supcam.tuning import study_key
-from supcam.tuning import tune as search
+from supcam.tuning.study import study_key
+from supcam.tuning.study import tune as search
 
 
 def tune(stage: Stage) -> str:

@@ -19,7 +19,7 @@ from supcam.stages.stage import Stage
 from supcam.stages.workspace import Workspace
 from supcam.tracking import UntrackedRun
 from supcam.training.task import run_identity
-from supcam.tuning import study_key
+from supcam.tuning.study import study_key
 
 DEPS = {"outputs/compose": "aa.dir", "supcam/losses": "bb.dir"}
 TRAINING = {"runtime", "input", "model", "compose.on_the_fly"}

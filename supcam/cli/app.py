@@ -6,16 +6,16 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from supcam import tracking
 from supcam.cli import data, evaluation, experiments, metaphase, models, monitoring, project, review
-from supcam.errors import MissingExtra, SupcamError, explained
+from supcam.errors import MissingExtra
+from supcam.stages.command import exit_codes
 
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
     "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
-    "safetensors", "sklearn", "matplotlib", "ruamel", "pathspec", "pycocotools", "shapely",
+    "safetensors", "sklearn", "matplotlib", "ruamel", "pycocotools", "shapely",
 })  # fmt: skip
 
 app = typer.Typer(
@@ -50,16 +50,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding gets \u6c49 for a name, not an end
             stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except (SupcamError, OSError) as error:
-        _end(explained(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in TRAINING_PACKAGES:
-            raise
-        _end(MissingExtra("this command"))
-
-
-def _end(error: SupcamError) -> None:
-    Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-    sys.exit(error.exit_code)
+    with exit_codes():
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in TRAINING_PACKAGES:
+                raise
+            raise MissingExtra("this command") from None

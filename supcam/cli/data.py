@@ -56,8 +56,7 @@ def import_(
             encoding=encoding,
             progress=progress,
         )
-    for line in report.lines():
-        typer.echo(line)
+    typer.echo("\n".join(report.lines()))
 
 
 def synthesize(
@@ -113,8 +112,7 @@ def diff(
     """Say which crops and labels changed between two versions of the data."""
     from supcam.data.differences import diff_versions
 
-    for line in diff_versions(before, after, tracking.project_root() / "data").lines():
-        typer.echo(line)
+    typer.echo("\n".join(diff_versions(before, after, tracking.project_root() / "data").lines()))
 
 
 def resplit() -> None:

@@ -54,8 +54,7 @@ def sheet(
     rows = suspicious_labels(crops.frame, probabilities)
     notes = trust(crops.frame, probabilities, len(rows))
     written = write_sheet(rows, root / "data", root / into, heading="Labels to review", notes=notes)
-    for note in notes:
-        typer.echo(note)
+    typer.echo("\n".join(notes))
     typer.echo(f"Decide in the browser: {written.with_name(PAGE)}, export, then: supcam review apply review.csv")
 
 
@@ -88,8 +87,7 @@ def apply(sheets: Sheets) -> None:
     """Take the decisions of sheets into the data as a new version: labels of its crops, and new crops."""
     from supcam.review.labels import apply_review
 
-    for line in apply_review(sheets, tracking.project_root() / "data").lines():
-        typer.echo(line)
+    typer.echo("\n".join(apply_review(sheets, tracking.project_root() / "data").lines()))
 
 
 def compare(
@@ -102,8 +100,7 @@ def compare(
     from supcam.review.sheet import PAGE, write_sheet
 
     found = compare_readers(first, second)
-    for line in found.lines():
-        typer.echo(line)
+    typer.echo("\n".join(found.lines()))
     if into is not None:
         written = write_sheet(found.differing, Path("/"), into, heading="Crops on which two readers differ")
         typer.echo(f"to settle: {written.with_name(PAGE)}")
@@ -145,8 +142,7 @@ def compare_models(
     found = compare_answers(*answers)
     typer.echo(f"rows: {present}, columns: {new}")
     print_table(found.table.rename_axis("").reset_index())
-    for line in found.lines():
-        typer.echo(line)
+    typer.echo("\n".join(found.lines()))
     for error in answers[0].loc[answers[0]["error"] != "", "error"]:
         typer.echo(f"error: {error}", err=True)
     if into is not None:

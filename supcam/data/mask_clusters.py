@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from supcam.data.groups import merged
 from supcam.data.mask_rule import (
     EIGHT,
     GRID,
@@ -268,16 +269,8 @@ def _unlinked(pieces: Mask, shared: NDArray[np.int32]) -> list[Mask]:
     """Pieces of a class that no overlap joins, largest first."""
     labels, count = ndimage.label(pieces, EIGHT)
     grown = ndimage.grey_dilation(shared, footprint=EIGHT)  # where two overlaps meet at a piece, one is enough
-    groups: list[set[int]] = []
-    beside: list[set[int]] = []
-    for number in range(1, count + 1):
-        overlaps = set(np.unique(grown[labels == number])) - {0}
-        joined = [index for index, other in enumerate(beside) if other & overlaps]
-        groups.append({number}.union(*(groups[index] for index in joined)))
-        beside.append(overlaps.union(*(beside[index] for index in joined)))
-        for index in reversed(joined):
-            del groups[index], beside[index]
-    masks = [np.isin(labels, list(group)) for group in groups]
+    beside = [np.unique(labels[pieces & (grown == number)]).tolist() for number in np.unique(grown[pieces]) if number]
+    masks = [np.isin(labels, group) for group in merged([*([number] for number in range(1, count + 1)), *beside])]
     return sorted(masks, key=np.count_nonzero, reverse=True)
 
 

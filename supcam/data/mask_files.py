@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
+from posixpath import normpath
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def _exact_values(content: bytes) -> NDArray[Any]:
     if values.dtype.kind == "f":
         whole = np.rint(values)
         if not np.array_equal(whole, values):
-            raise UsageError(f"holds fractions such as {_first_fraction(values)}. {_LABELS}")
+            raise UsageError(f"holds fractions such as {values[whole != values].flat[0]:.3g}. {_LABELS}")
         values = whole.astype(np.int64)
     return values.astype(np.int64)
 
@@ -113,10 +114,6 @@ def _pillow_values(content: bytes) -> tuple[NDArray[Any], bool]:
         raise
     except Exception as error:  # as above
         raise UsageError(f"cannot be read: {' '.join(str(error).split()).partition('<')[0]}. {_LABELS}") from None
-
-
-def _first_fraction(values: NDArray[Any]) -> str:
-    return f"{float(values[np.rint(values) != values].flat[0]):.3g}"
 
 
 def _stack(planes: NDArray[Any]) -> Outlined:
@@ -326,11 +323,4 @@ def _cut_out(mask: Mask) -> tuple[Box, Mask]:
 
 def candidates(name: str, beside: str) -> list[str]:
     """Where a picture named in an annotation file may lie: beside that file, or from the root of the source."""
-    folder = PurePosixPath(beside).parent
-    parts: list[str] = []
-    for part in (folder / name).parts:
-        if part == ".." and parts:
-            parts.pop()
-        elif part not in ("..", "."):
-            parts.append(part)
-    return ["/".join(parts), PurePosixPath(name).as_posix()]
+    return [normpath(f"/{PurePosixPath(beside).parent / name}")[1:], PurePosixPath(name).as_posix()]

@@ -34,6 +34,7 @@ from supcam.serving.surroundings import upright
 
 # White around a crop, of which this rim shows the picture: the soft edge of the chromosomes.
 _MARGIN, _RIM = 2, 1
+_ANNOTATIONS = "*.json"  # the tables of such a source
 _MAP = r"labels?|masks?|annotations?|segmentations?|seg|gt"
 _PICTURE = r"images?|pictures?|imgs?|raw"
 _MAP_WORD = re.compile(rf"(^|[ _.-])({_MAP})($|[ _.-])", re.IGNORECASE)
@@ -65,21 +66,6 @@ class _Cut:
         return f"{PurePosixPath(self.picture).with_suffix('')}_{self.region.number:03d}.png"
 
 
-class _Annotated:
-    """Annotation files are the tables of a source."""
-
-    def is_table(self, path: str) -> bool:
-        return path.lower().endswith(".json")
-
-
-class _MaskFolder(_Annotated, FolderSource):
-    pass
-
-
-class _MaskZip(_Annotated, ZipSource):
-    pass
-
-
 class MaskSource(ImportSource):
     """A folder or zip of pictures and masks, as the crops that are cut from them and their label table."""
 
@@ -93,11 +79,6 @@ class MaskSource(ImportSource):
         self._content = {cut.path: cut.content for cut in crops}
         self._content[LABELS] = _table(crops, self._verdicts(crops), cases)
         self.files = [*self._content, *filter(is_licence, base.files)]
-
-    @property
-    def place(self) -> str:
-        """Nowhere: crops are cut in memory."""
-        return ""
 
     def read(self, path: str) -> bytes:
         """Bytes of a crop, of the table or of a licence."""
@@ -255,9 +236,9 @@ def open_masks(
     """
     suffix = path.suffix.lower() if path.is_file() else ""
     if path.is_dir() or suffix == ".json":
-        base: ImportSource = _MaskFolder(path if path.is_dir() else path.resolve().parent)
+        base: ImportSource = FolderSource(path if path.is_dir() else path.resolve().parent, _ANNOTATIONS)
     elif suffix == ".zip":
-        base = _MaskZip(path, encoding)
+        base = ZipSource(path, encoding, _ANNOTATIONS)
     else:
         state = "is not a folder, zip or JSON file" if path.exists() else "does not exist"
         raise UsageError(f"source {path} {state}. Give pictures with their masks in one folder or zip.")

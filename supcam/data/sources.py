@@ -1,11 +1,13 @@
 """What can be imported: a folder or a zip, as a list of safe relative paths that can be read."""
 
+import glob
 import os
 import re
 import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from supcam.data.zip_names import entry_names
@@ -39,7 +41,7 @@ class ImportSource(ABC):
 
     Attributes:
         name: Begins the ids of its crops.
-        table: Name of its label table, in any case of its letters.
+        table: Pattern of the name of its label table, in any case of its letters.
         encoding: That of tables that are not UTF-8, as given.
         files: Crops, label tables and licences, as POSIX paths below the source.
         root: Where ``files`` begin below the folder or zip: empty, or the labelled folder and a slash.
@@ -62,9 +64,9 @@ class ImportSource(ABC):
         self.type_map: dict[str, str] = {}
 
     @property
-    @abstractmethod
     def place(self) -> str:
-        """Where the root of this source lies, as an absolute POSIX path; empty for a zip."""
+        """Where the root of this source lies, as an absolute POSIX path; empty where that is in no folder."""
+        return ""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -96,16 +98,16 @@ class ImportSource(ABC):
 
     def is_table(self, path: str) -> bool:
         """Whether a file is the label table of this source, in any case of its letters."""
-        return PurePosixPath(path).name.lower() == self.table.lower()
+        return fnmatchcase(PurePosixPath(path).name.lower(), self.table.lower())
 
     def _keep(self, path: str) -> None:
         """List a regular file unless its name is unsafe or it is not a crop, label table or licence."""
-        parts = PurePosixPath(path).parts
-        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        pure = PurePosixPath(path)
+        if any(part.startswith(".") or part == "__MACOSX" for part in pure.parts):
             self.ignored["hidden files"] += 1
-        elif _is_workbook_of_labels(path):
+        elif pure.suffix.lower() in _WORKBOOKS and pure.stem.lower() == PurePosixPath(LABELS).stem:
             self.refused[path] = "is a spreadsheet. Save it as CSV (UTF-8) beside the crops, or remove it."
-        elif PurePosixPath(path).suffix.lower() in _ARCHIVES:
+        elif pure.suffix.lower() in _ARCHIVES:
             self.archives.append(path)
             self.ignored["archives, which are not unpacked"] += 1
         elif not (is_image(path) or self.is_table(path) or is_licence(path)):
@@ -169,8 +171,8 @@ class ZipSource(ImportSource):
     ``encoding`` is that of the names of entries which do not say UTF-8; None finds it.
     """
 
-    def __init__(self, path: Path, encoding: str | None = None) -> None:
-        super().__init__(path.resolve().stem)
+    def __init__(self, path: Path, encoding: str | None = None, table: str = LABELS) -> None:
+        super().__init__(path.resolve().stem, table)
         self._path = path
         self._entries: dict[str, zipfile.ZipInfo] = {}
         _refuse_other_archives(path)
@@ -194,11 +196,6 @@ class ZipSource(ImportSource):
                 f"{path} unpacks to {total} bytes; allowed are at most {allowed}, the larger of {MAX_UNPACKED} and "
                 f"{MAX_TOTAL_RATIO} times its size. Split it, or import its folder unpacked."
             )
-
-    @property
-    def place(self) -> str:
-        """Nowhere outside the zip."""
-        return ""
 
     def read(self, path: str) -> bytes:
         """Bytes of one entry, never more than an image may hold."""
@@ -250,7 +247,7 @@ def open_source(path: Path, encoding: str | None = None) -> ImportSource:
     if path.is_dir():
         source: ImportSource = FolderSource(path)
     elif suffix in _TABLE_SUFFIXES:
-        source = FolderSource(path.resolve().parent, path.resolve().name)
+        source = FolderSource(path.resolve().parent, glob.escape(path.resolve().name))
     elif suffix == ".zip":
         source = ZipSource(path, encoding)
     elif suffix in _WORKBOOKS:
@@ -291,11 +288,6 @@ def is_licence(path: str) -> bool:
 def _printable(name: str) -> bool:
     # A name that is not UTF-8 comes as lone surrogates, which no manifest can hold.
     return name.isprintable() and name.encode(errors="replace").decode() == name
-
-
-def _is_workbook_of_labels(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return pure.suffix.lower() in _WORKBOOKS and pure.stem.lower() == PurePosixPath(LABELS).stem
 
 
 def _refuse_other_archives(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
@@ -15,30 +16,18 @@ def find_files(paths: Sequence[str], files: Sequence[str], place: str) -> tuple[
     differ in nothing else. Where no path is found so, all of them may begin with folders that are not in the source
     (``C:/export/``): these are left out, and returned.
     """
-    index = _Index(files)
+    exact, counts = set(files), Counter(map(_key, files))
+    by_key = {_key(file): file for file in files if counts[_key(file)] == 1}
+
+    def find(path: str) -> str:
+        return path if path in exact else by_key.get(_key(path), "")
+
     posix = [_posix(path, place) for path in paths]
-    found = [path if path in index.files else index.find(short) for path, short in zip(paths, posix, strict=True)]
+    found = [path if path in exact else find(short) for path, short in zip(paths, posix, strict=True)]
     beginning = ""
     if not any(found):
-        beginning, found = _without_beginning(posix, index)
+        beginning, found = _without_beginning(posix, find)
     return [file or path for file, path in zip(found, posix, strict=True)], beginning
-
-
-class _Index:
-    """Files by name and by key."""
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = set(files)
-        self._by_key: dict[str, list[str]] = {}
-        for file in files:
-            self._by_key.setdefault(_key(file), []).append(file)
-
-    def find(self, path: str) -> str:
-        """The file of that name, else the only one with its key, else an empty text."""
-        same = self._by_key.get(_key(path), [])
-        if path in self.files:
-            return path
-        return same[0] if len(same) == 1 else ""
 
 
 def _key(path: str) -> str:
@@ -52,13 +41,13 @@ def _posix(path: str, place: str) -> str:
     return path.removeprefix(f"{place.rstrip('/')}/") if place else path
 
 
-def _without_beginning(paths: Sequence[str], index: _Index) -> tuple[str, list[str]]:
+def _without_beginning(paths: Sequence[str], find: Callable[[str], str]) -> tuple[str, list[str]]:
     """The folders that all paths begin with whose removal finds most files, and these; none unless it finds half."""
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     shared = next((depth for depth, names in enumerate(zip(*folders, strict=False)) if len(set(names)) > 1), None)
     best, found = "", [""] * len(paths)
     for count in range(1, (min(map(len, folders), default=0) if shared is None else shared) + 1):
-        tried = [index.find("/".join(PurePosixPath(path).parts[count:])) for path in paths]
+        tried = [find("/".join(PurePosixPath(path).parts[count:])) for path in paths]
         if sum(map(bool, tried)) > max(sum(map(bool, found)), (len(paths) - 1) // 2):
             best, found = PurePosixPath(*folders[0][:count]).as_posix(), tried
     return best, found

@@ -199,15 +199,9 @@ def _data_card(manifest: pd.DataFrame, hashes: Mapping[str, str], licences: Mapp
         composed_hash=hashes["composed"],
         sources=sorted(manifest["source"].unique()),
         licences=dict(licences),
-        confirmed=_confirmed(manifest),
+        confirmed=manifest[is_confirmed(manifest)].groupby("split").size().to_dict(),
         counts={str(part): rows["type"].value_counts().to_dict() for part, rows in manifest.groupby("split")},
     )
-
-
-def _confirmed(manifest: pd.DataFrame) -> dict[str, int]:
-    """Crops of each part whose label a person confirmed or corrected in a review, where there are any."""
-    by_hand = manifest[is_confirmed(manifest)]
-    return {str(part): len(rows) for part, rows in by_hand.groupby("split")}
 
 
 def _metric(row: Mapping[str, Any], name: str, count: str) -> Metric:

@@ -15,7 +15,7 @@ from supcam.registry.integrity import covers_every_file
 from supcam.registry.notify import notify
 from supcam.registry.reach import RegistryError
 from supcam.registry.record import DECISION_TAG, MOVES, parsed, served, withdrawn
-from supcam.registry.rules import PACKAGE_RULE, Decision, GateRule, Measured, RegisteredModel, Validation, decide
+from supcam.registry.rules import PACKAGE_RULE, Decision, GateRule, RegisteredModel, Validation, decide
 from supcam.registry.store import CANDIDATE, PREVIOUS, PRODUCTION, Registry, Tag, Version
 from supcam.serving.engine import Engine, PackageError
 from supcam.settings import PromoteSettings
@@ -111,7 +111,9 @@ def _judged(
         reference.model,
         settings,
         validation=validation or _recorded_validation(version),
-        measured=Measured(evidence, latency_ms(package), comparison),
+        evidence=evidence,
+        latency_ms=latency_ms(package),
+        comparison=comparison,
         withdrawn=version.number in withdrawn(registry.events()),
         force=force,
         note=reference.note,

@@ -124,28 +124,15 @@ class Decision:
         return f"version {self.version} was refused: {self.reason}. Production stays as it was."
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the gate measured for one decision.
-
-    Attributes:
-        evidence: The candidate on its test crops.
-        latency_ms: Median time for one crop on one thread, milliseconds.
-        comparison: Both models on shared test crops, None without production or without such crops.
-    """
-
-    evidence: Evidence
-    latency_ms: float
-    comparison: Comparison | None = None
-
-
 def decide(
     candidate: RegisteredModel,
     production: RegisteredModel | None,
     settings: PromoteSettings,
     *,
     validation: Validation | None,
-    measured: Measured,
+    evidence: Evidence,
+    latency_ms: float,
+    comparison: Comparison | None = None,
     withdrawn: bool = False,
     force: str = "",
     note: str = "",
@@ -157,13 +144,15 @@ def decide(
         production: The model that is, or was last, or None when there never was one.
         settings: Floors, margin and limits.
         validation: That of the candidate's data, None without a record of one.
-        measured: What the gate found out.
+        evidence: The candidate on its test crops.
+        latency_ms: Median time for one crop on one thread, milliseconds.
+        comparison: Both models on shared test crops, None without production or without such crops.
         withdrawn: Whether a rollback took this very version out of production.
         force: Reason to promote in spite of the metrics; never overrides what the package claims or the data are.
         note: What is unusual about ``production``, for the decision.
     """
     number = production.version if production is not None else None
-    card, evidence = candidate.card, measured.evidence
+    card = candidate.card
     assert card is not None  # a candidate whose card cannot be read is refused before
     missing = ", ".join(card.missing()) or "nothing missing"
     rules = [
@@ -175,13 +164,10 @@ def decide(
         *_floors(evidence, settings),
         _calibration(evidence, settings),
     ]
-    slowest, spent = settings.max_latency_ms, measured.latency_ms
-    rules.append(
-        GateRule("latency", spent <= slowest, round(spent, 3), f"at most {slowest:g} ms", "one crop, one thread")
-    )
+    fast, allowed = latency_ms <= settings.max_latency_ms, f"at most {settings.max_latency_ms:g} ms"
+    rules.append(GateRule("latency", fast, round(latency_ms, 3), allowed, "one crop, one thread"))
     why = "a rollback took this version out of production; --force REASON brings it back" if withdrawn else ""
     rules.append(GateRule("not rolled back", not withdrawn, "rolled back" if withdrawn else "no", "no", why))
-    comparison = measured.comparison
     summary = compare(comparison, settings) if comparison is not None else {}
     if production is not None:
         rules += _comparison_rules(candidate, production, summary, settings, note)

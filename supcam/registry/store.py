@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,13 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
-        found: list[Version] = []
-        token, more = None, True
-        while more:
-            page = self.client.search_model_versions(f"name = '{self.name}'", max_results=200, page_token=token)
-            found += [_version(item) for item in page]
-            token, more = page.token, bool(page.token)
-        return sorted(found, key=lambda item: -item.number)
+        from mlflow.utils import get_results_from_paginated_fn
+
+        search = partial(self.client.search_model_versions, f"name = '{self.name}'")
+        found = get_results_from_paginated_fn(  # type: ignore[no-untyped-call]
+            lambda size, token: search(size, page_token=token), 200
+        )
+        return sorted(map(_version, found), key=lambda item: -item.number)
 
     def resolve(self, which: str | int) -> Version:
         """A version by alias or number; RegistryError when there is no model, no such alias or no such version."""

@@ -37,19 +37,18 @@ def complete_runs(study: Any, run: Run, coordinates: list[str]) -> None:
 
 def _find(run: Run, condition: str) -> dict[str, Any] | None:
     """Runs of trials that fulfil a condition, by id; None while the store is away."""
-    query = f"{condition} and tags.`supcam.trial` LIKE '%'"
-    found = run.ask(lambda client: _all_pages(client, run.experiment_id, query))
+    from mlflow.utils import get_results_from_paginated_fn as all_pages
+
+    where = [run.experiment_id], f"{condition} and tags.`supcam.trial` LIKE '%'"
+
+    def ask(client: Any) -> list[Any]:
+        found: list[Any] = all_pages(  # type: ignore[no-untyped-call]
+            lambda size, page: client.search_runs(*where, max_results=size, page_token=page), 1000
+        )
+        return found
+
+    found = run.ask(ask)
     return None if found is None else {item.info.run_id: item for item in found}
-
-
-def _all_pages(client: Any, experiment_id: str, query: str) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], query, page_token=token)
-        found, token = [*found, *page], page.token
-        if not token:
-            return found
 
 
 def end_run(run: Run, outcome: str, error: str | None = None) -> None:

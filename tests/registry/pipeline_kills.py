@@ -30,7 +30,7 @@ STUDY = """
 import sys
 from pathlib import Path
 from supcam.settings import Settings, TuneSettings
-from supcam.tuning import tune
+from supcam.tuning.study import tune
 from tests.tuning.objectives import Marked
 from tests.tuning.test_study import NONE
 if __name__ == "__main__":

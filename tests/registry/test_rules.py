@@ -27,7 +27,6 @@ from supcam.registry.rules import (
     Decision,
     Evidence,
     GateRule,
-    Measured,
     RegisteredModel,
     Validation,
     compare,
@@ -84,13 +83,9 @@ def run(
     **changes: object,
 ) -> Decision:
     settings = changes.pop("settings", SETTINGS)
-    measured = Measured(
-        changes.pop("evidence", evidence_for(candidate)),  # type: ignore[arg-type]
-        changes.pop("latency_ms", 1.0),  # type: ignore[arg-type]
-        pairs,
-    )
-    arguments = {"validation": Validation(True, DATA), **changes}
-    return decide(candidate, production, settings, measured=measured, **arguments)  # type: ignore[arg-type]
+    measured = {"evidence": evidence_for(candidate), "latency_ms": 1.0, "comparison": pairs}
+    arguments = {"validation": Validation(True, DATA), **measured, **changes}
+    return decide(candidate, production, settings, **arguments)  # type: ignore[arg-type]
 
 
 def evidence_for(candidate: RegisteredModel) -> Evidence:
@@ -681,8 +676,8 @@ def test_the_decision_names_production_whatever_the_outcome() -> None:
 def test_the_first_model_needs_no_shared_crops() -> None:
     evidence = evidence_for(model(1))
     assert (evidence.contradiction, evidence.unknown, evidence.no_folds) == ("", "", "")
-    measured = Measured(evidence, 1.0)
-    decision = decide(model(1), None, SETTINGS, validation=Validation(True, DATA), measured=measured)
+    validation = Validation(True, DATA)
+    decision = decide(model(1), None, SETTINGS, validation=validation, evidence=evidence, latency_ms=1.0)
     assert (decision.outcome, decision.comparison, decision.forced) == ("promoted", {}, "")
 
 

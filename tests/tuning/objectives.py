@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 
 from supcam.errors import UsageError
-from supcam.tuning import Point, Watch
+from supcam.tuning.objective import Point, Watch
 
 
 @dataclass(frozen=True)

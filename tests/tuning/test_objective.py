@@ -11,7 +11,7 @@ from supcam.cluster_type import TYPE_LABELS
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, UsageError
 from supcam.settings import Settings, parse_settings
-from supcam.tuning import Point, TrainingObjective
+from supcam.tuning.objective import Point, TrainingObjective
 
 
 class Killed(Exception):

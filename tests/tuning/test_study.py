@@ -15,8 +15,11 @@ from optuna.visualization import matplotlib as pictures
 from supcam.data.crops import CropSet
 from supcam.errors import SettingError, SupcamError, UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings, with_best_params
-from supcam.tuning import Objective, TuneResult, storage, study_key, tune
+from supcam.tuning import storage
+from supcam.tuning.objective import Objective
+from supcam.tuning.result import TuneResult
 from supcam.tuning.storage import StorageLost
+from supcam.tuning.study import study_key, tune
 from tests.tuning.objectives import HELD, Bowl, Faulty, LocksStorage, Narrow, TakenOver, no_number, wrong_use
 
 BOWL = Bowl()

@@ -8,7 +8,8 @@ import pytest
 from supcam.errors import UsageError
 from supcam.settings import PretrainSettings, Settings, TuneSettings
 from supcam.tracking import Run, open_client, stage_run
-from supcam.tuning import Objective, tune
+from supcam.tuning.objective import Objective
+from supcam.tuning.study import tune
 from tests.tuning.objectives import Bowl, Faulty, KillsItself, SometimesFaulty, wrong_use
 from tests.tuning.test_study import NONE
 

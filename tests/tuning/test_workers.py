@@ -14,8 +14,10 @@ import sqlalchemy
 
 from supcam.errors import SupcamError
 from supcam.settings import Settings, TuneSettings
-from supcam.tuning import Objective, TuneResult, tune
+from supcam.tuning.objective import Objective
+from supcam.tuning.result import TuneResult
 from supcam.tuning.slots import is_lost
+from supcam.tuning.study import tune
 from tests.tuning.objectives import KillsItself, Marked
 from tests.tuning.test_study import NONE
 
