@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -325,13 +326,12 @@ def test_changing_one_crop_starts_a_new_study(project: Path, tmp_path: Path) -> 
     shutil.copytree(project, changed, symlinks=True)
     studies = {path.name for path in (changed / "state/tune").iterdir()}
     crop = sorted((changed / "data/crops").rglob("*.png"))[0]
+    with Image.open(crop) as opened:
+        pixels = np.array(opened)
+    pixels[pixels < 128] += 1
     crop.unlink()  # the file may be a link into the DVC cache
-    manifest = changed / "data/manifest.csv"
-    frame = pd.read_csv(manifest, dtype=str, keep_default_na=False)
-    frame = frame[frame["path"] != crop.relative_to(changed / "data").as_posix()]
-    manifest.unlink()
-    frame.to_csv(manifest, index=False, lineterminator="\n")
-    succeed(changed, "dvc", "repro", "tune")
+    Image.fromarray(pixels).save(crop)
+    succeed(changed, "dvc", "repro", "--single-item", "tune")
     assert studies < {path.name for path in (changed / "state/tune").iterdir()}
 
 
@@ -341,11 +341,11 @@ def test_corrupt_crop_stops_the_pipeline_by_name(project: Path, tmp_path: Path) 
     crop = sorted((broken / "data/crops").rglob("*.png"))[0]
     crop.unlink()
     crop.write_bytes(b"\x89PNG no more")
-    done = call(broken, "python", "-m", "pipelines.validate")
-    assert done.returncode == 3
+    done = call(broken, "dvc", "repro")
+    assert done.returncode != 0
     assert crop.name in done.stdout + done.stderr
+    assert "exited with 3" in done.stderr
     assert "Traceback" not in done.stderr
-    assert call(broken, "dvc", "repro").returncode != 0
 
 
 def test_wrong_setting_is_named_with_its_range(project: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from supcam.evaluation.cases import count_of_cases
 from supcam.evaluation.repeats import METRICS, compare_repeats
 from supcam.evaluation.report import Evaluation, evaluate
 from supcam.evaluation.review import achieved_risk
+from supcam.evaluation.unlike import UnlikeShare
 from supcam.files import write_text
 from supcam.serving.gate import WITHOUT_TYPE
-from supcam.serving.novelty import UnlikeShare
 from supcam.settings import EvaluateSettings
 
 _ERRORS_SHOWN = 48

@@ -16,6 +16,7 @@ from PIL import Image
 
 from supcam.cluster_type import TYPE_LABELS
 from supcam.errors import UsageError
+from supcam.evaluation.unlike import UnlikeShare
 from supcam.files import is_free, replaced_folder, write_text
 from supcam.registry.integrity import package_below
 from supcam.registry.package import read_split
@@ -23,7 +24,6 @@ from supcam.registry.store import PRODUCTION, Registry
 from supcam.serving.decoding import shown_path
 from supcam.serving.engine import CARD_FILE, CHECKSUM_FILE, GRAPH_FILE, CropInput, Engine, verify_package
 from supcam.serving.images import IMAGE_SUFFIXES, ImageError
-from supcam.serving.novelty import UnlikeShare
 
 PRODUCTION_URI = "models:/supcam@production"
 REVIEW_FOLDER = "review"

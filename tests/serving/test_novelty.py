@@ -4,13 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter
-from scipy.stats import binomtest
 
 from supcam.evaluation.novelty import fit_novelty
-from supcam.serving.novelty import STATISTICS, Novelty, UnlikeShare, statistics_of
+from supcam.serving.novelty import STATISTICS, Novelty, statistics_of
 from tests.support.drawing import draw_crop
 
 TRAINING = [draw_crop(seed) for seed in range(60)]
@@ -107,26 +104,3 @@ def test_distances_are_those_of_a_loop_over_neighbours(novelty: Novelty) -> None
     points = (stacked(VALIDATION[:5]) - novelty.mean) @ novelty.whitening
     expected = [sorted(float(((point - row) ** 2).sum()) for row in novelty.bank.astype(float))[4] for point in points]
     np.testing.assert_allclose(novelty.distances(stacked(VALIDATION[:5])), expected, rtol=1e-6)
-
-
-@given(st.integers(1, 3000), st.data())
-def test_p_value_is_that_of_scipy(crops: int, data: st.DataObject) -> None:
-    unlike = data.draw(st.integers(0, crops))
-    expected = binomtest(unlike, crops, 0.05, alternative="greater").pvalue
-    assert UnlikeShare(crops, unlike, 0.01).p_value == pytest.approx(expected, rel=1e-6, abs=1e-12)
-
-
-def test_a_folder_is_doubted_only_when_chance_does_not_explain_it() -> None:
-    assert UnlikeShare(100, 62, 0.01).sentence == (
-        "62 % of 100 crops are unlike the training crops, 1 % expected: answers are not to be relied on"
-    )
-    assert not UnlikeShare(100, 62, 0.01).reliable
-    for crops, unlike in ((1, 1), (10, 2), (100, 3), (200, 12)):
-        assert UnlikeShare(crops, unlike, 0.01).reliable
-    assert UnlikeShare(100, 3, 0.01).sentence == "3 % of 100 crops are unlike the training crops, 1 % expected"
-
-
-def test_share_is_counted_among_crops_that_have_a_type() -> None:
-    reasons = ["", "blank", "unlike the training crops", "cut off at the edge; unlike the training crops", "unreadable"]
-    assert UnlikeShare.of(reasons, 0.01) == UnlikeShare(3, 2, 0.01)
-    assert UnlikeShare.of(reasons, None) is None and UnlikeShare.of(["blank"], 0.01) is None
