@@ -140,7 +140,7 @@ def test_mlflow_run_leaves_what_dvc_tracks_untouched(project: Path) -> None:
     kept = max((project / "state/finetune").glob("*/finished.pt"), key=lambda file: file.stat().st_mtime)
     identity = torch.load(kept, weights_only=True)["identity"]
     assert {name: json.loads(identity[f"pretrain.{name}"]) for name in tuned} == pytest.approx(tuned)
-    assert identity["data"].endswith("none")  # no weights of pre-training
+    assert json.loads(identity["data"]).endswith("none")  # no weights of pre-training
     assert aliases(project)["production"] == production
     assert aliases(project)["candidate"] != production
 
