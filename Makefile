@@ -16,13 +16,12 @@ PIP_OPTIONS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Without compiling: Python does so when a module is first imported, which most of them never are.
 .venv/.complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing $$(grep -c == requirements.lock) packages into .venv; sizes: README.md"
-	.venv/bin/python -m pip install --disable-pip-version-check --no-compile $(PIP_OPTIONS) --requirement requirements.lock
+	.venv/bin/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
