@@ -26,6 +26,7 @@ from supcam.data.mask_rule import SHARED, Mask, contact_lengths
 from supcam.evaluation.figures import draw_errors
 from supcam.experiments.shapes import FEATURES, shape_features
 from supcam.experiments.single import print_line
+from supcam.serving.bodies import dilated
 from supcam.serving.images import decode_crop
 
 Image = NDArray[np.uint8]
@@ -36,7 +37,7 @@ def facts(region: Region, image: Image) -> dict[str, float]:
     """What may make a crop hard: shape, focus, contacts and overlaps.
 
     Returns:
-        ``chromosomes``; ``area`` (pixels); ``solidity`` (area by that of the convex hull); ``focus`` (mean absolute
+        ``area`` (pixels); ``solidity`` (area by that of the convex hull); ``focus`` (mean absolute
         Laplacian of the inside by its contrast); ``contact`` (pixels, the shortest there is); ``gap`` (how light the
         grey of contacts is, 0 as the chromosomes, 1 as paper; the lightest); ``overlap`` (pixels, the smallest);
         ``position`` (of an overlap along its chromosomes, 0 at an end, 0.5 in the middle; the least).
@@ -47,7 +48,6 @@ def facts(region: Region, image: Image) -> dict[str, float]:
     (shape,) = regionprops(region.mask.astype(np.uint8))  # type: ignore[no-untyped-call]
     contacts, overlaps = contact_lengths(region.owners), shared_regions(region.owners)
     return {
-        "chromosomes": len(region.values),
         "area": region.area,
         "solidity": float(shape.solidity),
         "focus": float(edges.mean() / max(light - dark, 1.0)),
@@ -64,9 +64,7 @@ def _gap(region: Region, image: Image, pair: tuple[int, int]) -> float:
         rim = (np.array(image.shape) - region.mask.shape) // 2
         image = image[rim[0] : rim[0] + region.mask.shape[0], rim[1] : rim[1] + region.mask.shape[1]]
     one, other = (region.owners == number for number in pair)
-    seam = (one & ndimage.binary_dilation(other, np.ones((3, 3)))) | (
-        other & ndimage.binary_dilation(one, np.ones((3, 3)))
-    )
+    seam = (one & dilated(other)) | (other & dilated(one))
     body = float(np.median(image[one | other]))
     return float((image[seam].mean() - body) / max(255.0 - body, 1.0))
 
@@ -143,13 +141,17 @@ def described(crops: Path, metaphases: Path) -> tuple[pd.DataFrame, list[Image]]
     return frame.assign(name=[Path(path).stem for path in table["path"]]), images
 
 
-def error_rates(frame: pd.DataFrame, predictions: Path) -> NDArray[np.float64]:
-    """For each crop (N,) the share of the file's predictions that are wrong; NaN where it has none."""
-    found = pd.read_csv(predictions, dtype=str)
-    names = found["crop_id"].map(lambda crop: Path(crop).stem)
-    types = frame.set_index("name")["type"].reindex(names).to_numpy()
-    wrong = pd.Series(found["predicted"].to_numpy() != types, index=names).groupby(level=0).mean()
-    return wrong.reindex(frame["name"]).to_numpy(dtype=np.float64)
+def predictions_of(file: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a file with the name and type of their crop, and whether they are ``wrong``."""
+    found = pd.read_csv(file, dtype=str)
+    found["name"] = found["crop_id"].map(lambda crop: Path(crop).stem)
+    found["type"] = found["name"].map(frame.set_index("name")["type"])
+    return found[found["type"].notna()].assign(wrong=lambda rows: rows["predicted"] != rows["type"])
+
+
+def error_rates(frame: pd.DataFrame, found: pd.DataFrame) -> NDArray[np.float64]:
+    """For each crop (N,) the share of the predictions that are wrong; NaN where there are none."""
+    return found.groupby("name")["wrong"].mean().reindex(frame["name"]).to_numpy(dtype=np.float64)
 
 
 def main() -> None:
@@ -162,17 +164,16 @@ def main() -> None:
     options = parser.parse_args()
     frame, images = described(options.crops, options.metaphases)
     files = dict(given.split("=", 1) for given in options.predictions)
-    rates = {name: error_rates(frame, Path(file)) for name, file in files.items()}
+    found = {name: predictions_of(file, frame) for name, file in files.items()}
+    rates = {name: error_rates(frame, rows) for name, rows in found.items()}
     for kind, (types, rule) in KINDS.items():
         of = frame["type"].isin(types)
         for value, rows in frame[of].groupby(rule(frame[of]), sort=True, observed=True).groups.items():
             shares = {name: round(float(np.nanmean(wrong[rows])), 4) for name, wrong in rates.items()}
             print_line(name="errors", kind=kind, value=value, crops=len(rows), **shares)
     options.into.mkdir(parents=True, exist_ok=True)
-    given = pd.concat([pd.read_csv(file, dtype=str) for file in files.values()])
-    given["name"] = given["crop_id"].map(lambda crop: Path(crop).stem)
-    given["type"] = given["name"].map(frame.set_index("name")["type"])
-    errors = given[given["predicted"] != given["type"]].groupby("name")["predicted"].agg(lambda types: types.mode()[0])
+    given = pd.concat(found.values())
+    errors = given[given["wrong"]].groupby("name")["predicted"].agg(lambda types: types.mode()[0])
     frame["predicted"], frame["confidence"] = frame["name"].map(errors), np.nanmean(list(rates.values()), axis=0)
     wrong = frame[frame["confidence"] > 0.5].sort_values("confidence", ascending=False)
     for label in TYPE_LABELS:
