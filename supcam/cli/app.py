@@ -15,7 +15,7 @@ from supcam.stages.command import exit_codes
 # What only the extra "train" brings.
 TRAINING_PACKAGES = frozenset({
     "torch", "torchvision", "lightning", "torchmetrics", "dvc", "optuna", "great_expectations", "onnx", "onnxscript",
-    "safetensors", "sklearn", "matplotlib", "ruamel", "pycocotools", "shapely",
+    "safetensors", "sklearn", "matplotlib", "ruamel", "pathspec", "pycocotools", "shapely",
 })  # fmt: skip
 
 app = typer.Typer(

@@ -36,10 +36,11 @@ class UnlikeShare:
     @property
     def p_value(self) -> float:
         """Of the binomial test that the share is at most five times the expected one."""
-        from scipy.stats import binomtest  # takes a second, which only who asks should wait
+        if not self.unlike:
+            return 1.0
+        from scipy.special import bdtrc  # a third of the time that scipy.stats takes, where any crop is unlike
 
-        chance = min(_TOLERATED * self.expected, 1.0)
-        return float(binomtest(self.unlike, self.crops, chance, alternative="greater").pvalue)
+        return float(bdtrc(self.unlike - 1, self.crops, min(_TOLERATED * self.expected, 1.0)))
 
     @property
     def reliable(self) -> bool:
